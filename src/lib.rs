@@ -1,0 +1,8 @@
+//! Stillpoint replicates a consistency group of Kubernetes volumes at one common point in time, or not at all.
+//!
+//! `ARCHITECTURE.md` is the map. In short: [`api`] holds the Kubernetes types, `controller` decides and commands,
+//! `agent` suspends and resumes beside the data, [`wire`] is what they say to each other, and [`limits`] bounds it all.
+
+pub mod api;
+pub mod limits;
+pub mod wire;

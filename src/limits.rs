@@ -1,0 +1,71 @@
+//! Every bound in one place. Times are wall-to-wall limits, not promises of speed.
+
+use std::time::Duration;
+
+/// Members of one group. The CRD's `persistentVolumeClaimNames` has the same bound.
+pub const MAX_MEMBERS: usize = 100;
+/// Blockers listed per member; the rest is counted.
+pub const MAX_BLOCKERS: usize = 10;
+/// Entries kept in `status.phases`.
+pub const MAX_PHASES: usize = 16;
+/// Characters of one message in a status or an event.
+pub const MAX_MESSAGE_CHARS: usize = 1_024;
+/// Replications that run at the same time in one controller; others wait in `Pending`.
+pub const MAX_RUNS: usize = 64;
+/// Rounds of Suspend within one attempt.
+pub const MAX_ROUNDS: u32 = 5;
+
+/// Bytes of one protocol message.
+pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
+/// Sessions that a controller accepts.
+pub const MAX_SESSIONS: usize = 10_000;
+/// Commands queued for one session; a session that does not take them is closed.
+pub const SESSION_QUEUE: usize = 256;
+/// Answers queued for one run.
+pub const RUN_QUEUE: usize = 1_024;
+/// Status updates queued for one run.
+pub const STATUS_QUEUE: usize = 64;
+
+/// Pause before the first new try of a session, doubled up to [`SESSION_RETRY_MAX`].
+pub const SESSION_RETRY_MIN: Duration = Duration::from_millis(200);
+/// Longest pause between tries of a session.
+pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
+/// HTTP/2 keep-alive: a peer that is silent this long is asked.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// A peer that does not answer a keep-alive within this time is gone.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often an agent looks again for locks while it waits for a member to become clean.
+pub const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long an unfrozen flush (syncfs) may take before the member is not ready.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the freeze itself may take before the member is not ready.
+pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a guardian repeats a thaw that has not settled. 50 ms were measured to be enough.
+pub const THAW_RETRY: Duration = Duration::from_millis(50);
+/// How much later than the agent's own deadline the guardian's falls.
+pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
+/// Holds that one guardian watches over.
+pub const MAX_GUARDED: usize = 256;
+/// Longest hold that an agent accepts, whatever it is told.
+pub const MAX_HOLD: Duration = Duration::from_secs(60);
+
+/// How long before the hold limit the controller gives up waiting for cuts, so that release is an answer and not a lapse.
+pub const RELEASE_MARGIN: Duration = Duration::from_millis(500);
+/// How long the controller waits for the answers to Release.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before another round of Suspend, doubled every round.
+pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// One request to the API server.
+pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long replicas may take to become usable after the hold. Long: drivers upload.
+pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
+
+/// Locks read from `/proc/locks` in one look.
+pub const MAX_LOCKS: usize = 20_000;
+/// Processes looked at in one look.
+pub const MAX_PROCESSES: usize = 4_096;
+/// Descriptors looked at per process.
+pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Bytes read from one file of `/proc`.
+pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;

@@ -1,0 +1,3 @@
+//! The `stillpoint` binary: a thin entry into the roles.
+
+fn main() {}
