@@ -30,8 +30,8 @@ impl Fixture {
         crds.patch(&crd.name_any(), &PatchParams::apply("control-plane-tests").force(), &Patch::Apply(&crd))
             .await
             .expect("the CRD is accepted");
-        let name = crd.name_any();
-        let established = await_condition(crds, &name, conditions::is_crd_established());
+        let crd_name = crd.name_any();
+        let established = await_condition(crds, &crd_name, conditions::is_crd_established());
         tokio::time::timeout(DEADLINE, established).await.expect("the CRD is established in time").expect("a watch");
 
         let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -39,15 +39,6 @@ impl Fixture {
         object.metadata.generate_name = Some(format!("{name}-"));
         let namespace = namespaces.create(&PostParams::default(), &object).await.expect("a namespace").name_any();
         Self { client, namespace }
-    }
-
-    /// Objects of one kind in the test's namespace.
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Asks for the namespace to be deleted; without a controller-manager it only stops new objects.
