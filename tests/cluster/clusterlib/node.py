@@ -62,8 +62,9 @@ def mount_paths(node):
         # A copy of the host's mount would keep the host from detaching the loop device.
         machines.run_in(node.cluster, node.name, ["umount", "--lazy", mount_point], check=False)
     inside("mount", "--bind", parts.bin(), node.state / "lib" / "stillpoint-node" / "bin")
-    inside("mount", "--rbind", node.state / "lib", "/var/lib")
     inside("mount", "--bind", node.state / "log", "/var/log")
+    # Last, because it hides the state directory.
+    inside("mount", "--rbind", node.state / "lib", "/var/lib")
     inside("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     inside("mount", "--make-rshared", "/")
 
