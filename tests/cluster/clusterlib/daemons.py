@@ -52,6 +52,15 @@ def kill(pid):
         pass
 
 
+def has_ended(pid):
+    """Whether a process is gone, but for the entry that its parent has not collected."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def expect_alive(scope, name, log, program=None):
     """Fail with the end of its log when daemon `name` is not running: waiting longer would not help."""
     if find(scope, name, program) is None and not cgroups.members(scope, name):

@@ -61,11 +61,14 @@ def mount_paths(node):
     for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
         # A copy of the host's mount would keep the host from detaching the loop device.
         machines.run_in(node.cluster, node.name, ["umount", "--lazy", mount_point], check=False)
-    inside("mount", "--bind", parts.bin(), node.state / "lib" / "stillpoint-node" / "bin")
-    inside("mount", "--bind", node.state / "log", "/var/log")
-    # Last, because it hides the state directory.
-    inside("mount", "--rbind", node.state / "lib", "/var/lib")
+    lib = node.state / "lib"
     inside("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    inside("mount", "--bind", node.state / "log", "/var/log")
+    # /var/lib is built first and moved last: it hides the state directory, and the kubelet's disk statistics fail on a
+    # mount point that is listed but hidden.
+    inside("mount", "--bind", lib, lib)
+    inside("mount", "--bind", parts.bin(), lib / "stillpoint-node" / "bin")
+    inside("mount", "--move", lib, "/var/lib")
     inside("mount", "--make-rshared", "/")
 
 
@@ -113,6 +116,8 @@ def containerd_config():
 version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
                     "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{parts.PREFIX}/pause:1"
   restrict_oom_score_adj = true
@@ -149,7 +154,6 @@ def kubelet_config(node):
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup_root, "failCgroupV1": False,
         "failSwapOn": False,
-        "localStorageCapacityIsolation": False,
         # A developer's disk is often nearly full, and that is no reason to evict a test.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%",
                          "imagefs.available": "1%"},

@@ -28,22 +28,21 @@ def down(cluster):
 def kill_all(scope, unblock=lambda: None):
     """Kill every process of the scope. A writer to a frozen filesystem, or a process in a frozen group, cannot die before
     it is thawed, and an agent may freeze once more while we are at it: so thaw again until nobody is left."""
+    machines = [CONTROL_PLANE, *(f"node{number}" for number in range(1, MAX_NODES + 1))]
+    inits = set()
+
     def gone():
         cgroups.thaw(scope)
+        inits.update(filter(None, (daemons.find(scope, init_daemon(machine), INIT) for machine in machines)))
         left = cgroups.processes(scope)
-        # The inits first: with them the kernel kills all their machines hold.
-        for machine in (CONTROL_PLANE, *(f"node{number}" for number in range(1, MAX_NODES + 1))):
-            pid = daemons.find(scope, init_daemon(machine), INIT)
-            if pid:
-                daemons.kill(pid)
         for pid in left:
             daemons.kill(pid)
         if left:
             unblock()
-        return not left
+        # An init leaves its group before the last of its machine's processes is gone.
+        return not left and all(daemons.has_ended(pid) for pid in inits)
 
-    wait_until(f"the processes of {scope} to end (ps -o pid,stat,wchan,args -p "
-               f"{','.join(map(str, sorted(cgroups.processes(scope)))) or 'none'})", gone, seconds=KILL_SECONDS)
+    wait_until(f"the processes of {scope} to end; see `ps -eo pid,stat,wchan,args`", gone, seconds=KILL_SECONDS)
 
 
 def thaw_loops(state):
