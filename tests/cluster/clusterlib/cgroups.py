@@ -60,15 +60,12 @@ def delegate(group):
             pass  # A controller that cannot be delegated here (such as one in use by a v1 hierarchy) is done without.
 
 
-def join(scope, name):
-    """Move the calling process to the group of daemon `name`. For use between fork and exec."""
+def entrances(scope, name):
+    """The files that take a process of daemon `name` into its groups."""
     tracking = tracking_hierarchy()
-    for hierarchy in hierarchies():
-        group = hierarchy / scope / "system"
-        if hierarchy == tracking:
-            group = group / name
-            group.mkdir(exist_ok=True)
-        (group / "cgroup.procs").write_text(str(os.getpid()))
+    (tracking / scope / "system" / name).mkdir(exist_ok=True)
+    return [(hierarchy / scope / "system" / (name if hierarchy == tracking else "") / "cgroup.procs")
+            for hierarchy in hierarchies()]
 
 
 def members(scope, name):

@@ -8,13 +8,17 @@ from . import cgroups
 from .programs import ClusterError, clean_environment, wait_until
 
 
+# Enter the control groups, then become the program: from the first instant, whatever happens, it can be found.
+ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
+
+
 def start(scope, name, argv, *, log, env=None):
     """Start a program in the background, in the control group of daemon `name`, its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
-        return subprocess.Popen([str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                cwd="/", env=clean_environment(**(env or {})), start_new_session=True,
-                                preexec_fn=lambda: cgroups.join(scope, name))
+        words = ["sh", "-euc", ENTER, "sh", *cgroups.entrances(scope, name), "--", *argv]
+        return subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                cwd="/", env=clean_environment(**(env or {})), start_new_session=True)
 
 
 def find(scope, name, program=None):

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown
@@ -48,20 +49,25 @@ def create(cluster, nodes):
     machines.start_switch(cluster, nodes)
     control_plane.start(cluster)
 
-    for each in nodes:
-        step(f"{each.name} at {each.address}")
-        node.prepare(each)
-        node.start(each, nodes)
-
-    step("CoreDNS, snapshot CRDs, snapshot-controller")
     kubeconfig = cluster.kubeconfig
-    addons.apply(kubeconfig, addons.coredns(cluster))
-    addons.apply_crds(kubeconfig)
-    addons.apply(kubeconfig, addons.snapshot_controller())
+    with ThreadPoolExecutor() as pool:
+        starting = [pool.submit(start_node, each, nodes) for each in nodes]
+        step("CoreDNS, snapshot CRDs, snapshot-controller")
+        addons.apply(kubeconfig, addons.coredns(cluster))
+        addons.apply_crds(kubeconfig)
+        addons.apply(kubeconfig, addons.snapshot_controller())
+        for each in starting:
+            each.result()
     wait_until(f"{len(nodes)} nodes to be Ready", lambda: ready_nodes(kubeconfig) == {each.name for each in nodes},
                seconds=NODE_READY_SECONDS, every=0.3)
     addons.wait_for_rollout(kubeconfig, "coredns", "snapshot-controller")
     step(f"up after {time.monotonic() - started:.0f} s")
+
+
+def start_node(worker, nodes):
+    step(f"{worker.name} at {worker.address}")
+    node.prepare(worker)
+    node.start(worker, nodes)
 
 
 def step(text):

@@ -57,19 +57,20 @@ def start(node, nodes):
 
 def mount_paths(node):
     """Give the node its own directories, then let mounts inside it propagate, as CSI needs."""
-    inside = lambda *words: machines.run_in(node.cluster, node.name, words)
+    # --no-mtab: or the first of them would leave /run/mount on the host.
+    inside = lambda *words: machines.run_in(node.cluster, node.name, ["mount", "--no-mtab", *words])
     for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
         # A copy of the host's mount would keep the host from detaching the loop device.
         machines.run_in(node.cluster, node.name, ["umount", "--lazy", mount_point], check=False)
     lib = node.state / "lib"
-    inside("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    inside("mount", "--bind", node.state / "log", "/var/log")
+    inside("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    inside("--bind", node.state / "log", "/var/log")
     # /var/lib is built first and moved last: it hides the state directory, and the kubelet's disk statistics fail on a
     # mount point that is listed but hidden.
-    inside("mount", "--bind", lib, lib)
-    inside("mount", "--bind", parts.bin(), lib / "stillpoint-node" / "bin")
-    inside("mount", "--move", lib, "/var/lib")
-    inside("mount", "--make-rshared", "/")
+    inside("--bind", lib, lib)
+    inside("--bind", parts.bin(), lib / "stillpoint-node" / "bin")
+    inside("--move", lib, "/var/lib")
+    inside("--make-rshared", "/")
 
 
 def loop_mounts(mountinfo):
