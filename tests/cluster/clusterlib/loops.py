@@ -41,7 +41,7 @@ def device_number(text):
 def thaw(device, scratch):
     """Thaw the filesystem on `device`, mounted or not."""
     scratch.mkdir(parents=True, exist_ok=True)
-    if run(["mount", device, scratch], check=False, timeout=30).returncode != 0:
+    if run(["mount", "--no-mtab", device, scratch], check=False, timeout=30).returncode != 0:
         return  # No filesystem, or one that does not mount here: nothing to thaw.
     try:
         descriptor = os.open(scratch, os.O_RDONLY)
@@ -52,7 +52,7 @@ def thaw(device, scratch):
         finally:
             os.close(descriptor)
     finally:
-        run(["umount", scratch], check=False)
+        run(["umount", "--no-mtab", scratch], check=False)
         scratch.rmdir()
 
 

@@ -61,7 +61,7 @@ def mount_paths(node):
     inside = lambda *words: machines.run_in(node.cluster, node.name, ["mount", "--no-mtab", *words])
     for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
         # A copy of the host's mount would keep the host from detaching the loop device.
-        machines.run_in(node.cluster, node.name, ["umount", "--lazy", mount_point], check=False)
+        machines.run_in(node.cluster, node.name, ["umount", "--no-mtab", "--lazy", mount_point], check=False)
     lib = node.state / "lib"
     inside("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     inside("--bind", node.state / "log", "/var/log")

@@ -83,8 +83,8 @@ def cache():
 
 
 def key():
-    digest = hashlib.sha256()
-    inputs = [PAUSE, Path(__file__), HERE / "clusterlib" / "image.py"]
+    digest = hashlib.sha256(repr((BUILD_FLAGS, link_flags(), images())).encode())
+    inputs = [PAUSE, HERE / "clusterlib" / "image.py"]
     for module in MODULES:
         inputs += sorted(path for path in module.rglob("*") if path.is_file())
     for path in inputs:
