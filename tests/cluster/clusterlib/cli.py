@@ -133,7 +133,7 @@ def env(cluster, _options):
         exports["STILLPOINT_AUDIT_LOG"] = cluster.audit_log
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(str(value))}")
-    print(f"export PATH={shlex.quote(str(parts.bin()))}:\"$PATH\"")
+    print(f"export PATH={shlex.quote(str(parts.programs_directory()))}:\"$PATH\"")
 
 
 def load(cluster, options):

@@ -17,8 +17,10 @@ def start(scope, name, argv, *, log, env=None):
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
         words = ["sh", "-euc", ENTER, "sh", *cgroups.entrances(scope, name), "--", *argv]
-        return subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                cwd="/", env=clean_environment(**(env or {})), start_new_session=True)
+        process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   cwd="/", env=clean_environment(**(env or {})), start_new_session=True)
+    wait_until(f"{name} to enter its control group (log: {log})",
+               lambda: process.poll() is not None or cgroups.members(scope, name), seconds=10, every=0.005)
 
 
 def find(scope, name, program=None):

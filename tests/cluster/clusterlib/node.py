@@ -68,7 +68,7 @@ def mount_paths(node):
     # /var/lib is built first and moved last: it hides the state directory, and the kubelet's disk statistics fail on a
     # mount point that is listed but hidden.
     inside("--bind", lib, lib)
-    inside("--bind", parts.bin(), lib / "stillpoint-node" / "bin")
+    inside("--bind", parts.programs_directory(), lib / "stillpoint-node" / "bin")
     inside("--move", lib, "/var/lib")
     inside("--make-rshared", "/")
 

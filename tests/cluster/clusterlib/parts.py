@@ -96,13 +96,13 @@ def directory():
     return cache() / "parts" / key()
 
 
-def bin():
+def programs_directory():
     return directory() / "bin"
 
 
 def program(name):
     """The path of a built program; an error that says what to do when it was not built."""
-    path = bin() / name
+    path = programs_directory() / name
     if not path.exists():
         raise ClusterError(f"{name} is not built: run `tests/cluster/cluster build`")
     return path
