@@ -1,0 +1,3 @@
+//! The controller: decides about replications and commands the agents.
+
+pub mod sessions;
