@@ -81,6 +81,8 @@ pub enum SessionEnd {
     Replaced,
     /// Commands piled up to [`SESSION_QUEUE`].
     QueueFull,
+    /// The controller stops.
+    Shutdown,
 }
 
 /// [`MAX_SESSIONS`] are open.
@@ -146,6 +148,15 @@ impl Sessions {
         let slot = Slot { key, greeted: false, commands: command_sender, end: end_sender };
         state.by_pod.insert(pod_uid.to_owned(), slot);
         Ok(Session { sessions: self.clone(), pod_uid: pod_uid.to_owned(), key, commands, end })
+    }
+
+    /// Ends every session, because the controller stops.
+    pub fn end_all(&self) {
+        let mut state = self.lock();
+        let pod_uids: Vec<String> = state.by_pod.keys().cloned().collect();
+        for pod_uid in pod_uids {
+            state.end(&pod_uid, SessionEnd::Shutdown);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
