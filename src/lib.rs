@@ -6,4 +6,5 @@
 pub mod api;
 pub mod controller;
 pub mod limits;
+pub mod telemetry;
 pub mod wire;
