@@ -5,4 +5,5 @@
 
 pub mod api;
 pub mod limits;
+pub mod picture;
 pub mod wire;
