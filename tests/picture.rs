@@ -1,5 +1,7 @@
 //! The picture of a hold, against golden files. `BLESS=1 cargo test --test picture` writes them; look at them afterwards.
 
+#![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
+
 use std::path::PathBuf;
 
 use stillpoint::api::ConsistencyGroupReplication;
