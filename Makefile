@@ -61,7 +61,7 @@ crds: ## write the CRDs from the Rust types, for crds/ and the chart
 
 manifests: crds ## write deploy/stillpoint.yaml from the chart
 	$(CLUSTER_TOOL) build
-	$(IN_CLUSTER) BLESS=1 $(CARGO) test --package stillpoint --test chart -- --include-ignored
+	$(IN_CLUSTER) BLESS=1 $(CARGO) test --package stillpoint --test chart -- --include-ignored the_manifests
 
 images: $(IMAGES) ## image archives, under target/images/
 
