@@ -6,5 +6,6 @@
 pub mod api;
 pub mod controller;
 pub mod limits;
+pub mod picture;
 pub mod telemetry;
 pub mod wire;

@@ -106,3 +106,6 @@ pub const MAX_PROCESSES: usize = 4_096;
 pub const MAX_DESCRIPTORS: usize = 65_536;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
+
+/// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
+pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use stillpoint::controller;
 use stillpoint::telemetry::{self, LogFormat};
+use stillpoint::{controller, picture};
 
 /// Replicates a consistency group of Kubernetes volumes at one common point in time, or not at all.
 ///
@@ -26,12 +26,15 @@ struct Cli {
 enum Command {
     /// Decide about replications and command the agents. Runs in a Deployment.
     Controller(controller::Args),
+    /// Draw who was suspended from when to when and where the cuts fell, from a finished replication.
+    Picture(picture::Args),
 }
 
 impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Controller(args) => controller::run(args),
+            Self::Picture(args) => picture::run(args),
         }
     }
 }
