@@ -13,7 +13,8 @@ use crate::limits::{HTTP_TIMEOUT, MAX_HTTP_REQUEST};
 /// Status code and JSON body.
 pub type Answer = (u16, String);
 
-/// Answers every GET with what `answer` makes of its path and query, until the listener fails. Needs a `LocalSet`.
+/// Answers every request with what `answer` makes of its method and target, such as `GET /stats`, until the listener fails.
+/// Bodies are not read. Needs a `LocalSet`.
 ///
 /// # Errors
 /// The listener cannot accept any more.
@@ -36,11 +37,9 @@ async fn respond(mut stream: TcpStream, answer: &impl Fn(&str) -> Answer) -> std
             return Ok(());
         }
     }
-    let line = String::from_utf8_lossy(&request);
-    let (status, body) = match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
-        ["GET", path, ..] => answer(path),
-        _ => (405, r#"{"error":"only GET is answered"}"#.into()),
-    };
+    let head = String::from_utf8_lossy(&request);
+    let (target, _version) = head.lines().next().and_then(|line| line.rsplit_once(' ')).unwrap_or_default();
+    let (status, body) = answer(target);
     let head = format!(
         "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         if status < 400 { "OK" } else { "No" },

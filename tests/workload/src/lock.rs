@@ -1,5 +1,6 @@
 //! The application that does not let go: takes one write lock and keeps it.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -10,9 +11,11 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{http, shutdown};
+use crate::http::{self, Answer};
+use crate::shutdown;
 
 /// The kinds of file lock that Linux knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,7 +28,7 @@ pub enum Kind {
     Flock,
 }
 
-/// Take a write lock on a file and hold it until SIGTERM.
+/// Take a write lock on a file and hold it until SIGTERM or POST /unlock.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The file; created if it is not there.
@@ -41,7 +44,10 @@ pub struct Args {
     /// process that is gone. Not for posix, whose locks end with their process.
     #[arg(long)]
     inherit: bool,
-    /// Address of GET /ready, which answers once the lock is held.
+    /// Begin without the lock; POST /lock takes it.
+    #[arg(long)]
+    on_request: bool,
+    /// Address of POST /lock and POST /unlock. GET / says whether the lock is held.
     #[arg(long, default_value = "0.0.0.0:7002")]
     listen: SocketAddr,
     /// Take the lock on the file that is standard input, and exit without dropping it.
@@ -68,19 +74,45 @@ pub async fn run(args: Args) -> Result<()> {
         let shared = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         return take(&shared, args.kind, args.range);
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&args.file);
-    let file = file.with_context(|| format!("cannot open {}", args.file.display()))?;
+    OpenOptions::new().append(true).create(true).open(&args.file).with_context(|| cannot_open(&args.file))?;
+    let held = RefCell::new(if args.on_request { None } else { Some(acquire(&args)?) });
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let state = if args.on_request { "not locked yet" } else { "locked" };
+    println!("{} is {state} ({}), served on {}", args.file.display(), kind_name(args.kind), listener.local_addr()?);
+    tokio::select! {
+        ended = http::serve(listener, move |request| answer(request, &args, &held)) => ended,
+        ended = shutdown::requested() => ended,
+    }
+}
+
+/// The lock lives as long as the file is open.
+fn answer(request: &str, args: &Args, held: &RefCell<Option<File>>) -> Answer {
+    let mut held = held.borrow_mut();
+    match request {
+        "GET /" => {}
+        "POST /unlock" => *held = None,
+        "POST /lock" if held.is_some() => {}
+        "POST /lock" => match acquire(args) {
+            Ok(file) => *held = Some(file),
+            Err(error) => return (409, json!({"error": format!("{error:#}")}).to_string()),
+        },
+        _ => return (404, json!({"error": "try GET /, POST /lock or POST /unlock"}).to_string()),
+    }
+    (200, json!({"locked": held.is_some()}).to_string())
+}
+
+fn acquire(args: &Args) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(&args.file).with_context(|| cannot_open(&args.file))?;
     if args.inherit {
-        take_by_child(&file, &args)?;
+        take_by_child(&file, args)?;
     } else {
         take(&file, args.kind, args.range).with_context(|| format!("cannot lock {}", args.file.display()))?;
     }
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    println!("{} is locked ({}), ready on {}", args.file.display(), kind_name(args.kind), listener.local_addr()?);
-    tokio::select! {
-        ended = http::serve(listener, |_| (200, r#"{"locked":true}"#.into())) => ended,
-        ended = shutdown::requested() => ended,
-    }
+    Ok(file)
+}
+
+fn cannot_open(file: &Path) -> String {
+    format!("cannot open {} for writing", file.display())
 }
 
 /// Takes the lock without waiting.
@@ -104,7 +136,7 @@ fn take(file: &File, kind: Kind, range: Option<(i64, i64)>) -> Result<()> {
 fn take_by_child(file: &File, args: &Args) -> Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program);
-    child.args(["lock", "--take-for-parent", "--type", kind_name(args.kind), "--file"]).arg(Path::new(&args.file));
+    child.args(["lock", "--take-for-parent", "--type", kind_name(args.kind), "--file"]).arg(&args.file);
     if let Some((first, last)) = args.range {
         child.arg("--range").arg(format!("{first}-{last}"));
     }

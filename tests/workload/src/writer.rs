@@ -22,7 +22,7 @@ pub struct Args {
     /// The stores in the order of writing, as HOST:PORT.
     #[arg(long, value_delimiter = ',', required = true, num_args = 1..=MAX_STORES)]
     stores: Vec<String>,
-    /// Address of the statistics: GET /stats, and GET /stats?reset to begin counting anew.
+    /// Address of the statistics: GET /stats, and POST /stats/reset to read them and begin counting anew.
     #[arg(long, default_value = "0.0.0.0:7001")]
     listen: SocketAddr,
 }
@@ -37,16 +37,16 @@ pub async fn run(args: Args) -> Result<()> {
     let served = stats.clone();
     tokio::select! {
         never = write(&args.stores, &stats) => match never {},
-        ended = http::serve(listener, move |path| answer(path, &served)) => ended,
+        ended = http::serve(listener, move |request| answer(request, &served)) => ended,
         ended = shutdown::requested() => ended,
     }
 }
 
-fn answer(path: &str, stats: &RefCell<Stats>) -> Answer {
-    let reset = match path {
-        "/stats" => false,
-        "/stats?reset" => true,
-        _ => return (404, r#"{"error":"try /stats or /stats?reset"}"#.into()),
+fn answer(request: &str, stats: &RefCell<Stats>) -> Answer {
+    let reset = match request {
+        "GET /stats" => false,
+        "POST /stats/reset" => true,
+        _ => return (404, r#"{"error":"try GET /stats or POST /stats/reset"}"#.into()),
     };
     let report = stats.borrow_mut().report(reset, Instant::now());
     match serde_json::to_string(&report) {

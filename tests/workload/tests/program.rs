@@ -168,18 +168,33 @@ fn every_kind_of_lock_is_held_as_the_kernel_shows_it() {
         assert!(found[0].contains(kind) && found[0].contains("WRITE") && found[0].ends_with(range), "{found:?}");
         let own_pid = found[0].contains(&format!(" {} ", running.child.id()));
         assert_eq!(own_pid, kind != "OFDLCK" && !args.contains(&"--inherit"), "{args:?}: {found:?}");
-        assert!(ready(&address).starts_with("HTTP/1.1 200"));
+        assert_eq!(ask(&address, "GET /"), r#"{"locked":true}"#);
+        assert_eq!(ask(&address, "POST /unlock"), r#"{"locked":false}"#);
+        assert_eq!(locks_on(&file), Vec::<String>::new(), "{args:?}");
+        ask(&address, "POST /lock");
+        assert_eq!(locks_on(&file).len(), 1, "{args:?}");
         running.kill();
         assert_eq!(locks_on(&file), Vec::<String>::new(), "{args:?}");
     }
 }
 
-fn ready(address: &str) -> String {
+#[test]
+fn on_request_the_lock_is_taken_later() {
+    let volume = tempfile::tempdir().unwrap();
+    let file = volume.path().join("held");
+    let mut running = lock(&file, &["--on-request"]);
+    let address = running.address();
+    assert_eq!(locks_on(&file), Vec::<String>::new());
+    assert_eq!(ask(&address, "POST /lock"), r#"{"locked":true}"#);
+    assert_eq!(locks_on(&file).len(), 1);
+}
+
+fn ask(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    answer
+    answer.rsplit_once("\r\n").unwrap().1.into()
 }
 
 #[test]
