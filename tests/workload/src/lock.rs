@@ -74,6 +74,7 @@ pub async fn run(args: Args) -> Result<()> {
         let shared = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         return take(&shared, args.kind, args.range);
     }
+    let shutdown = shutdown::listen()?;
     OpenOptions::new().append(true).create(true).open(&args.file).with_context(|| cannot_open(&args.file))?;
     let held = RefCell::new(if args.on_request { None } else { Some(acquire(&args)?) });
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
@@ -81,7 +82,7 @@ pub async fn run(args: Args) -> Result<()> {
     println!("{} is {state} ({}), served on {}", args.file.display(), kind_name(args.kind), listener.local_addr()?);
     tokio::select! {
         ended = http::serve(listener, move |request| answer(request, &args, &held)) => ended,
-        ended = shutdown::requested() => ended,
+        () = shutdown => Ok(()),
     }
 }
 

@@ -43,12 +43,13 @@ pub struct Args {
 /// # Errors
 /// The log cannot be opened or the address cannot be used.
 pub async fn run(args: Args) -> Result<()> {
+    let shutdown = shutdown::listen()?;
     let log = Log::open(&args.dir)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     println!("{} holds {} records, served on {}", args.dir.display(), log.last(), listener.local_addr()?);
     tokio::select! {
         ended = serve(listener, log) => ended,
-        ended = shutdown::requested() => ended,
+        () = shutdown => Ok(()),
     }
 }
 

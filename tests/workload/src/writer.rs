@@ -32,13 +32,14 @@ pub struct Args {
 /// # Errors
 /// The address of the statistics cannot be used.
 pub async fn run(args: Args) -> Result<()> {
+    let shutdown = shutdown::listen()?;
     let stats = Rc::new(RefCell::new(Stats::new(Instant::now())));
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let served = stats.clone();
     tokio::select! {
         never = write(&args.stores, &stats) => match never {},
         ended = http::serve(listener, move |request| answer(request, &served)) => ended,
-        ended = shutdown::requested() => ended,
+        () = shutdown => Ok(()),
     }
 }
 
