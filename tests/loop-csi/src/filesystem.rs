@@ -60,7 +60,7 @@ impl FsType {
 
     /// The command that gives a copied image an identity of its own, less the device, where it needs one.
     ///
-    /// The kernel cannot mount two btrfs filesystems with one fsid. XFS is mounted with `nouuid` instead, because
+    /// Before Linux 6.7 the kernel cannot mount two btrfs filesystems with one fsid. XFS is mounted with `nouuid` instead, because
     /// changing its UUID needs an empty log and a copy taken under a writer has none. ext4 does not look at its UUID.
     pub fn new_identity_command(self) -> Option<&'static [&'static str]> {
         match self {

@@ -58,9 +58,10 @@ pub fn unmount_all(target: &Path) -> Result<()> {
     bail!("more than {} mounts are stacked on {}", limits::STACKED_MOUNTS_MAX, target.display())
 }
 
-/// The mount table of the driver's own mount namespace.
+/// The mount table of the calling thread's mount namespace, which is the one that mount(2) acts on.
 pub fn table() -> Result<Vec<Mount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let path = "/proc/thread-self/mountinfo";
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     Ok(text.lines().filter_map(parse_line).collect())
 }
 

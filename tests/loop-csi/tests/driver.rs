@@ -5,6 +5,7 @@ mod harness;
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
@@ -71,6 +72,23 @@ fn xfs_lives_a_whole_life() {
 #[test]
 fn btrfs_lives_a_whole_life() {
     live_a_whole_life(FsType::Btrfs);
+}
+
+/// Newer kernels mount two btrfs filesystems with one fsid, so that the mount alone proves nothing.
+#[test]
+fn a_restored_btrfs_has_an_identity_of_its_own() {
+    let rig = Rig::start();
+    rig.create_volume("v1", FsType::Btrfs, None).unwrap();
+    let snapshot = rig.create_snapshot("s1", "v1", &[]).unwrap();
+    rig.create_volume("v2", FsType::Btrfs, Some(&snapshot.snapshot_id)).unwrap();
+    // The first superblock is at 64 KiB, and its fsid follows a checksum of 32 bytes.
+    let fsid = |id| {
+        let mut fsid = [0; 16];
+        fs::File::open(rig.image(id)).unwrap().read_exact_at(&mut fsid, (64 << 10) + 32).unwrap();
+        fsid
+    };
+    assert_ne!(fsid("v1"), [0; 16]);
+    assert_ne!(fsid("v1"), fsid("v2"));
 }
 
 #[test]
