@@ -85,7 +85,7 @@ impl csi::node_server::Node for NodeService {
         let request = request.into_inner();
         let usage = blocking(move || {
             request::check_name(&request.volume_id)?;
-            usage_of(&read_path(request.volume_path)?)
+            usage_of(Path::new(&request.volume_path))
         })
         .await?;
         Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
@@ -120,6 +120,9 @@ fn read_path(path: String) -> Result<PathBuf, Error> {
 }
 
 fn usage_of(path: &Path) -> Result<Vec<csi::VolumeUsage>, Error> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::Invalid("the volume's path is missing".into()));
+    }
     if mounts::mount_at(path)?.is_none() {
         return Err(Error::NotFound(format!("nothing is mounted at {}", path.display())));
     }

@@ -180,6 +180,7 @@ fn usage_is_told_of_what_is_mounted() {
     let usage = stats(files.to_str().unwrap().into()).unwrap().usage;
     assert_eq!(usage.iter().map(|usage| usage.unit()).collect::<Vec<_>>(), [Unit::Bytes, Unit::Inodes]);
     assert!(usage[0].total > 32 << 20 && usage[0].total <= 64 << 20, "{usage:?}");
+    assert_eq!(stats(String::new()).unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(stats(rig.path("none").to_str().unwrap().into()).unwrap_err().code(), Code::NotFound);
     rig.unmount("v1");
 }
