@@ -182,7 +182,8 @@ pub fn detach(image: &Path) -> Result<()> {
         std::thread::sleep(limits::LOOP_RETRY);
     }
     bail!(
-        "{} is still attached to a loop device: another mount namespace keeps its filesystem mounted",
+        "{} is still attached to a loop device: another mount namespace keeps its filesystem mounted, or it was unmounted \
+         while suspended",
         image.display()
     )
 }

@@ -90,8 +90,9 @@ pub fn stage(driver: &Driver, id: &str, staging: &Path, fs_type: &str) -> Result
             volume.fs_type.name()
         )));
     }
+    let devices = devices(driver, id)?;
     if let Some(mount) = mounts::mount_at(staging)? {
-        return match devices(driver, id)?.contains(&mount.source) {
+        return match devices.contains(&mount.source) {
             true => Ok(()),
             false => Err(Error::Precondition(format!(
                 "{} is mounted at {} already",
@@ -101,9 +102,16 @@ pub fn stage(driver: &Driver, id: &str, staging: &Path, fs_type: &str) -> Result
         };
     }
     make_dir(staging)?;
-    let device = loopdev::attach(&store.volume_image(id))?;
-    mounts::mount_filesystem(device.path(), staging, volume.fs_type)?;
-    tracing::info!(volume = id, device = %device.path().display(), "volume staged");
+    match devices.first() {
+        // Still mounted somewhere out of sight. A second device on the same image would be a second cache of the same
+        // blocks, and the end of the filesystem.
+        Some(device) => mounts::mount_filesystem(device, staging, volume.fs_type)?,
+        None => {
+            let device = loopdev::attach(&store.volume_image(id))?;
+            mounts::mount_filesystem(device.path(), staging, volume.fs_type)?;
+        }
+    }
+    tracing::info!(volume = id, staging = %staging.display(), "volume staged");
     Ok(())
 }
 

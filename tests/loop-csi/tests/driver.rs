@@ -3,22 +3,26 @@
 mod harness;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{ArmedThaw, NODE, Rig, freeze_with_thaw_armed, fsfreeze, newest_records, wait_until, write_in_turn};
+use harness::{
+    NODE, Rig, enter_private_mounts, freeze_with_thaw_armed, fsfreeze, newest_records, wait_until, write_in_turn,
+};
 use loop_csi::csi::{self, volume_usage::Unit};
 use loop_csi::filesystem::FsType;
 use loop_csi::identity::{DRIVER_NAME, TOPOLOGY_KEY};
+use loop_csi::image::CopyMethod;
 use loop_csi::pluginregistration::registration_client::RegistrationClient;
 use loop_csi::pluginregistration::{InfoRequest, RegistrationStatus};
-use loop_csi::registration;
+use loop_csi::tools::Tools;
+use loop_csi::{image, loopdev, mounts, registration};
 use tonic::Code;
 
 /// Snapshots a volume while it is written to, restores it beside the running source, and takes everything away again.
@@ -169,6 +173,30 @@ fn a_read_only_mount_is_read_only_and_the_other_is_not() {
 }
 
 #[test]
+fn a_volume_mounted_out_of_sight_gets_no_second_loop_device() {
+    let rig = Rig::start();
+    rig.create_volume("v1", FsType::Ext4, None).unwrap();
+    let files = rig.mount("v1", FsType::Ext4);
+    // Another mount namespace, with copies of all mounts, that lasts until its standard input closes.
+    let mut elsewhere = Command::new("unshare")
+        .args(["--mount", "sh", "-c", "echo ready; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    elsewhere.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+
+    rig.unpublish("v1", "pod").unwrap();
+    assert_eq!(rig.unstage("v1").unwrap_err().code(), Code::Internal);
+    assert_eq!(rig.mount("v1", FsType::Ext4), files);
+    assert_eq!(loopdev::attached_to(&rig.image("v1")).unwrap().len(), 1);
+
+    drop(elsewhere.stdin.take());
+    elsewhere.wait().unwrap();
+    rig.unmount("v1");
+}
+
+#[test]
 fn usage_is_told_of_what_is_mounted() {
     let rig = Rig::start();
     rig.create_volume("v1", FsType::Ext4, None).unwrap();
@@ -254,7 +282,7 @@ fn start_holder(rig: &Rig, limit_ms: u64) -> (std::process::Child, UnixStream) {
 fn a_hold_ends_when_the_driver_does() {
     let rig = Rig::start();
     let (mut holder, socket) = start_holder(&rig, 20_000);
-    assert!(!fsfreeze("--freeze", staging(&rig).as_ref()), "the volume is not suspended");
+    assert!(!fsfreeze("--freeze", rig.staging("v1").as_ref()), "the volume is not suspended");
     drop(socket);
     assert!(!holder.wait().unwrap().success());
     assert!(is_resumed(&rig), "the volume is still suspended");
@@ -271,24 +299,54 @@ fn a_hold_ends_at_its_limit_though_the_driver_is_silent() {
 }
 
 #[test]
+fn a_hold_that_another_ended_is_void() {
+    let rig = Rig::start();
+    let (mut holder, mut socket) = start_holder(&rig, 20_000);
+    assert!(fsfreeze("--unfreeze", rig.staging("v1").as_ref()));
+    socket.write_all(b"R").unwrap();
+    let mut answer = [0];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"V");
+    assert!(holder.wait().unwrap().success());
+    rig.unmount("v1");
+}
+
+#[test]
+fn a_disk_with_reflinks_copies_by_reflink() {
+    enter_private_mounts();
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, mount) = (dir.path().join("disk"), dir.path().join("mount"));
+    image::create(&disk, FsType::Xfs.smallest()).unwrap();
+    fs::create_dir(&mount).unwrap();
+    let device = loopdev::attach(&disk).unwrap();
+    Tools::new("/").make_filesystem(FsType::Xfs, device.path()).unwrap();
+    mounts::mount_filesystem(device.path(), &mount, FsType::Xfs).unwrap();
+    fs::write(mount.join("source"), "one block shared by two files").unwrap();
+
+    let method = image::copy(&mount.join("source"), &mount.join("target")).unwrap();
+    let copied = fs::read_to_string(mount.join("target")).unwrap();
+
+    drop(device);
+    mounts::unmount_all(&mount).unwrap();
+    loopdev::detach(&disk).unwrap();
+    assert_eq!((method, copied.as_str()), (CopyMethod::Reflink, "one block shared by two files"));
+}
+
+#[test]
 fn a_new_driver_resumes_what_the_old_one_left_suspended() {
     let mut rig = Rig::start();
     rig.create_volume("v1", FsType::Ext4, None).unwrap();
     let files = rig.mount("v1", FsType::Ext4);
     let note = rig.image("v1").with_file_name("suspending");
     fs::write(&note, "").unwrap();
-    let hold: ArmedThaw = freeze_with_thaw_armed(&files);
+    let hold = freeze_with_thaw_armed(&files);
     rig.restart();
     assert!(!hold.thaw(), "the volume was still suspended");
     assert!(!note.exists());
     rig.unmount("v1");
 }
 
-fn staging(rig: &Rig) -> String {
-    rig.staging("v1")
-}
-
 /// Thawing what is not frozen is refused.
 fn is_resumed(rig: &Rig) -> bool {
-    !fsfreeze("--unfreeze", staging(rig).as_ref())
+    !fsfreeze("--unfreeze", rig.staging("v1").as_ref())
 }

@@ -128,9 +128,7 @@ impl Rig {
     /// Unpublishes and unstages the volume, and checks that no loop device is left.
     pub fn unmount(&self, id: &str) {
         self.unpublish(id, "pod").unwrap();
-        let staging_target_path = self.staging(id);
-        let request = csi::NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path };
-        self.call(self.node().node_unstage_volume(request)).unwrap();
+        self.unstage(id).unwrap();
         assert!(loopdev::attached_to(&self.image(id)).unwrap().is_empty(), "a loop device is left");
     }
 
@@ -159,6 +157,11 @@ impl Rig {
         let target_path = self.path(&format!("{pod}-{id}")).to_str().unwrap().to_owned();
         let request = csi::NodeUnpublishVolumeRequest { volume_id: id.into(), target_path };
         self.call(self.node().node_unpublish_volume(request)).map(drop)
+    }
+
+    pub fn unstage(&self, id: &str) -> Result<(), Status> {
+        let request = csi::NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: self.staging(id) };
+        self.call(self.node().node_unstage_volume(request)).map(drop)
     }
 
     pub fn staging(&self, id: &str) -> String {
