@@ -9,6 +9,7 @@ import socket
 
 from . import addons, cgroups, certificates, daemons, lifecycle, parts, teardown
 from .control_plane import START_SECONDS, ApiServer
+from .identity import STATE_ROOT
 from .programs import ClusterError, wait_until
 
 SERVICES = "10.255.255.0/24"  # Nobody sends packets there.
@@ -52,7 +53,7 @@ def down(cluster, name):
     state = cluster.api_state(name)
     if state.exists():
         shutil.rmtree(state)
-    teardown.remove_empty(state.parent, state.parent.parent)
+    teardown.remove_if_empty(STATE_ROOT)
 
 
 def check_name(name):
