@@ -44,9 +44,20 @@ fn main() -> ExitCode {
     match telemetry::init(log_format).and_then(|()| command.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain of causes in one line.
-            eprintln!("stillpoint: {error:#}");
+            eprintln!("stillpoint: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The whole chain of causes in one line. Many libraries repeat the cause in their own text; once is enough.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            let separator = if sentence.is_empty() { "" } else { ": " };
+            sentence = format!("{sentence}{separator}{cause}");
+        }
+    }
+    sentence
 }

@@ -193,13 +193,17 @@ fn live_holder<'a>(spec: Option<&'a LeaseSpec>, identity: &str, unchanged: Durat
     (unchanged < lasts.map_or(LEASE_DURATION, Duration::from_secs)).then_some(holder)
 }
 
+/// 2025-01-01, in seconds since 1970.
+const FIRST_SECOND: i64 = 1_735_689_600;
+
 /// The number of the next turn.
 ///
-/// A Lease that somebody deleted has forgotten its count, but agents remember epochs. So a new Lease starts at the minutes
-/// since 1970, which is above any count of an earlier one: leaders do not change every minute for years.
+/// A Lease that somebody deleted has forgotten its count, but agents remember epochs. So a new Lease starts at the seconds
+/// since 2025 (until 2093, when the field is full): above any count of an earlier one, because a turn takes more than a
+/// second.
 fn next_transitions(spec: Option<&LeaseSpec>, now: Timestamp) -> i32 {
-    let minutes = i32::try_from(now.as_second() / 60).unwrap_or(i32::MAX);
-    spec.and_then(|spec| spec.lease_transitions).map_or(minutes, |count| count.saturating_add(1)).max(1)
+    let first = i32::try_from(now.as_second() - FIRST_SECOND).unwrap_or(i32::MAX);
+    spec.and_then(|spec| spec.lease_transitions).map_or(first, |count| count.saturating_add(1)).max(1)
 }
 
 #[cfg(test)]
@@ -240,11 +244,11 @@ mod tests {
 
     #[test]
     fn the_epoch_rises_with_every_turn_and_over_a_deleted_lease() {
-        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        let now = Timestamp::from_second(FIRST_SECOND + 5_000).expect("a time");
         let turn = |count| LeaseSpec { lease_transitions: count, ..LeaseSpec::default() };
-        assert_eq!(next_transitions(None, now), 30_000_000);
-        assert_eq!(next_transitions(Some(&turn(None)), now), 30_000_000);
-        assert_eq!(next_transitions(Some(&turn(Some(30_000_000))), now), 30_000_001);
+        assert_eq!(next_transitions(None, now), 5_000);
+        assert_eq!(next_transitions(Some(&turn(None)), now), 5_000);
+        assert_eq!(next_transitions(Some(&turn(Some(5_000))), now), 5_001);
         assert_eq!(next_transitions(Some(&turn(Some(-7))), now), 1);
     }
 }

@@ -85,7 +85,7 @@ impl sessions_server::Sessions for Service {
 
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
         let identity = self.authenticate(&request).await.inspect_err(|refusal| {
-            tracing::info!(%refusal, "refused a session");
+            tracing::info!("refused a session: {refusal}");
         })?;
         let session = self.sessions.open(&identity.pod_uid).map_err(Refusal::from)?;
         if let Some(admission) = request.extensions().get::<Admission>() {

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status
+from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status, toolchain
 from .identity import DEFAULT_NODES, Identity
 from .programs import ClusterError
 
@@ -98,7 +98,9 @@ def main():
         return 130
 
 
-def build(_cluster, _options):
+def build(cluster, _options):
+    if not external.chosen(cluster):
+        toolchain.require_packages()
     print(parts.build())
 
 

@@ -63,7 +63,7 @@ class Identity:
         return self.logs / "audit.log"
 
     def api_state(self, name):
-        return STATE_ROOT / f"{self.id}-api" / name
+        return STATE_ROOT / f"{self.id}-api-{name}"
 
     @property
     def host_interface(self):

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown
+from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown, toolchain
 from .identity import CONTROL_PLANE, MAX_NODES
 from .programs import ClusterError, run, wait_until
 
@@ -16,10 +16,9 @@ NODE_READY_SECONDS = 90
 
 def up(cluster, count):
     """Bring the cluster up with `count` nodes, unless it is. What is half there, or has another size, is made anew."""
-    require_root()
     if not 1 <= count <= MAX_NODES:
         raise ClusterError(f"--nodes {count}: a cluster has 1 to {MAX_NODES} nodes")
-    parts.build()
+    require_machine()
     with locked(cluster):
         if is_healthy(cluster, count):
             return
@@ -72,6 +71,13 @@ def start_node(worker, nodes):
 
 def step(text):
     print(f"cluster: {text}", flush=True)
+
+
+def require_machine():
+    """What a cluster, or an API server alone, needs of this machine."""
+    require_root()
+    toolchain.require_packages()
+    parts.build()
 
 
 def require_root():

@@ -4,27 +4,26 @@ A filesystem that was frozen when its last mount went away is still frozen, keep
 waits for it can be killed. Mounting the device once more reaches the same filesystem, and so its thaw.
 """
 
-import fcntl
 import json
 import os
 
 from .programs import run, wait_until
 
-FITHAW = 0xC0045878  # _IOWR('X', 120, int), linux/fs.h
 DETACH_SECONDS = 20
 
 
 def of(state):
     """Devices with an image below `state`, found by device and inode: the kernel shows the path as its opener's mounts name it."""
+    devices = attached()
     below = set()
-    for directory, _, files in os.walk(state, onerror=None):
+    for directory, _, files in os.walk(state) if devices else ():
         for file in files:
             try:
                 found = os.lstat(os.path.join(directory, file))
                 below.add((found.st_dev, found.st_ino))
             except FileNotFoundError:
                 pass
-    return [device["name"] for device in attached()
+    return [device["name"] for device in devices
             if (device_number(device["back-maj:min"]), int(device["back-ino"])) in below]
 
 
@@ -38,22 +37,13 @@ def device_number(text):
     return os.makedev(int(major), int(minor))
 
 
-def thaw(device, scratch):
-    """Thaw the filesystem on `device`, mounted or not."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    if run(["mount", "--no-mtab", device, scratch], check=False, timeout=30).returncode != 0:
-        return  # No filesystem, or one that does not mount here: nothing to thaw.
-    try:
-        descriptor = os.open(scratch, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, FITHAW, 0)
-        except OSError:
-            pass  # EINVAL: it was not frozen.
-        finally:
-            os.close(descriptor)
-    finally:
-        run(["umount", "--no-mtab", scratch], check=False)
-        scratch.rmdir()
+def thaw(device, mount_point):
+    """Thaw the filesystem on `device`, mounted or not. The mount is in a namespace of its own, so it ends with the command.
+
+    Failures say nothing: there may be no filesystem, or it was not frozen (EINVAL).
+    """
+    run(["unshare", "--mount", "--propagation", "private", "sh", "-c",
+         'mount --no-mtab "$1" "$2" && fsfreeze --unfreeze "$2"', "sh", device, mount_point], check=False, timeout=30)
 
 
 def release(state):

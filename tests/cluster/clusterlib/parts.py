@@ -121,7 +121,7 @@ def build():
     """Build what is missing. Returns the directory; well under a second when nothing is."""
     if directory().exists():
         return directory()
-    toolchain.require_packages()
+    toolchain.require_packages(toolchain.TO_BUILD)
     with locked(cache() / "parts.lock"):
         if not directory().exists():  # Another process may have built it while we waited.
             build_all(directory())

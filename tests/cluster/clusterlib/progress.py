@@ -60,6 +60,4 @@ def clock(seconds):
 def compiled_package(line):
     """The package that a line of `go build -v` names, or None when the line is a message."""
     line = line.strip()
-    if not line or " " in line or line.startswith("#") or ":" in line:
-        return None
-    return line
+    return line if line and " " not in line else None

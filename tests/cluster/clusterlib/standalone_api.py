@@ -7,8 +7,9 @@ import re
 import shutil
 import socket
 
-from . import addons, cgroups, certificates, daemons, lifecycle, parts, teardown
+from . import addons, cgroups, certificates, daemons, lifecycle, teardown
 from .control_plane import START_SECONDS, ApiServer
+from .identity import STATE_ROOT
 from .programs import ClusterError, wait_until
 
 SERVICES = "10.255.255.0/24"  # Nobody sends packets there.
@@ -18,8 +19,7 @@ KUBERNETES_SERVICE = "10.255.255.1"
 def up(cluster, name):
     """Start the API server called `name` (anew, when there is one) and return the path of its kubeconfig."""
     check_name(name)
-    lifecycle.require_root()
-    parts.build()
+    lifecycle.require_machine()
     down(cluster, name)
     state, scope = cluster.api_state(name), cluster.api_scope(name)
     state.mkdir(parents=True)
@@ -52,7 +52,7 @@ def down(cluster, name):
     state = cluster.api_state(name)
     if state.exists():
         shutil.rmtree(state)
-    teardown.remove_empty(state.parent, state.parent.parent)
+    teardown.remove_if_empty(STATE_ROOT)
 
 
 def check_name(name):

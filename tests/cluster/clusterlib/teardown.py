@@ -48,7 +48,7 @@ def kill_all(scope, unblock=lambda: None):
 def thaw_loops(state):
     if state.exists():
         for device in loops.of(state):
-            loops.thaw(device, state / "thaw")
+            loops.thaw(device, state)
 
 
 def remove_directory(path):
@@ -58,13 +58,12 @@ def remove_directory(path):
         raise ClusterError(f"still mounted: {', '.join(mounted)}. Unmount it, then run `tests/cluster/cluster down` again")
     if path.exists():
         shutil.rmtree(path)
-    remove_empty(path.parent)
+    remove_if_empty(path.parent)
 
 
-def remove_empty(*directories):
-    """Remove directories that other clusters do not use."""
-    for directory in directories:
-        try:
-            directory.rmdir()
-        except OSError:
-            return
+def remove_if_empty(directory):
+    """Remove a directory that no other cluster uses."""
+    try:
+        directory.rmdir()
+    except OSError:
+        pass

