@@ -22,7 +22,7 @@ pub enum Behaviour {
     /// Ready, and holds until it is released.
     Clean,
     /// Answers Prepare with this blocker, for good.
-    Blocked(Blocker),
+    Blocked(Box<Blocker>),
     /// Never answers Suspend.
     SilentWhenSuspended,
     /// Holds, but cannot say so at release.
@@ -90,8 +90,8 @@ impl FakeAgent {
 }
 
 /// A lock of a process, as an agent would report it.
-pub fn lock_blocker() -> Blocker {
-    Blocker {
+pub fn lock_blocker() -> Box<Blocker> {
+    Box::new(Blocker {
         reason: "LockHeld".to_owned(),
         message: "process 7 (writer) holds a POSIX WRITE lock on bytes 0-99 of journal".to_owned(),
         container_id: "ab".repeat(32),
@@ -105,7 +105,7 @@ pub fn lock_blocker() -> Blocker {
         }),
         path: "journal".to_owned(),
         seen_us: 1_000,
-    }
+    })
 }
 
 async fn say(reports: &mpsc::Sender<AgentMessage>, report: Report) {
@@ -127,7 +127,7 @@ fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
             attempt: prepare.attempt,
             round: 0,
             retryable: false,
-            blockers: vec![blocker.clone()],
+            blockers: vec![(**blocker).clone()],
             more_blockers: 0,
         })),
         (Command::Prepare(prepare), _) => Some(Report::Prepared(Prepared {
