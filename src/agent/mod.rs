@@ -1,0 +1,3 @@
+//! The agent.
+pub mod freezer;
+pub mod hold;
