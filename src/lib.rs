@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map. In short: [`api`] holds the Kubernetes types, `controller` decides and commands,
 //! `agent` suspends and resumes beside the data, [`wire`] is what they say to each other, and [`limits`] bounds it all.
 
+pub mod agent;
 pub mod api;
 pub mod limits;
 pub mod wire;

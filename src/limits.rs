@@ -67,5 +67,7 @@ pub const MAX_LOCKS: usize = 20_000;
 pub const MAX_PROCESSES: usize = 4_096;
 /// Descriptors looked at per process.
 pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Loop devices whose image files are looked at.
+pub const MAX_LOOP_DEVICES: usize = 4_096;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
