@@ -63,6 +63,8 @@ pub const MAX_CONTROLLERS: usize = 8;
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an agent may take to connect to a controller.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Threads that one member may have waiting for its dataset.
+pub const MAX_MEMBER_THREADS: usize = 4;
 /// Commands queued for one member; a session that sends more is closed.
 pub const MEMBER_QUEUE: usize = 32;
 /// Longest hold that an agent accepts, whatever it is told.
@@ -85,5 +87,7 @@ pub const MAX_LOCKS: usize = 20_000;
 pub const MAX_PROCESSES: usize = 4_096;
 /// Descriptors looked at per process.
 pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Loop devices whose image files are looked at.
+pub const MAX_LOOP_DEVICES: usize = 4_096;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;

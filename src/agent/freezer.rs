@@ -4,18 +4,19 @@
 //! agent along. It is started before writes are suspended, because nothing may be executed while they are. Its standard
 //! input is the root directory of the dataset, its standard output the socket to the agent.
 //!
-//! One order per packet (a code and a ticket), one answer per order (the ticket and an errno, 0 for OK).
+//! One order per packet (a code and a ticket), one answer per order (the same, and an errno, 0 for OK).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use rustix::fs::syncfs;
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::hold::Ticket;
@@ -23,7 +24,7 @@ use crate::fsfreeze::{freeze, thaw};
 use crate::limits::THAW_RETRY;
 
 const ORDER_BYTES: usize = 9;
-const ANSWER_BYTES: usize = 12;
+const ANSWER_BYTES: usize = ORDER_BYTES + 4;
 
 /// What the freezer does on order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub enum Order {
 
 /// The agent's end of one freezer. Dropping it ends the freezer, which thaws first if it has frozen.
 pub struct Freezer {
-    socket: AsyncFd<OwnedFd>,
-    process: OwnedFd,
+    socket: UnixStream,
+    process: Arc<OwnedFd>,
     /// Kept so that tokio reaps the process when it ends, now or after this is dropped.
     _child: Child,
 }
@@ -51,24 +52,25 @@ impl Freezer {
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub fn start(root: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn start(root: &OwnedFd) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
+        let socket = UnixStream::from_std(ours.into())?;
         let child = Command::new("/proc/self/exe")
             .arg("freezer")
             .env_clear()
-            .stdin(Stdio::from(root.try_clone_to_owned()?))
+            .stdin(Stdio::from(root.try_clone()?))
             .stdout(Stdio::from(theirs))
             .spawn()?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(Errno::SRCH)?;
-        let process = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { socket: AsyncFd::register_with_interest(ours, Interest::READABLE)?, process, _child: child })
+        let process = Arc::new(pidfd_open(pid, PidfdFlags::empty())?);
+        Ok(Self { socket, process, _child: child })
     }
 
     /// A pidfd of the process.
-    pub fn process(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
+    pub fn process(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.process)
     }
 
     /// Gives an order; the answer comes with this ticket.
@@ -84,11 +86,11 @@ impl Freezer {
     ///
     /// # Errors
     /// If the freezer is gone.
-    pub async fn answer(&self) -> io::Result<(Ticket, KernelResult<()>)> {
+    pub async fn answer(&self) -> io::Result<(Ticket, Order, KernelResult<()>)> {
         self.socket
-            .async_io(Interest::READABLE, |socket| {
+            .async_io(Interest::READABLE, || {
                 let mut buffer = [0; ANSWER_BYTES];
-                let (bytes, _) = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
+                let (bytes, _) = recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
                 decode_answer(&buffer[..bytes]).ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))
             })
             .await
@@ -117,7 +119,7 @@ pub fn run() -> anyhow::Result<()> {
             Order::Thaw => frozen &= result.is_err() && result != Err(Errno::INVAL),
             Order::Flush | Order::Warm => {}
         }
-        if send(socket, &encode_answer(ticket, result), SendFlags::NOSIGNAL).is_err() {
+        if send(socket, &encode_answer(order, ticket, result), SendFlags::NOSIGNAL).is_err() {
             break;
         }
     }
@@ -163,19 +165,20 @@ fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket)> {
     Some((order, Ticket::from_le_bytes(ticket.try_into().ok()?)))
 }
 
-fn encode_answer(ticket: Ticket, result: KernelResult<()>) -> [u8; ANSWER_BYTES] {
+fn encode_answer(order: Order, ticket: Ticket, result: KernelResult<()>) -> [u8; ANSWER_BYTES] {
     let errno = result.err().map_or(0, Errno::raw_os_error);
     let mut bytes = [0; ANSWER_BYTES];
-    bytes[..8].copy_from_slice(&ticket.to_le_bytes());
-    bytes[8..].copy_from_slice(&errno.to_le_bytes());
+    bytes[..ORDER_BYTES].copy_from_slice(&encode_order(order, ticket));
+    bytes[ORDER_BYTES..].copy_from_slice(&errno.to_le_bytes());
     bytes
 }
 
-fn decode_answer(bytes: &[u8]) -> Option<(Ticket, KernelResult<()>)> {
-    let (ticket, errno) = bytes.split_first_chunk()?;
+fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<()>)> {
+    let (order, errno) = bytes.split_at_checked(ORDER_BYTES)?;
+    let (order, ticket) = decode_order(order)?;
     let result = match i32::from_le_bytes(errno.try_into().ok()?) {
         0 => Ok(()),
         errno => Err(Errno::from_raw_os_error(errno)),
     };
-    Some((Ticket::from_le_bytes(*ticket), result))
+    Some((ticket, order, result))
 }

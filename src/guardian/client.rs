@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use rustix::net::{
     SocketType, connect, recv, send, sendmsg, socket_with,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 
 use super::protocol::{Answer, Request};
 use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// A guardian that has the descriptors of one member.
 pub struct Guardian {
-    connection: AsyncFd<OwnedFd>,
+    connection: UnixStream,
 }
 
 impl Guardian {
@@ -28,7 +28,7 @@ impl Guardian {
     ///
     /// # Errors
     /// A sentence that says why nobody guards.
-    pub fn engage(socket: &Path, label: &str, root: BorrowedFd<'_>, freezer: BorrowedFd<'_>) -> Result<Self, String> {
+    pub fn engage(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Result<Self, String> {
         let connection = hand_over(socket, label, root, freezer)
             .map_err(|error| format!("the guardian at {} does not answer: {error}", socket.display()))?;
         let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
@@ -40,7 +40,7 @@ impl Guardian {
             Some(Answer::Armed { .. }) | None => return Err("the guardian gave no sensible answer".to_owned()),
         }
         rustix::io::ioctl_fionbio(&connection, true).map_err(|errno| errno.to_string())?;
-        let connection = AsyncFd::register_with_interest(connection, Interest::READABLE).map_err(|error| error.to_string())?;
+        let connection = UnixStream::from_std(connection.into()).map_err(|error| error.to_string())?;
         Ok(Self { connection })
     }
 
@@ -63,9 +63,9 @@ impl Guardian {
     /// If the guardian is gone or says what cannot be understood.
     pub async fn answer(&self) -> io::Result<Answer> {
         self.connection
-            .async_io(Interest::READABLE, |connection| {
+            .async_io(Interest::READABLE, || {
                 let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
-                let (bytes, _) = recv(connection, &mut buffer[..], RecvFlags::DONTWAIT)?;
+                let (bytes, _) = recv(&self.connection, &mut buffer[..], RecvFlags::DONTWAIT)?;
                 Answer::decode(&buffer[..bytes]).ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))
             })
             .await
@@ -77,7 +77,7 @@ impl Guardian {
     }
 }
 
-fn hand_over(socket: &Path, label: &str, root: BorrowedFd<'_>, freezer: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+fn hand_over(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // On a Unix socket the send timeout bounds connect as well (unix(7)).
     set_socket_timeout(&connection, Timeout::Send, Some(GUARDIAN_TIMEOUT))?;

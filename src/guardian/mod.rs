@@ -12,7 +12,6 @@ mod guard;
 pub mod protocol;
 
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,10 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, bail};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::limits::{GUARDIAN_GRACE, MAX_GUARDED, MAX_HOLD, THAW_RETRY};
@@ -55,14 +53,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(path: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = AsyncFd::register_with_interest(listen_on(path)?, Interest::READABLE)?;
+    let listener = UnixListener::from_std(listen_on(path)?.into())?;
     let connections = Arc::new(AtomicUsize::new(0));
     let armed = Arc::new(AtomicUsize::new(0));
     tracing::info!(socket = %path.display(), "guarding");
     loop {
         tokio::select! {
-            accepted = accept(&listener) => match accepted {
-                Ok(connection) => admit(connection, &connections, &armed),
+            accepted = listener.accept() => match accepted.and_then(|(connection, _)| connection.into_std()) {
+                Ok(connection) => admit(connection.into(), &connections, &armed),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(THAW_RETRY).await;
@@ -96,10 +94,6 @@ fn admit(connection: OwnedFd, connections: &Arc<AtomicUsize>, armed: &Arc<Atomic
     if let Err(error) = started {
         tracing::warn!(%error, "cannot start a thread; the agent is not guarded and will not freeze");
     }
-}
-
-async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
-    listener.async_io(Interest::READABLE, |listener| Ok(accept_with(listener, SocketFlags::CLOEXEC)?)).await
 }
 
 /// Listens on `path`, taking the place of a socket that nobody listens on any more.

@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::agent::blocker::{CANNOT_FREEZE, MISSING_CAPABILITY, blocker};
 use crate::wire;
-
-/// A blocker that is nobody's process or lock.
-pub fn blocker(reason: &str, message: impl Into<String>) -> wire::Blocker {
-    wire::Blocker { reason: reason.to_owned(), message: message.into(), ..wire::Blocker::default() }
-}
 
 /// Why a freeze was refused, and whether asking again may help.
 pub(super) fn freeze_refused(errno: Errno, filesystem: &str) -> (wire::Blocker, bool) {
@@ -24,51 +20,52 @@ pub(super) fn freeze_refused(errno: Errno, filesystem: &str) -> (wire::Blocker, 
         ),
         Errno::OPNOTSUPP | Errno::NOTTY => (
             blocker(
-                "CannotFreeze",
-                format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
+                CANNOT_FREEZE,
+                &format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
             ),
             false,
         ),
         Errno::PERM => (
             blocker(
-                "MissingCapability",
+                MISSING_CAPABILITY,
                 "the agent's container may not freeze: give it the capability SYS_ADMIN, and no user namespace",
             ),
             false,
         ),
-        other => (blocker("FreezeFailed", format!("freezing the {filesystem} filesystem failed: {other}")), false),
+        other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
     }
 }
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
     blocker(
         "StaleAttempt",
-        format!("the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"),
+        &format!("the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"),
     )
 }
 
 pub(super) fn held_by_another(replication: &str) -> wire::Blocker {
     blocker(
         "HeldByAnother",
-        format!("the replication with UID {replication} is using this volume; wait until it has ended"),
+        &format!("the replication with UID {replication} is using this volume; wait until it has ended"),
     )
 }
 
 pub(super) fn not_prepared(why: &str) -> wire::Blocker {
-    blocker("NotPrepared", format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"))
+    blocker("NotPrepared", &format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"))
 }
 
 pub(super) fn hold_too_long(asked: Duration, ceiling: Duration) -> wire::Blocker {
     blocker(
         "HoldTimeoutRefused",
-        format!("a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"),
+        &format!("a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"),
     )
 }
 
-pub(super) fn no_guardian(why: &str) -> wire::Blocker {
+/// The guardian cannot be relied on.
+pub fn no_guardian(why: &str) -> wire::Blocker {
     blocker(
         "NoGuardian",
-        format!(
+        &format!(
             "nobody would give the writes back if this agent died ({why}); check the DaemonSet stillpoint-guardian on \
              this node"
         ),
@@ -80,9 +77,9 @@ pub(super) fn freezer_lost() -> wire::Blocker {
 }
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
-    blocker("TooSlow", format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
+    blocker("TooSlow", &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
 }
 
 pub(super) fn flush_failed(errno: Errno) -> wire::Blocker {
-    blocker("FlushFailed", format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
+    blocker("FlushFailed", &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
 }

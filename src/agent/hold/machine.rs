@@ -7,8 +7,9 @@ use rustix::io::{Errno, Result as KernelResult};
 use super::blockers::{
     flush_failed, freeze_refused, freezer_lost, held_by_another, hold_too_long, no_guardian, not_prepared, stale, too_slow,
 };
-use super::{Action, Command, Event, Look, Moment, Outcome, Session, Ticket};
-use super::run::{End, Preparing, Run, State, Suspending};
+use super::{Action, Command, Event, Outcome, Session, Ticket};
+use crate::agent::locks::{Look, Suspension};
+use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use crate::limits::{FREEZE_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -214,7 +215,7 @@ impl Hold {
             }
             State::Preparing { seen, .. } => {
                 let look = if seen.is_clean() {
-                    too_slow("getting ready", run.prepare_timeout()).into()
+                    only(too_slow("getting ready", run.prepare_timeout()))
                 } else {
                     seen.clone()
                 };
@@ -244,7 +245,10 @@ impl Hold {
                 run.filesystem = filesystem;
                 self.step_preparing(Preparing::Flush);
             }
-            (State::Preparing { .. }, Outcome::Preflighted(Err(why))) => self.stop(End::failed(why), now),
+            (State::Preparing { .. }, Outcome::Preflighted(Err(blockers))) => {
+                let look = Look { blockers, ..Look::default() };
+                self.stop(End::NotReady { retryable: false, look, reusable: false }, now);
+            }
             (State::Preparing { step: Preparing::Flush, .. }, Outcome::Flushed(Ok(()))) => {
                 self.step_preparing(Preparing::Look);
             }
@@ -255,8 +259,7 @@ impl Hold {
             (State::Suspending { step: Suspending::Flush, .. }, Outcome::Flushed(Ok(()))) => {
                 self.step_suspending(Suspending::ArmForWarming, now);
             }
-            (State::Suspending { .. }, Outcome::Armed(Err(why))) => self.stop(End::failed(no_guardian(&why)), now),
-            (State::Suspending { step: Suspending::ArmForWarming, .. }, Outcome::Armed(Ok(()))) => {
+            (State::Suspending { step: Suspending::ArmForWarming, .. }, Outcome::Armed) => {
                 run.state = State::Warming { since: now, by: now + FREEZE_TIMEOUT, end: None };
                 self.ask(Action::Warm);
             }
@@ -271,7 +274,7 @@ impl Hold {
                     self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
                 }
             }
-            (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed(Ok(()))) => {
+            (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed) => {
                 let by = now + FREEZE_TIMEOUT.min(run.hold_limit());
                 run.state = State::Freezing { since: now, by, end: None };
                 self.ask(Action::Freeze);
@@ -325,11 +328,11 @@ impl Hold {
             return;
         }
         *step = Preparing::Pause { until: now + LOCK_POLL };
-        let news = !look.says_the_same(seen);
+        let news = !say_the_same(&look, seen);
         *seen = look.clone();
         if news {
             self.say(|attempt| {
-                Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more })
+                Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more_blockers })
             });
         }
     }
@@ -353,7 +356,7 @@ impl Hold {
                 run.state = State::Rechecking { since };
                 match end {
                     Some(end) => self.stop(end, now),
-                    None => self.ask(|ticket| Action::Look(ticket, Moment::Suspended)),
+                    None => self.ask(|ticket| Action::Look(ticket, Suspension::Suspended)),
                 }
             }
             Err(errno) => {
@@ -432,7 +435,7 @@ impl Hold {
                 let (round, reason) = (run.round, "it was not ready".to_owned());
                 run.state = State::Prepared { until: now + run.prepare_timeout() };
                 self.say(|attempt| {
-                    let Look { blockers, more: more_blockers } = look;
+                    let Look { blockers, more_blockers, .. } = look;
                     Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers })
                 });
                 if reusable {
@@ -477,7 +480,7 @@ impl Hold {
         *step = next;
         match next {
             Preparing::Flush => self.ask(Action::Flush),
-            Preparing::Look => self.ask(|ticket| Action::Look(ticket, Moment::Running)),
+            Preparing::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
             Preparing::Preflight | Preparing::Pause { .. } => {}
         }
     }
@@ -489,7 +492,7 @@ impl Hold {
         match step {
             Suspending::Flush => self.ask(Action::Flush),
             Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, FREEZE_TIMEOUT)),
-            Suspending::Look => self.ask(|ticket| Action::Look(ticket, Moment::Running)),
+            Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
             Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, limit)),
         }
     }

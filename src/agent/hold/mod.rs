@@ -27,9 +27,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-pub use blockers::blocker;
+pub use blockers::no_guardian;
 pub use machine::Hold;
 
+use super::locks::{Look, Suspension};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -69,6 +70,15 @@ pub enum Command {
     Release(wire::Attempt),
 }
 
+impl Command {
+    /// The attempt that it belongs to.
+    pub fn attempt(&self) -> &wire::Attempt {
+        match self {
+            Self::Prepare(attempt, _) | Self::Suspend(attempt, _) | Self::Release(attempt) => attempt,
+        }
+    }
+}
+
 /// What to do. Those with a ticket must be answered by [`Event::Done`], once; the others need no answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -77,7 +87,7 @@ pub enum Action {
     /// Write dirty pages back while writes go on (syncfs(2)).
     Flush(Ticket),
     /// Look for locks.
-    Look(Ticket, Moment),
+    Look(Ticket, Suspension),
     /// Tell the guardian to thaw after this time unless disarmed.
     Arm(Ticket, Duration),
     /// Freeze and thaw at once. It pays for the RCU grace periods of a cold freeze, so that the freeze that follows within
@@ -97,26 +107,17 @@ pub enum Action {
     Report(Session, Report),
 }
 
-/// When a look is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Writes go on.
-    Running,
-    /// Writes are suspended: what could hang on a stuck writer must not be read.
-    Suspended,
-}
-
 /// How an action ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// Preflight: the filesystem's type, or why the member cannot be held.
-    Preflighted(Result<String, wire::Blocker>),
+    Preflighted(Result<String, Vec<wire::Blocker>>),
     /// The flush.
     Flushed(Result<(), Errno>),
     /// What stands in the way.
     Looked(Look),
-    /// The guardian acknowledged, or why not.
-    Armed(Result<(), String>),
+    /// The guardian acknowledged. One that does not is lost ([`Event::GuardianLost`]) or late.
+    Armed,
     /// The freeze-and-thaw.
     Warmed(Result<(), Errno>),
     /// The freeze.
@@ -125,33 +126,4 @@ pub enum Outcome {
     Thawed(Result<(), Errno>),
     /// Nothing can freeze any more.
     Settled,
-}
-
-/// What one look for locks found.
-#[derive(Clone, Debug, Default)]
-pub struct Look {
-    /// At most [`crate::limits::MAX_BLOCKERS`].
-    pub blockers: Vec<wire::Blocker>,
-    /// Blockers beyond those listed.
-    pub more: u32,
-}
-
-impl Look {
-    fn is_clean(&self) -> bool {
-        self.blockers.is_empty() && self.more == 0
-    }
-
-    /// Whether both say the same, leaving aside for how long it has been so.
-    fn says_the_same(&self, other: &Self) -> bool {
-        let timeless = |look: &Self| -> Vec<wire::Blocker> {
-            look.blockers.iter().map(|blocker| wire::Blocker { seen_us: 0, ..blocker.clone() }).collect()
-        };
-        self.more == other.more && timeless(self) == timeless(other)
-    }
-}
-
-impl From<wire::Blocker> for Look {
-    fn from(blocker: wire::Blocker) -> Self {
-        Self { blockers: vec![blocker], more: 0 }
-    }
 }

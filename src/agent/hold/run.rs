@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Look, Session};
+use super::Session;
+use crate::agent::locks::Look;
 use crate::limits::{FLUSH_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -127,12 +128,12 @@ impl Suspending {
 
 impl End {
     pub fn not_ready(retryable: bool, why: wire::Blocker) -> Self {
-        Self::NotReady { retryable, look: why.into(), reusable: true }
+        Self::NotReady { retryable, look: only(why), reusable: true }
     }
 
     /// For good: what is needed for another round is gone.
     pub fn failed(why: wire::Blocker) -> Self {
-        Self::NotReady { retryable: false, look: why.into(), reusable: false }
+        Self::NotReady { retryable: false, look: only(why), reusable: false }
     }
 
     /// The first reason counts; a Release is always answered.
@@ -166,3 +167,16 @@ impl End {
     }
 }
 
+
+/// A look that found this alone.
+pub(super) fn only(blocker: wire::Blocker) -> Look {
+    Look { blockers: vec![blocker], ..Look::default() }
+}
+
+/// Whether two looks say the same, leaving aside for how long it has been so.
+pub(super) fn say_the_same(one: &Look, other: &Look) -> bool {
+    let timeless = |look: &Look| -> Vec<wire::Blocker> {
+        look.blockers.iter().map(|blocker| wire::Blocker { seen_us: 0, ..blocker.clone() }).collect()
+    };
+    one.more_blockers == other.more_blockers && timeless(one) == timeless(other)
+}
