@@ -58,6 +58,7 @@ impl Freezer {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let socket = UnixStream::from_std(ours.into())?;
         let child = Command::new("/proc/self/exe")
+            .arg0("stillpoint")
             .arg("freezer")
             .env_clear()
             .stdin(Stdio::from(root.try_clone()?))
@@ -102,6 +103,8 @@ impl Freezer {
 /// # Errors
 /// If the filesystem cannot be thawed at the end for another reason than that it is not frozen.
 pub fn run() -> anyhow::Result<()> {
+    // Without it, `ps` would call the process "exe".
+    rustix::thread::set_name(c"freezer")?;
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let (root, socket) = (stdin.as_fd(), stdout.as_fd());
     let mut frozen = false;
