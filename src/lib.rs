@@ -3,8 +3,11 @@
 //! `ARCHITECTURE.md` is the map. In short: [`api`] holds the Kubernetes types, `controller` decides and commands,
 //! `agent` suspends and resumes beside the data, [`wire`] is what they say to each other, and [`limits`] bounds it all.
 
+pub mod agent;
 pub mod api;
 pub mod controller;
+pub mod fsfreeze;
+pub mod guardian;
 pub mod limits;
 pub mod picture;
 pub mod telemetry;

@@ -62,8 +62,28 @@ pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const THAW_RETRY: Duration = Duration::from_millis(50);
 /// How much later than the agent's own deadline the guardian's falls.
 pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
+/// How long a thaw may take before it is repeated from outside the freezer.
+pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one look for locks may take before the member is not ready.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a guardian may take to answer, and a client to say what it wants guarded.
+pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of one message between an agent and a guardian.
+pub const MAX_GUARDIAN_MESSAGE: usize = 512;
 /// Holds that one guardian watches over.
 pub const MAX_GUARDED: usize = 256;
+/// Members that one agent serves: the claims of one pod.
+pub const MAX_AGENT_MEMBERS: usize = 32;
+/// Controller replicas that one agent talks to.
+pub const MAX_CONTROLLERS: usize = 8;
+/// How often an agent looks for new controller replicas.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long an agent may take to connect to a controller.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Threads that one member may have waiting for its dataset.
+pub const MAX_MEMBER_THREADS: usize = 4;
+/// Commands queued for one member; a session that sends more is closed.
+pub const MEMBER_QUEUE: usize = 32;
 /// Longest hold that an agent accepts, whatever it is told.
 pub const MAX_HOLD: Duration = Duration::from_secs(60);
 
@@ -104,6 +124,8 @@ pub const MAX_LOCKS: usize = 20_000;
 pub const MAX_PROCESSES: usize = 4_096;
 /// Descriptors looked at per process.
 pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Loop devices whose image files are looked at.
+pub const MAX_LOOP_DEVICES: usize = 4_096;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
 

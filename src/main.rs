@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use stillpoint::telemetry::{self, LogFormat};
-use stillpoint::{controller, picture};
+use stillpoint::{agent, controller, guardian, picture};
 
 /// Replicates a consistency group of Kubernetes volumes at one common point in time, or not at all.
 ///
@@ -26,6 +26,13 @@ struct Cli {
 enum Command {
     /// Decide about replications and command the agents. Runs in a Deployment.
     Controller(controller::Args),
+    /// Suspend and resume the writes of the claims that this pod mounts. Runs as a native sidecar in a storage pod.
+    Agent(agent::Args),
+    /// Give writes back when an agent cannot: at the deadline, or when the agent is gone. Runs on every node.
+    Guardian(guardian::Args),
+    /// The process of an agent that does the system calls that can hang.
+    #[command(hide = true)]
+    Freezer,
     /// Draw who was suspended from when to when and where the cuts fell, from a finished replication.
     Picture(picture::Args),
 }
@@ -34,6 +41,9 @@ impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Controller(args) => controller::run(args),
+            Self::Agent(args) => agent::run(args),
+            Self::Guardian(args) => guardian::run(args),
+            Self::Freezer => agent::freezer::run(),
             Self::Picture(args) => picture::run(args),
         }
     }

@@ -1,0 +1,81 @@
+//! A member's filesystem as the agent sees it: opened and pinned, and found fit to be frozen or not.
+
+mod exclusive;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::blocker::{NOT_MOUNTED, blocker};
+use super::procfs::mountinfo::{self, Mount};
+use super::procfs::{self, Device, fdinfo};
+use crate::wire::Blocker;
+
+pub use exclusive::exclusive;
+
+/// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
+/// the mount point is gone or hidden.
+#[derive(Debug)]
+pub struct Dataset {
+    /// The directory at the mount point, opened read-only (which is enough for `FIFREEZE` and `FITHAW`).
+    pub root: OwnedFd,
+    /// The superblock's device, by mountinfo.
+    pub device: Device,
+    /// Type of the filesystem, like `xfs`.
+    pub filesystem: String,
+    /// Where the agent's container mounts the claim.
+    pub mount_path: PathBuf,
+    /// What of the filesystem is mounted there; `/` is all of it.
+    pub mount_root: PathBuf,
+}
+
+/// Opens the mount point of a claim and finds out what is mounted there. Works on a frozen filesystem too.
+///
+/// # Errors
+/// A `NotMounted` blocker: nothing is mounted exactly there, it is no directory, or the agent may not open it.
+#[expect(clippy::result_large_err, reason = "made once per attempt; a box would only be in the way")]
+pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
+    let root = rustix::fs::open(mount_path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| cannot_open(mount_path, errno))?;
+    let unreadable =
+        |error| blocker(NOT_MOUNTED, &format!("the agent cannot find out what is mounted at {mount_path:?}: {error}"));
+    let mount = mount_of(&root).map_err(unreadable)?;
+    let opened = std::fs::read_link(format!("/proc/thread-self/fd/{}", root.as_raw_fd())).map_err(unreadable)?;
+    if opened != mount.mount_point {
+        let message = format!(
+            "{mount_path:?} is a directory of the filesystem mounted at {:?}, not a mount of its own: mount the claim into \
+             the agent's container at {mount_path:?}",
+            mount.mount_point
+        );
+        return Err(blocker(NOT_MOUNTED, &message));
+    }
+    let Mount { device, root: mount_root, filesystem, .. } = mount;
+    Ok(Dataset { root, device, filesystem, mount_path: mount_path.to_owned(), mount_root })
+}
+
+/// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
+fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
+    let not_understood = || std::io::Error::other("/proc is not understood");
+    // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
+    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd())))?;
+    let id =
+        fdinfo::parse(&String::from_utf8_lossy(&info)).and_then(|info| info.mount_id).ok_or_else(not_understood)?;
+    let table = procfs::read(Path::new("/proc/thread-self/mountinfo"))?;
+    let mounts = mountinfo::parse(&table).ok_or_else(not_understood)?;
+    mounts.into_iter().find(|mount| mount.id == id).ok_or_else(|| std::io::Error::other("it is not mounted any more"))
+}
+
+fn cannot_open(path: &Path, errno: Errno) -> Blocker {
+    let what_to_do = match errno {
+        Errno::NOENT => "mount the claim into the agent's container at this path",
+        Errno::NOTDIR => "it is no directory; mount the claim there as a filesystem, not as a block device",
+        Errno::ACCESS => {
+            "its mode keeps the agent out; set securityContext.fsGroup of the pod, so that the agent and the application \
+             share a group, or add the capability DAC_READ_SEARCH to the agent's container"
+        }
+        _ => "see the node's kernel log",
+    };
+    blocker(NOT_MOUNTED, &format!("the agent cannot open {path:?}: {errno}; {what_to_do}"))
+}

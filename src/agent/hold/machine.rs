@@ -1,0 +1,602 @@
+//! The transitions.
+
+use std::time::{Duration, Instant};
+
+use rustix::io::{Errno, Result as KernelResult};
+
+use super::blockers::{
+    flush_failed, freeze_refused, freezer_lost, held_by_another, hold_too_long, no_guardian, not_prepared, stale, too_slow,
+};
+use super::{Action, Command, Event, Outcome, Session, Ticket};
+use crate::agent::locks::{Look, Suspension};
+use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
+use crate::limits::{FREEZE_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+/// The hold of one member. See the module's documentation.
+pub struct Hold {
+    /// Longest hold that is accepted.
+    ceiling: Duration,
+    /// The highest epoch that commanded this member.
+    epoch: u64,
+    last_ticket: Ticket,
+    /// The only outcome that is of interest; any other is late.
+    awaited: Option<Ticket>,
+    run: Option<Run>,
+    /// How the last run ended, for a repeated Release.
+    ended: Option<Ended>,
+    /// A newer attempt that begins when the present one is resumed.
+    next: Option<(Session, wire::Attempt, wire::Prepare)>,
+    actions: Vec<Action>,
+}
+
+struct Ended {
+    attempt: wire::Attempt,
+    released: wire::Released,
+}
+
+/// How a command's attempt relates to what this member is doing.
+enum Standing {
+    Older,
+    Current,
+    Newer,
+    Another,
+    Free,
+}
+
+impl Hold {
+    /// A member that is asked nothing yet; it refuses holds longer than `ceiling`.
+    pub fn new(ceiling: Duration) -> Self {
+        Self { ceiling, epoch: 0, last_ticket: 0, awaited: None, run: None, ended: None, next: None, actions: Vec::new() }
+    }
+
+    /// Whether nothing is going on: no descriptor held, no thaw owed.
+    pub fn is_idle(&self) -> bool {
+        self.run.is_none()
+    }
+
+    /// When [`Event::Timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.run.as_ref()?.due()
+    }
+
+    /// Takes what happened and says what to do. Time comes first: a limit that has passed counts before the event.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        self.expire(now);
+        match event {
+            Event::Timeout => {}
+            Event::Command(session, Command::Prepare(attempt, prepare)) => self.prepare(session, attempt, prepare, now),
+            Event::Command(session, Command::Suspend(attempt, round)) => self.suspend(session, attempt, round, now),
+            Event::Command(session, Command::Release(attempt)) => self.release(session, attempt, now),
+            Event::SessionLost(session) => self.session_lost(session, now),
+            Event::Done(ticket, outcome) => {
+                if self.awaited == Some(ticket) {
+                    self.awaited = None;
+                    self.done(outcome, now);
+                }
+            }
+            Event::GuardianLost => self.guardian_lost(now),
+            Event::FreezerLost => self.freezer_lost(now),
+            Event::Shutdown => {
+                self.next = None;
+                self.stop(End::Broken("the agent was told to stop".to_owned()), now);
+            }
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn prepare(&mut self, session: Session, attempt: wire::Attempt, prepare: wire::Prepare, now: Instant) {
+        match self.admit(&attempt) {
+            Standing::Older => self.refuse(session, attempt, 0, false, |hold| hold.stale_blocker()),
+            Standing::Another => self.refuse(session, attempt, 0, true, Self::another_blocker),
+            Standing::Current => self.prepare_again(session, attempt, now),
+            Standing::Newer => {
+                let why = format!("attempt {} began", attempt.number);
+                self.next = Some((session, attempt, prepare));
+                self.stop(End::Broken(why), now);
+            }
+            Standing::Free => self.begin(session, attempt, prepare, now),
+        }
+    }
+
+    /// The same command is the same command; but after a round that was not clean it asks to wait for a clean look again.
+    fn prepare_again(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        if !matches!((&run.state, &run.said), (State::Prepared { .. }, Some(Report::NotReady(_)))) {
+            return self.repeat(session, attempt);
+        }
+        run.session = session;
+        run.attempt = attempt;
+        run.said = None;
+        let by = now + run.prepare_timeout();
+        run.state = State::Preparing { step: Preparing::Look, by, seen: Look::default() };
+        self.step_preparing(Preparing::Look);
+    }
+
+    fn suspend(&mut self, session: Session, attempt: wire::Attempt, round: u32, now: Instant) {
+        match self.admit(&attempt) {
+            Standing::Older => return self.refuse(session, attempt, round, false, |hold| hold.stale_blocker()),
+            Standing::Another => return self.refuse(session, attempt, round, true, Self::another_blocker),
+            Standing::Newer | Standing::Free => {
+                return self.refuse(session, attempt, round, false, |hold| {
+                    not_prepared(hold.ended.as_ref().map_or("it never was", |ended| &ended.released.reason))
+                });
+            }
+            Standing::Current => {}
+        }
+        let Some(run) = &mut self.run else { return };
+        match run.state {
+            State::Preparing { .. } => {
+                self.refuse(session, attempt, round, true, |_| not_prepared("it is still preparing"));
+            }
+            State::Prepared { .. } if round > run.round => {
+                run.session = session;
+                run.attempt = attempt;
+                run.round = round;
+                run.said = None;
+                self.step_suspending(Suspending::Flush, now);
+            }
+            State::Prepared { .. }
+            | State::Suspending { .. }
+            | State::Warming { .. }
+            | State::Freezing { .. }
+            | State::Rechecking { .. }
+            | State::Held { .. }
+            | State::Thawing { .. }
+            | State::Settling { .. } => self.repeat(session, attempt),
+        }
+    }
+
+    fn release(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
+        let answer = match self.admit(&attempt) {
+            Standing::Current | Standing::Newer => {
+                let broken = (!self.holds_for(&attempt)).then(|| "this attempt held nothing".to_owned());
+                return self.stop(End::Release { session, attempt, broken }, now);
+            }
+            Standing::Older => self.remembered(&attempt).unwrap_or_else(|| nothing_held("a newer attempt has begun")),
+            Standing::Another | Standing::Free => {
+                self.remembered(&attempt).unwrap_or_else(|| nothing_held("this attempt held nothing"))
+            }
+        };
+        let released = wire::Released { attempt: Some(attempt), ..answer };
+        self.actions.push(Action::Report(session, Report::Released(released)));
+    }
+
+    fn session_lost(&mut self, session: Session, now: Instant) {
+        if self.next.as_ref().is_some_and(|(next, ..)| *next == session) {
+            self.next = None;
+        }
+        if self.run.as_ref().is_some_and(|run| run.session == session) {
+            self.stop(End::Broken("the session with the controller was lost".to_owned()), now);
+        }
+    }
+
+    fn guardian_lost(&mut self, now: Instant) {
+        let Some(run) = &self.run else { return };
+        let why = "the guardian went away";
+        let end = match run.state {
+            State::Prepared { .. } | State::Held { .. } => End::Broken(why.to_owned()),
+            State::Preparing { .. }
+            | State::Suspending { .. }
+            | State::Warming { .. }
+            | State::Freezing { .. }
+            | State::Rechecking { .. }
+            | State::Thawing { .. }
+            | State::Settling { .. } => End::failed(no_guardian(why)),
+        };
+        self.stop(end, now);
+    }
+
+    fn freezer_lost(&mut self, now: Instant) {
+        let Some(run) = &self.run else { return };
+        match run.state {
+            State::Prepared { .. } => self.stop(End::Broken("the freezer process ended".to_owned()), now),
+            State::Held { since } => self.settle(since, End::Broken("the freezer process ended".to_owned())),
+            State::Preparing { .. } | State::Suspending { .. } => self.stop(End::failed(freezer_lost()), now),
+            State::Warming { since, .. }
+            | State::Freezing { since, .. }
+            | State::Rechecking { since }
+            | State::Thawing { since, .. } => self.settle(since, End::failed(freezer_lost())),
+            State::Settling { .. } => {}
+        }
+    }
+
+    /// What the limits say at this time.
+    fn expire(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        let Some(run) = &self.run else { return };
+        let limit = run.hold_limit();
+        match &run.state {
+            State::Preparing { step: Preparing::Pause { .. }, by, .. } if now < *by => {
+                self.step_preparing(Preparing::Look);
+            }
+            State::Preparing { seen, .. } => {
+                let look = if seen.is_clean() {
+                    only(too_slow("getting ready", run.prepare_timeout()))
+                } else {
+                    seen.clone()
+                };
+                self.stop(End::NotReady { retryable: true, look, reusable: false }, now);
+            }
+            State::Prepared { .. } => {
+                self.stop(End::Broken("it was prepared, but nobody asked to suspend in time".to_owned()), now);
+            }
+            State::Suspending { step, .. } => {
+                let why = too_slow(step.name(), step.limit());
+                self.stop(End::failed(why), now);
+            }
+            State::Warming { since, .. } | State::Freezing { since, .. } => {
+                self.settle(*since, End::failed(too_slow("the freeze", limit.min(FREEZE_TIMEOUT))));
+            }
+            State::Rechecking { .. } => self.stop(End::not_ready(true, too_slow("the second look", limit)), now),
+            State::Held { .. } => self.stop(End::Broken(format!("the hold limit of {limit:?} was reached")), now),
+            State::Thawing { since, .. } => self.settle(*since, End::Broken(THAWED_FROM_OUTSIDE.to_owned())),
+            State::Settling { .. } => {}
+        }
+    }
+
+    fn done(&mut self, outcome: Outcome, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match (&mut run.state, outcome) {
+            (State::Preparing { step: Preparing::Preflight, .. }, Outcome::Preflighted(Ok(filesystem))) => {
+                run.filesystem = filesystem;
+                self.step_preparing(Preparing::Flush);
+            }
+            (State::Preparing { .. }, Outcome::Preflighted(Err(blockers))) => {
+                let look = Look { blockers, ..Look::default() };
+                self.stop(End::NotReady { retryable: false, look, reusable: false }, now);
+            }
+            (State::Preparing { step: Preparing::Flush, .. }, Outcome::Flushed(Ok(()))) => {
+                self.step_preparing(Preparing::Look);
+            }
+            (State::Preparing { .. } | State::Suspending { .. }, Outcome::Flushed(Err(errno))) => {
+                self.stop(End::failed(flush_failed(errno)), now);
+            }
+            (State::Preparing { .. }, Outcome::Looked(look)) => self.looked_while_preparing(look, now),
+            (State::Suspending { step: Suspending::Flush, .. }, Outcome::Flushed(Ok(()))) => {
+                self.step_suspending(Suspending::ArmForWarming, now);
+            }
+            (State::Suspending { step: Suspending::ArmForWarming, .. }, Outcome::Armed) => {
+                run.state = State::Warming { since: now, by: now + FREEZE_TIMEOUT, end: None };
+                self.ask(Action::Warm);
+            }
+            (State::Warming { end, .. }, Outcome::Warmed(warmed)) => {
+                let end = end.take();
+                self.warmed(warmed, end, now);
+            }
+            (State::Suspending { step: Suspending::Look, .. }, Outcome::Looked(look)) => {
+                if look.is_clean() {
+                    self.step_suspending(Suspending::ArmForHold, now);
+                } else {
+                    self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
+                }
+            }
+            (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed) => {
+                let by = now + FREEZE_TIMEOUT.min(run.hold_limit());
+                run.state = State::Freezing { since: now, by, end: None };
+                self.ask(Action::Freeze);
+            }
+            (State::Freezing { since, end, .. }, Outcome::Frozen(frozen)) => {
+                let (since, end) = (*since, end.take());
+                self.frozen(frozen, since, end, now);
+            }
+            (State::Rechecking { since }, Outcome::Looked(look)) => {
+                let since = *since;
+                if look.is_clean() {
+                    self.hold(since, now);
+                } else {
+                    self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
+                }
+            }
+            (State::Thawing { since, .. }, Outcome::Thawed(thawed)) => {
+                let since = *since;
+                self.thawed(thawed, since, now);
+            }
+            (State::Settling { since, end }, Outcome::Settled) => {
+                let (since, end) = (*since, end.take());
+                if let Some(end) = end {
+                    self.finish(end.broken_by(THAWED_FROM_OUTSIDE).without_freezer(), now.duration_since(since), now);
+                }
+            }
+            // Not reachable: the ticket says that the outcome answers the action of this state.
+            (
+                State::Preparing { .. }
+                | State::Prepared { .. }
+                | State::Suspending { .. }
+                | State::Warming { .. }
+                | State::Freezing { .. }
+                | State::Rechecking { .. }
+                | State::Held { .. }
+                | State::Thawing { .. }
+                | State::Settling { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn looked_while_preparing(&mut self, look: Look, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let State::Preparing { step, seen, .. } = &mut run.state else { return };
+        if look.is_clean() {
+            run.state = State::Prepared { until: now + run.prepare_timeout() };
+            let filesystem = run.filesystem.clone();
+            let protection = wire::Protection::NodeGuardian.into();
+            self.say(|attempt| Report::Prepared(wire::Prepared { attempt, filesystem, protection }));
+            return;
+        }
+        *step = Preparing::Pause { until: now + LOCK_POLL };
+        let news = !say_the_same(&look, seen);
+        *seen = look.clone();
+        if news {
+            self.say(|attempt| {
+                Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more_blockers })
+            });
+        }
+    }
+
+    fn warmed(&mut self, warmed: KernelResult<()>, end: Option<End>, now: Instant) {
+        // No thaw is owed until the next arming, and the look that follows takes as long as it takes.
+        self.actions.push(Action::Disarm);
+        self.step_suspending(Suspending::Look, now);
+        if let Some(end) = end {
+            return self.stop(end, now);
+        }
+        if let Err(errno) = warmed {
+            self.refused(errno, now);
+        }
+    }
+
+    fn frozen(&mut self, frozen: KernelResult<()>, since: Instant, end: Option<End>, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match frozen {
+            Ok(()) => {
+                run.state = State::Rechecking { since };
+                match end {
+                    Some(end) => self.stop(end, now),
+                    None => self.ask(|ticket| Action::Look(ticket, Suspension::Suspended)),
+                }
+            }
+            Err(errno) => {
+                // Nothing of ours is frozen, and what somebody else froze must not be thawed.
+                self.actions.push(Action::Disarm);
+                run.state = State::Prepared { until: now + run.prepare_timeout() };
+                match end {
+                    Some(end) => self.stop(end, now),
+                    None => self.refused(errno, now),
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, errno: Errno, now: Instant) {
+        let Some(run) = &self.run else { return };
+        let (why, retryable) = freeze_refused(errno, &run.filesystem);
+        self.stop(End::not_ready(retryable, why), now);
+    }
+
+    fn hold(&mut self, since: Instant, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Held { since };
+        let (round, suspended_us) = (run.round, micros(now.duration_since(since)));
+        self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
+    }
+
+    fn thawed(&mut self, thawed: KernelResult<()>, since: Instant, now: Instant) {
+        match thawed {
+            Ok(()) | Err(Errno::INVAL) => {
+                let Some(mut end) = self.run.as_mut().and_then(Run::take_end) else { return };
+                if thawed.is_err() {
+                    end = end.broken_by("somebody else thawed the filesystem during the hold");
+                }
+                self.finish(end, now.duration_since(since), now);
+            }
+            Err(errno) => self.settle(since, End::Broken(format!("the thaw failed: {errno}"))),
+        }
+    }
+
+    /// Begins what leads to `end`: at once if writes go on, else by way of a thaw.
+    fn stop(&mut self, end: End, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match &mut run.state {
+            State::Preparing { .. } | State::Prepared { .. } | State::Suspending { .. } => {
+                self.awaited = None;
+                self.finish(end, Duration::ZERO, now);
+            }
+            State::Warming { end: waiting, .. } | State::Freezing { end: waiting, .. } => {
+                *waiting = Some(join(waiting.take(), end));
+            }
+            State::Rechecking { since } | State::Held { since } => {
+                run.state = State::Thawing { since: *since, by: now + THAW_TIMEOUT, end: Some(end) };
+                self.ask(Action::Thaw);
+            }
+            State::Thawing { end: waiting, .. } | State::Settling { end: waiting, .. } => {
+                *waiting = Some(join(waiting.take(), end));
+            }
+        }
+    }
+
+    /// The freezer cannot be relied on: thaw from outside.
+    fn settle(&mut self, since: Instant, end: End) {
+        let Some(run) = &mut self.run else { return };
+        let end = join(run.take_end(), end);
+        run.state = State::Settling { since, end: Some(end) };
+        self.ask(Action::Settle);
+    }
+
+    /// Writes go on. Says so where somebody waits for it, then lets go.
+    fn finish(&mut self, end: End, suspended: Duration, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let suspended_us = micros(suspended);
+        let released = match end {
+            End::NotReady { retryable, look, reusable } => {
+                let (round, reason) = (run.round, "it was not ready".to_owned());
+                run.state = State::Prepared { until: now + run.prepare_timeout() };
+                self.say(|attempt| {
+                    let Look { blockers, more_blockers, .. } = look;
+                    Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers })
+                });
+                if reusable {
+                    self.actions.push(Action::Disarm);
+                    return;
+                }
+                wire::Released { attempt: None, unbroken: false, reason, suspended_us }
+            }
+            End::Broken(reason) => wire::Released { attempt: None, unbroken: false, reason, suspended_us },
+            End::Release { session, attempt, broken } => {
+                let unbroken = broken.is_none();
+                let reason = broken.unwrap_or_default();
+                run.attempt = attempt.clone();
+                let released = wire::Released { attempt: Some(attempt), unbroken, reason, suspended_us };
+                self.actions.push(Action::Report(session, Report::Released(released.clone())));
+                released
+            }
+        };
+        self.actions.push(Action::Close);
+        self.ended = self.run.take().map(|run| Ended { attempt: run.attempt, released });
+        if let Some((session, attempt, prepare)) = self.next.take() {
+            self.begin(session, attempt, prepare, now);
+        }
+    }
+
+    fn begin(&mut self, session: Session, attempt: wire::Attempt, prepare: wire::Prepare, now: Instant) {
+        let asked = Duration::from_millis(prepare.hold_timeout_ms.into());
+        if asked.is_zero() || asked > self.ceiling {
+            let ceiling = self.ceiling;
+            return self.refuse(session, attempt, 0, false, |_| hold_too_long(asked, ceiling));
+        }
+        self.ended = None;
+        let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
+        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
+        let (filesystem, request) = (String::new(), Box::new(prepare.clone()));
+        self.run = Some(Run { session, attempt, prepare, filesystem, round: 0, said: None, state });
+        self.ask(|ticket| Action::Preflight(ticket, request));
+    }
+
+    fn step_preparing(&mut self, next: Preparing) {
+        let Some(Run { state: State::Preparing { step, .. }, .. }) = &mut self.run else { return };
+        *step = next;
+        match next {
+            Preparing::Flush => self.ask(Action::Flush),
+            Preparing::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
+            Preparing::Preflight | Preparing::Pause { .. } => {}
+        }
+    }
+
+    fn step_suspending(&mut self, step: Suspending, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Suspending { step, by: now + step.limit() };
+        let limit = run.hold_limit();
+        match step {
+            Suspending::Flush => self.ask(Action::Flush),
+            Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, FREEZE_TIMEOUT)),
+            Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
+            Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, limit)),
+        }
+    }
+
+    /// Tells how a command stands, and remembers the highest epoch.
+    fn admit(&mut self, attempt: &wire::Attempt) -> Standing {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        if attempt.epoch < self.epoch {
+            return Standing::Older;
+        }
+        self.epoch = attempt.epoch;
+        match (&self.run, &self.ended) {
+            (Some(run), _) if run.attempt.replication_uid != attempt.replication_uid => Standing::Another,
+            (Some(run), _) => match attempt.number.cmp(&run.attempt.number) {
+                Less => Standing::Older,
+                Equal => Standing::Current,
+                Greater => Standing::Newer,
+            },
+            (None, Some(Ended { attempt: last, .. }))
+                if last.replication_uid == attempt.replication_uid && attempt.number < last.number =>
+            {
+                Standing::Older
+            }
+            (None, _) => Standing::Free,
+        }
+    }
+
+    fn holds_for(&self, attempt: &wire::Attempt) -> bool {
+        self.run.as_ref().is_some_and(|run| {
+            matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number
+        })
+    }
+
+    /// The answer to a repeated Release.
+    fn remembered(&self, attempt: &wire::Attempt) -> Option<wire::Released> {
+        self.ended
+            .as_ref()
+            .filter(|ended| {
+                ended.attempt.replication_uid == attempt.replication_uid && ended.attempt.number == attempt.number
+            })
+            .map(|ended| ended.released.clone())
+    }
+
+    /// The same command again: the same answer, to whoever asks now. If there is none yet, it will come.
+    fn repeat(&mut self, session: Session, attempt: wire::Attempt) {
+        let Some(run) = &mut self.run else { return };
+        run.session = session;
+        run.attempt = attempt;
+        if let Some(said) = run.said.clone() {
+            self.actions.push(Action::Report(session, said));
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        session: Session,
+        attempt: wire::Attempt,
+        round: u32,
+        retryable: bool,
+        why: impl FnOnce(&Self) -> wire::Blocker,
+    ) {
+        let blockers = vec![why(self)];
+        let report = wire::NotReady { attempt: Some(attempt), round, retryable, blockers, more_blockers: 0 };
+        self.actions.push(Action::Report(session, Report::NotReady(report)));
+    }
+
+    fn stale_blocker(&self) -> wire::Blocker {
+        let run = self.run.as_ref().map(|run| &run.attempt);
+        let number = run.or(self.ended.as_ref().map(|ended| &ended.attempt)).map_or(0, |attempt| attempt.number);
+        stale(self.epoch, number)
+    }
+
+    fn another_blocker(&self) -> wire::Blocker {
+        held_by_another(self.run.as_ref().map_or("", |run| &run.attempt.replication_uid))
+    }
+
+    fn say(&mut self, report: impl FnOnce(Option<wire::Attempt>) -> Report) {
+        let Some(run) = &mut self.run else { return };
+        let report = report(Some(run.attempt.clone()));
+        run.said = Some(report.clone());
+        self.actions.push(Action::Report(run.session, report));
+    }
+
+    fn ask(&mut self, action: impl FnOnce(Ticket) -> Action) {
+        self.last_ticket += 1;
+        self.awaited = Some(self.last_ticket);
+        self.actions.push(action(self.last_ticket));
+    }
+}
+
+/// The reason of a hold whose planned thaw did not come from the freezer.
+const THAWED_FROM_OUTSIDE: &str = "the freezer did not thaw, so the filesystem was thawed from outside it";
+
+fn join(earlier: Option<End>, later: End) -> End {
+    match earlier {
+        Some(earlier) => earlier.and(later),
+        None => later,
+    }
+}
+
+fn nothing_held(reason: &str) -> wire::Released {
+    wire::Released { attempt: None, unbroken: false, reason: reason.to_owned(), suspended_us: 0 }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,182 @@
+//! One attempt of one member, and where it stands.
+
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::agent::locks::Look;
+use crate::limits::{FLUSH_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+/// One attempt, from Prepare on.
+pub(super) struct Run {
+    /// Where the last command came from, and where answers go.
+    pub session: Session,
+    pub attempt: wire::Attempt,
+    pub prepare: wire::Prepare,
+    pub filesystem: String,
+    pub round: u32,
+    /// What was said last, for a repeated command.
+    pub said: Option<Report>,
+    pub state: State,
+}
+
+pub(super) enum State {
+    /// Writes go on.
+    Preparing { step: Preparing, by: Instant, seen: Look },
+    /// Writes go on; let go at `until` if nobody asks.
+    Prepared { until: Instant },
+    /// Writes go on.
+    Suspending { step: Suspending, by: Instant },
+    /// The freezer freezes and thaws.
+    Warming { since: Instant, by: Instant, end: Option<End> },
+    /// The freezer freezes. An end that comes meanwhile waits for its answer: `EBUSY` means that the freeze is not ours.
+    Freezing { since: Instant, by: Instant, end: Option<End> },
+    /// Writes are suspended, and the second look is under way.
+    Rechecking { since: Instant },
+    /// Writes are suspended, and Ready was said.
+    Held { since: Instant },
+    /// The freezer thaws.
+    Thawing { since: Instant, by: Instant, end: Option<End> },
+    /// The freezer did not answer and is killed; thawed from outside until nothing can freeze any more.
+    Settling { since: Instant, end: Option<End> },
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Preparing {
+    Preflight,
+    Flush,
+    Look,
+    Pause { until: Instant },
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Suspending {
+    Flush,
+    ArmForWarming,
+    Look,
+    ArmForHold,
+}
+
+/// What follows once writes go on.
+pub(super) enum End {
+    /// Say so; `reusable`: stay prepared for another round.
+    NotReady { retryable: bool, look: Look, reusable: bool },
+    /// Nobody waits for an answer now; remember the reason for Release.
+    Broken(String),
+    /// Answer this Release.
+    Release { session: Session, attempt: wire::Attempt, broken: Option<String> },
+}
+
+impl Run {
+    pub fn hold_limit(&self) -> Duration {
+        Duration::from_millis(self.prepare.hold_timeout_ms.into())
+    }
+
+    pub fn prepare_timeout(&self) -> Duration {
+        Duration::from_millis(self.prepare.prepare_timeout_ms.into())
+    }
+
+    /// When the present state has lasted long enough.
+    pub fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Preparing { step: Preparing::Pause { until }, by, .. } => Some(until.min(by)),
+            State::Preparing { by, .. }
+            | State::Suspending { by, .. }
+            | State::Warming { by, .. }
+            | State::Freezing { by, .. }
+            | State::Thawing { by, .. } => Some(by),
+            State::Prepared { until } => Some(until),
+            State::Rechecking { since } | State::Held { since } => Some(since + self.hold_limit()),
+            State::Settling { .. } => None,
+        }
+    }
+
+    /// What should follow once writes go on, if that was decided.
+    pub fn take_end(&mut self) -> Option<End> {
+        match &mut self.state {
+            State::Warming { end, .. }
+            | State::Freezing { end, .. }
+            | State::Thawing { end, .. }
+            | State::Settling { end, .. } => end.take(),
+            State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Suspending { .. }
+            | State::Rechecking { .. }
+            | State::Held { .. } => None,
+        }
+    }
+}
+
+impl Suspending {
+    pub fn limit(self) -> Duration {
+        match self {
+            Self::Flush => FLUSH_TIMEOUT,
+            Self::Look => LOOK_TIMEOUT,
+            Self::ArmForWarming | Self::ArmForHold => GUARDIAN_TIMEOUT,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "writing dirty pages back (syncfs)",
+            Self::Look => "the look for locks",
+            Self::ArmForWarming | Self::ArmForHold => "arming the guardian",
+        }
+    }
+}
+
+impl End {
+    pub fn not_ready(retryable: bool, why: wire::Blocker) -> Self {
+        Self::NotReady { retryable, look: only(why), reusable: true }
+    }
+
+    /// For good: what is needed for another round is gone.
+    pub fn failed(why: wire::Blocker) -> Self {
+        Self::NotReady { retryable: false, look: only(why), reusable: false }
+    }
+
+    /// The first reason counts; a Release is always answered.
+    pub fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::NotReady { .. }, later) => later,
+            (Self::Broken(why), Self::Release { session, attempt, .. }) => {
+                Self::Release { session, attempt, broken: Some(why) }
+            }
+            (Self::Release { broken, .. }, Self::Release { session, attempt, .. }) => {
+                Self::Release { session, attempt, broken }
+            }
+            (earlier @ (Self::Broken(_) | Self::Release { .. }), _) => earlier,
+        }
+    }
+
+    pub fn broken_by(self, why: &str) -> Self {
+        match self {
+            Self::Release { session, attempt, broken } => {
+                Self::Release { session, attempt, broken: broken.or_else(|| Some(why.to_owned())) }
+            }
+            other @ (Self::NotReady { .. } | Self::Broken(_)) => other,
+        }
+    }
+
+    pub fn without_freezer(self) -> Self {
+        match self {
+            Self::NotReady { look, .. } => Self::NotReady { retryable: false, look, reusable: false },
+            other @ (Self::Broken(_) | Self::Release { .. }) => other,
+        }
+    }
+}
+
+
+/// A look that found this alone.
+pub(super) fn only(blocker: wire::Blocker) -> Look {
+    Look { blockers: vec![blocker], ..Look::default() }
+}
+
+/// Whether two looks say the same, leaving aside for how long it has been so.
+pub(super) fn say_the_same(one: &Look, other: &Look) -> bool {
+    let timeless = |look: &Look| -> Vec<wire::Blocker> {
+        look.blockers.iter().map(|blocker| wire::Blocker { seen_us: 0, ..blocker.clone() }).collect()
+    };
+    one.more_blockers == other.more_blockers && timeless(one) == timeless(other)
+}

@@ -1,0 +1,289 @@
+//! One member: carries out what its [`Hold`] decides.
+//!
+//! What may hang runs elsewhere: freezing in the freezer, looking and thawing from outside on threads that may block. This
+//! task itself never waits for the dataset, so that its deadlines hold.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Result as KernelResult;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::blocker::blocker;
+use super::dataset::{self, Dataset};
+use super::freezer::{Freezer, Order};
+use super::hold::{Action, Command, Event, Hold, Outcome, Session, Ticket, no_guardian};
+use super::locks::{self, Look, Sightings, Suspension};
+use crate::fsfreeze::thaw_until_settled;
+use crate::guardian::client::Guardian;
+use crate::guardian::protocol::Answer;
+use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE};
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+/// To a member.
+pub enum Message {
+    /// A command, and where its answers go.
+    Command(Session, mpsc::Sender<wire::AgentMessage>, Command),
+    /// A session ended.
+    SessionLost(Session),
+    /// Resume and end.
+    Shutdown,
+}
+
+/// What every member of an agent is told.
+#[derive(Clone)]
+pub struct Settings {
+    /// The guardian's socket.
+    pub guardian: PathBuf,
+    /// Longest hold that is accepted.
+    pub max_hold: Duration,
+}
+
+/// Starts a member. It lives until it is told to shut down, or until nobody can talk to it any more.
+pub fn start(settings: Settings) -> (mpsc::Sender<Message>, JoinHandle<()>) {
+    let (sender, inbox) = mpsc::channel(MEMBER_QUEUE);
+    let member = Member {
+        hold: Hold::new(settings.max_hold),
+        guardian: settings.guardian,
+        equipment: None,
+        preflight: 0,
+        work: JoinSet::new(),
+        sightings: Sightings::default(),
+        sessions: HashMap::new(),
+    };
+    (sender, tokio::spawn(member.run(inbox)))
+}
+
+struct Member {
+    hold: Hold,
+    guardian: PathBuf,
+    equipment: Option<Equipment>,
+    /// The preflight whose equipment is wanted; what an older one brings is dropped.
+    preflight: Ticket,
+    work: JoinSet<(Ticket, Work)>,
+    sightings: Sightings,
+    sessions: HashMap<Session, mpsc::Sender<wire::AgentMessage>>,
+}
+
+/// What a hold needs, from Prepare to the end.
+struct Equipment {
+    dataset: Arc<Dataset>,
+    containers: Arc<[wire::Container]>,
+    freezer: Freezer,
+    freezer_lost: bool,
+    guardian: Guardian,
+    guardian_lost: bool,
+}
+
+/// What a thread brought back.
+enum Work {
+    Preflighted(Result<Box<Equipment>, Vec<wire::Blocker>>),
+    Looked(Look),
+    Settled,
+}
+
+impl Member {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        let mut stopping = false;
+        while !(stopping && self.hold.is_idle()) {
+            let due = self.hold.poll_timeout();
+            let event = tokio::select! {
+                message = inbox.recv(), if !stopping => match message {
+                    Some(Message::Command(session, reports, command)) => {
+                        self.sessions.insert(session, reports);
+                        Event::Command(session, command)
+                    }
+                    Some(Message::SessionLost(session)) => {
+                        self.sessions.remove(&session);
+                        Event::SessionLost(session)
+                    }
+                    Some(Message::Shutdown) | None => {
+                        stopping = true;
+                        Event::Shutdown
+                    }
+                },
+                Some(done) = self.work.join_next() => match done {
+                    Ok((ticket, work)) => self.came_back(ticket, work),
+                    Err(error) => {
+                        tracing::error!(%error, "a look ended in a panic");
+                        continue;
+                    }
+                },
+                event = heard(self.equipment.as_mut()) => event,
+                () = sleep_until(due) => Event::Timeout,
+            };
+            for action in self.hold.handle(event, Instant::now()) {
+                self.act(action);
+            }
+        }
+    }
+
+    fn came_back(&mut self, ticket: Ticket, work: Work) -> Event {
+        let outcome = match work {
+            Work::Preflighted(Ok(equipment)) => {
+                let filesystem = equipment.dataset.filesystem.clone();
+                if ticket == self.preflight {
+                    self.equipment = Some(*equipment);
+                }
+                Outcome::Preflighted(Ok(filesystem))
+            }
+            Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
+            Work::Looked(mut look) => {
+                self.sightings.record(&mut look.blockers, Instant::now());
+                Outcome::Looked(look)
+            }
+            Work::Settled => Outcome::Settled,
+        };
+        Event::Done(ticket, outcome)
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Preflight(ticket, request) => self.preflight(ticket, *request),
+            Action::Look(ticket, when) => self.look(ticket, when),
+            Action::Flush(ticket) => self.order(Order::Flush, ticket),
+            Action::Warm(ticket) => self.order(Order::Warm, ticket),
+            Action::Freeze(ticket) => self.order(Order::Freeze, ticket),
+            Action::Thaw(ticket) => self.order(Order::Thaw, ticket),
+            Action::Settle(ticket) => self.settle(ticket),
+            Action::Arm(ticket, limit) => {
+                // If the guardian is gone, the next answer that is awaited from it says so.
+                let _ = self.equipment.as_ref().map(|equipment| equipment.guardian.arm(ticket, limit));
+            }
+            Action::Disarm => {
+                if let Some(equipment) = &self.equipment {
+                    equipment.guardian.disarm();
+                }
+            }
+            Action::Close => {
+                self.preflight = 0;
+                if let Some(equipment) = self.equipment.take() {
+                    equipment.guardian.disarm();
+                }
+            }
+            Action::Report(session, report) => self.report(session, report),
+        }
+    }
+
+    fn preflight(&mut self, ticket: Ticket, request: wire::Prepare) {
+        self.preflight = ticket;
+        let guardian = self.guardian.clone();
+        let stuck = self.work.len() >= MAX_MEMBER_THREADS;
+        self.work.spawn_blocking(move || {
+            let equipment = if stuck { Err(vec![stuck_look(&request)]) } else { equip(&request, &guardian) };
+            (ticket, Work::Preflighted(equipment.map(Box::new)))
+        });
+    }
+
+    fn look(&mut self, ticket: Ticket, when: Suspension) {
+        let Some(equipment) = &self.equipment else { return };
+        let (dataset, containers) = (Arc::clone(&equipment.dataset), Arc::clone(&equipment.containers));
+        self.work.spawn_blocking(move || (ticket, Work::Looked(locks::look(&dataset, &containers, when))));
+    }
+
+    fn order(&self, order: Order, ticket: Ticket) {
+        // If the freezer is gone, the next answer that is awaited from it says so.
+        let _ = self.equipment.as_ref().map(|equipment| equipment.freezer.order(order, ticket));
+    }
+
+    fn settle(&mut self, ticket: Ticket) {
+        let Some(equipment) = &self.equipment else { return };
+        let (dataset, process) = (Arc::clone(&equipment.dataset), equipment.freezer.process());
+        self.work.spawn_blocking(move || {
+            thaw_until_settled(&dataset.root, &process);
+            (ticket, Work::Settled)
+        });
+    }
+
+    fn report(&self, session: Session, report: Report) {
+        log(&report);
+        if let Some(reports) = self.sessions.get(&session)
+            && reports.try_send(wire::AgentMessage { report: Some(report) }).is_err()
+        {
+            tracing::warn!(session, "the controller does not take this report; it will ask again or time out");
+        }
+    }
+}
+
+/// Opens and checks the dataset, starts its freezer and engages the guardian.
+fn equip(request: &wire::Prepare, guardian: &Path) -> Result<Equipment, Vec<wire::Blocker>> {
+    let dataset = dataset::open(Path::new(&request.mount_path)).map_err(|why| vec![why])?;
+    dataset::exclusive(&dataset)?;
+    let freezer = Freezer::start(&dataset.root).map_err(|error| {
+        vec![blocker("FreezerFailed", &format!("the agent cannot start its freezer process: {error}"))]
+    })?;
+    let member = request.attempt.as_ref().map_or("", |attempt| &attempt.member);
+    let label = format!("{} ({member})", request.claim);
+    let guardian =
+        Guardian::engage(guardian, &label, &dataset.root, &freezer.process()).map_err(|why| vec![no_guardian(&why)])?;
+    Ok(Equipment {
+        dataset: Arc::new(dataset),
+        containers: request.containers.as_slice().into(),
+        freezer,
+        freezer_lost: false,
+        guardian,
+        guardian_lost: false,
+    })
+}
+
+fn stuck_look(request: &wire::Prepare) -> wire::Blocker {
+    let message = format!(
+        "{MAX_MEMBER_THREADS} earlier looks at {:?} have not come back; check the volume's storage",
+        request.mount_path
+    );
+    blocker("Stuck", &message)
+}
+
+/// The next thing that the freezer or the guardian says; the end of either is said once.
+async fn heard(equipment: Option<&mut Equipment>) -> Event {
+    let Some(Equipment { freezer, freezer_lost, guardian, guardian_lost, .. }) = equipment else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            answer = freezer.answer(), if !*freezer_lost => match answer {
+                Ok((ticket, order, result)) => return Event::Done(ticket, outcome(order, result)),
+                Err(_) => {
+                    *freezer_lost = true;
+                    return Event::FreezerLost;
+                }
+            },
+            answer = guardian.answer(), if !*guardian_lost => match answer {
+                Ok(Answer::Armed { ticket }) => return Event::Done(ticket, Outcome::Armed),
+                // It can be relied on no more, whatever it meant.
+                Ok(Answer::Guarding | Answer::Refused { .. }) | Err(_) => {
+                    *guardian_lost = true;
+                    return Event::GuardianLost;
+                }
+            },
+            else => return std::future::pending().await,
+        }
+    }
+}
+
+fn outcome(order: Order, result: KernelResult<()>) -> Outcome {
+    match order {
+        Order::Flush => Outcome::Flushed(result),
+        Order::Warm => Outcome::Warmed(result),
+        Order::Freeze => Outcome::Frozen(result),
+        Order::Thaw => Outcome::Thawed(result),
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log(report: &Report) {
+    match report {
+        Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) => tracing::debug!(?report, "reported"),
+        Report::Ready(_) | Report::NotReady(_) | Report::Released(_) => tracing::info!(?report, "reported"),
+    }
+}

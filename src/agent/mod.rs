@@ -1,0 +1,79 @@
+//! The agent: it stands beside the data, suspends writes to the members of one pod and gives them back.
+//!
+//! [`session`] hears the controllers' commands, [`member`] carries them out for one claim as its [`hold`] decides, the
+//! [`freezer`] does what can hang, [`dataset`] says what may be frozen and [`locks`] who stands in the way.
+
+pub mod blocker;
+pub mod dataset;
+pub mod freezer;
+pub mod hold;
+pub mod locks;
+pub mod member;
+pub mod procfs;
+pub mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
+
+/// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
+/// pod whose volumes are replicated, with the capabilities SYS_ADMIN and SYS_PTRACE, and mounts those volumes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Host and port of the controllers. Every address of the host is called; the certificate must be for this host.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub controller: String,
+    /// PEM certificates that the controller's certificate is verified against.
+    #[arg(long, value_name = "PATH")]
+    pub ca_file: PathBuf,
+    /// The pod's projected service-account token, with the audience stillpoint.io/controller.
+    #[arg(long, value_name = "PATH")]
+    pub token_file: PathBuf,
+    /// Unix socket of the guardian of this node, which gives writes back if this agent dies. Without it nothing is frozen.
+    #[arg(long, value_name = "PATH", default_value = "/run/stillpoint/guardian.sock")]
+    pub guardian: PathBuf,
+    /// Seconds that writes may stay suspended at most; a controller that asks for longer is refused. At most 60.
+    #[arg(long, value_name = "SECONDS", default_value_t = MAX_HOLD.as_secs(), value_parser = clap::value_parser!(u64).range(1..=MAX_HOLD.as_secs()))]
+    pub max_hold: u64,
+}
+
+/// Runs until SIGTERM; then resumes every member and ends.
+///
+/// # Errors
+/// If the arguments cannot be right, or the runtime cannot be started.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    if !args.controller.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        bail!("--controller must be HOST:PORT, not {:?}", args.controller);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_AGENT_MEMBERS * MAX_MEMBER_THREADS * 2)
+        .build()?;
+    let ended = runtime.block_on(serve(args));
+    // A thread may wait for a dataset for ever; the end of the process does not.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let settings = member::Settings { guardian: args.guardian, max_hold: Duration::from_secs(args.max_hold) };
+    let members = Arc::new(session::Members::new(settings));
+    let controllers =
+        session::Controllers { address: args.controller, ca_file: args.ca_file, token_file: args.token_file };
+    let sessions = tokio::spawn(session::keep(controllers, Arc::clone(&members)));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop: giving writes back");
+    sessions.abort();
+    members.shut_down().await;
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `/proc/PID/stat` (proc_pid_stat(5)).
+
+/// `PF_KTHREAD` of the kernel's `include/linux/sched.h`.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// What the agent needs to know of a process that it cannot look into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The first thread has ended. The process lives on while others run.
+    pub zombie: bool,
+    /// A thread of the kernel: it has no descriptors.
+    pub kernel_thread: bool,
+    /// How many threads the process has.
+    pub threads: u64,
+}
+
+/// Parses the file. The name in it may hold spaces, parentheses and any byte, so the fields are counted from the last `)`.
+pub fn parse(bytes: &[u8]) -> Option<Stat> {
+    let name_end = bytes.iter().rposition(|&byte| byte == b')')?;
+    let fields: Vec<&str> = std::str::from_utf8(&bytes[name_end + 1..]).ok()?.split_ascii_whitespace().collect();
+    // Field 3 of the manual page, the state, is the first after the name.
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        zombie: matches!(field(3)?, "Z" | "X"),
+        kernel_thread: field(9)?.parse::<u64>().ok()? & KERNEL_THREAD != 0,
+        threads: field(20)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_cannot_mislead() {
+        let rest = "1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 3 0 100";
+        let process = parse(format!("42 (a) Z (b) S {rest}").as_bytes()).unwrap();
+        assert_eq!(process, Stat { zombie: false, kernel_thread: false, threads: 3 });
+        assert!(parse(format!("42 (x) Z {rest}").as_bytes()).unwrap().zombie);
+        assert!(parse(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1").unwrap().kernel_thread);
+        assert_eq!(parse(b"42 (x"), None);
+        assert_eq!(parse(b"42 (x)"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), tail in "[0-9 )(ZS]*") {
+            let _ = parse(&bytes);
+            let _ = parse(tail.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The sessions: one stream to every controller replica, opened by the agent, over which the controller commands.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, anyhow, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::{Request, Streaming};
+
+use super::hold::{Command, Session};
+use super::member::{self, Message, Settings};
+use crate::limits::{
+    CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_AGENT_MEMBERS, MAX_CONTROLLERS, MAX_WIRE_MESSAGE,
+    RESOLVE_INTERVAL, SESSION_QUEUE, SESSION_RETRY_MAX, SESSION_RETRY_MIN,
+};
+use crate::wire;
+use crate::wire::agent_message::Report;
+use crate::wire::controller_message::Command as WireCommand;
+use crate::wire::sessions_client::SessionsClient;
+
+/// Where the controllers are, and how each side proves itself.
+pub struct Controllers {
+    /// Host and port; every address of the host is a controller replica. The certificate must be for this host.
+    pub address: String,
+    /// PEM certificates that the controller's is verified against. Read again for every connection.
+    pub ca_file: PathBuf,
+    /// The projected token that proves this agent. Read again for every connection, because the kubelet renews it.
+    pub token_file: PathBuf,
+}
+
+/// The members of this agent, made when a controller first asks for them.
+pub struct Members {
+    settings: Settings,
+    members: Mutex<HashMap<String, (mpsc::Sender<Message>, JoinHandle<()>)>>,
+    last_session: AtomicU64,
+}
+
+impl Members {
+    /// No members yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, members: Mutex::default(), last_session: AtomicU64::new(0) }
+    }
+
+    fn next_session(&self) -> Session {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn sender(&self, claim_uid: &str) -> anyhow::Result<mpsc::Sender<Message>> {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((sender, _)) = members.get(claim_uid) {
+            return Ok(sender.clone());
+        }
+        if members.len() >= MAX_AGENT_MEMBERS {
+            bail!("the controller asks for more than {MAX_AGENT_MEMBERS} members, the limit of one agent");
+        }
+        let started = member::start(self.settings.clone());
+        let sender = started.0.clone();
+        members.insert(claim_uid.to_owned(), started);
+        Ok(sender)
+    }
+
+    fn senders(&self) -> Vec<mpsc::Sender<Message>> {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.values().map(|(sender, _)| sender.clone()).collect()
+    }
+
+    async fn session_lost(&self, session: Session) {
+        for member in self.senders() {
+            // A member that is gone holds nothing.
+            let _ = member.send(Message::SessionLost(session)).await;
+        }
+    }
+
+    /// Resumes every member, and returns when all have.
+    pub async fn shut_down(&self) {
+        for member in self.senders() {
+            let _ = member.send(Message::Shutdown).await;
+        }
+        let members = std::mem::take(&mut *self.members.lock().unwrap_or_else(PoisonError::into_inner));
+        for (_, (_, ended)) in members {
+            let _ = ended.await;
+        }
+    }
+}
+
+/// Keeps a session with every controller replica, for ever.
+pub async fn keep(controllers: Controllers, members: Arc<Members>) {
+    let controllers = Arc::new(controllers);
+    let (publish, published) = watch::channel(Vec::new());
+    let mut sessions: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    loop {
+        match resolve(&controllers.address).await {
+            Ok(found) => {
+                publish.send_replace(found);
+            }
+            Err(error) => tracing::warn!(%error, controller = controllers.address, "cannot resolve the controller's name"),
+        }
+        sessions.retain(|_, session| !session.is_finished());
+        for address in publish.borrow().iter() {
+            if sessions.len() < MAX_CONTROLLERS && !sessions.contains_key(address) {
+                let session =
+                    keep_one(Arc::clone(&controllers), Arc::clone(&members), *address, published.clone());
+                sessions.insert(*address, tokio::spawn(session));
+            }
+        }
+        tokio::time::sleep(RESOLVE_INTERVAL).await;
+    }
+}
+
+async fn resolve(address: &str) -> std::io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host(address).await?.take(MAX_CONTROLLERS).collect())
+}
+
+/// Keeps a session with one address for as long as it is published. A session that lives outlasts that.
+async fn keep_one(
+    controllers: Arc<Controllers>,
+    members: Arc<Members>,
+    address: SocketAddr,
+    published: watch::Receiver<Vec<SocketAddr>>,
+) {
+    let mut pause = SESSION_RETRY_MIN;
+    while published.borrow().contains(&address) {
+        let session = members.next_session();
+        match open(&controllers, address).await {
+            Ok((reports, commands)) => {
+                tracing::info!(%address, session, "session opened");
+                pause = SESSION_RETRY_MIN;
+                let ended = obey(session, &members, reports, commands).await;
+                members.session_lost(session).await;
+                let why = ended.err().map_or_else(|| "the controller ended it".to_owned(), |error| format!("{error:#}"));
+                tracing::warn!(%address, session, why, "session ended");
+            }
+            Err(error) => tracing::warn!(%address, error = format!("{error:#}"), "cannot open a session"),
+        }
+        // Jitter, so that a controller that comes back is not met by all agents at once.
+        let jitter = rand::random_range(0.5..1.0);
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        pause = (pause * 2).min(SESSION_RETRY_MAX);
+    }
+}
+
+async fn open(
+    controllers: &Controllers,
+    address: SocketAddr,
+) -> anyhow::Result<(mpsc::Sender<wire::AgentMessage>, Streaming<wire::ControllerMessage>)> {
+    let ca = read("--ca-file", &controllers.ca_file)?;
+    let token = read("--token-file", &controllers.token_file)?;
+    let host = controllers.address.rsplit_once(':').map_or(controllers.address.as_str(), |(host, _)| host);
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(host);
+    let channel = Endpoint::from_shared(format!("https://{address}"))?
+        .tls_config(tls)
+        .with_context(|| format!("{} holds no usable certificate", controllers.ca_file.display()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await?;
+
+    let (reports, outgoing) = mpsc::channel(SESSION_QUEUE);
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let hello = wire::Hello { version: env!("CARGO_PKG_VERSION").to_owned(), kernel };
+    reports.send(wire::AgentMessage { report: Some(Report::Hello(hello)) }).await?;
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.trim()))
+        .with_context(|| format!("{} holds no token", controllers.token_file.display()))?;
+    bearer.set_sensitive(true);
+    request.metadata_mut().insert("authorization", bearer);
+    let mut client = SessionsClient::new(channel).max_decoding_message_size(MAX_WIRE_MESSAGE);
+    let answer = tokio::time::timeout(CONNECT_TIMEOUT, client.open(request))
+        .await
+        .context("the controller does not answer")?
+        .map_err(|status| anyhow!("the controller refused the session: {} ({:?})", status.message(), status.code()))?;
+    Ok((reports, answer.into_inner()))
+}
+
+/// Both files are projected into memory by the kubelet, so reading them does not wait.
+fn read(option: &str, path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {option} {}", path.display()))
+}
+
+/// Hands every command to its member, until the session ends.
+async fn obey(
+    session: Session,
+    members: &Members,
+    reports: mpsc::Sender<wire::AgentMessage>,
+    mut commands: Streaming<wire::ControllerMessage>,
+) -> anyhow::Result<()> {
+    while let Some(message) = commands.message().await? {
+        let command = understand(message).context("the controller sent a command without an attempt; is it newer?")?;
+        let member = members.sender(&command.attempt().member)?;
+        member
+            .try_send(Message::Command(session, reports.clone(), command))
+            .map_err(|_| anyhow!("the controller sent commands faster than a member takes them"))?;
+    }
+    Ok(())
+}
+
+fn understand(message: wire::ControllerMessage) -> Option<Command> {
+    Some(match message.command? {
+        WireCommand::Prepare(prepare) => Command::Prepare(prepare.attempt.clone()?, prepare),
+        WireCommand::Suspend(suspend) => Command::Suspend(suspend.attempt?, suspend.round),
+        WireCommand::Release(release) => Command::Release(release.attempt?),
+    })
+}

@@ -1,0 +1,154 @@
+//! The guarding of one member: one connection, one thread.
+
+use std::io::{IoSliceMut, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, FsWord, PROC_SUPER_MAGIC, fstat, fstatfs};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
+
+use super::Counted;
+use super::protocol::{Answer, Request};
+use crate::fsfreeze::thaw_until_settled;
+use crate::limits::{GUARDIAN_GRACE, GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE, MAX_HOLD};
+
+/// What is guarded.
+struct Guarded {
+    label: String,
+    root: OwnedFd,
+    freezer: OwnedFd,
+}
+
+/// Guards until the connection ends or the deadline passes, and thaws if a thaw is owed.
+pub(super) fn guard(connection: &OwnedFd, armed: &Arc<AtomicUsize>) {
+    let guarded = match receive(connection) {
+        Ok(guarded) => guarded,
+        Err(why) => {
+            tracing::warn!(why, "refused to guard");
+            return refuse(connection, &why);
+        }
+    };
+    if answer(connection, &Answer::Guarding).is_err() {
+        return;
+    }
+    let Some(why) = watch(connection, armed) else { return };
+    // The agent must see at once that the hold is over, also while the thaw is still being repeated.
+    let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
+    let begun = Instant::now();
+    let thawing = Counted::new(armed);
+    thaw_until_settled(&guarded.root, &guarded.freezer);
+    drop(thawing);
+    tracing::warn!(member = guarded.label, why, took = ?begun.elapsed(), "gave writes back in the agent's place");
+}
+
+/// Says why not. An agent that is gone need not be told.
+pub(super) fn refuse(connection: &OwnedFd, why: &str) {
+    let _ = answer(connection, &Answer::Refused { why: why.to_owned() });
+}
+
+/// Follows the agent's orders. Returns why a thaw is owed, or `None` if none is.
+fn watch(connection: &OwnedFd, armed: &Arc<AtomicUsize>) -> Option<&'static str> {
+    let mut deadline: Option<(Instant, Counted)> = None;
+    loop {
+        let patience = deadline.as_ref().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let request = match wait(connection, patience) {
+            Ok(true) => next(connection),
+            Ok(false) => return Some("its deadline has passed"),
+            Err(_) => None,
+        };
+        match request {
+            Some(Request::Arm { ticket, limit }) => {
+                let at = Instant::now() + limit.min(MAX_HOLD) + GUARDIAN_GRACE;
+                deadline = Some((at, Counted::new(armed)));
+                // An agent that cannot be answered is gone: the next wait says so.
+                let _ = answer(connection, &Answer::Armed { ticket });
+            }
+            Some(Request::Disarm) => deadline = None,
+            // A second Guard, garbage, and the end of the connection are alike: this agent can no longer be relied on.
+            Some(Request::Guard { .. }) | None => return deadline.map(|_| "its agent is gone"),
+        }
+    }
+}
+
+fn next(connection: &OwnedFd) -> Option<Request> {
+    let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
+    let (bytes, _) = recv(connection, &mut buffer[..], RecvFlags::DONTWAIT).ok()?;
+    Request::decode(&buffer[..bytes])
+}
+
+fn receive(connection: &OwnedFd) -> std::result::Result<Guarded, String> {
+    if !wait(connection, Some(GUARDIAN_TIMEOUT)).unwrap_or(false) {
+        return Err(format!("nothing was said for {GUARDIAN_TIMEOUT:?}"));
+    }
+    let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(connection, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags)
+        .map_err(|errno| format!("nothing could be received: {errno}"))?;
+    let mut descriptors = Vec::with_capacity(2);
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    let (Some(Request::Guard { label }), Ok([root, freezer])) =
+        (Request::decode(&buffer[..received.bytes]), <[OwnedFd; 2]>::try_from(descriptors))
+    else {
+        return Err("the first message must be Guard with two descriptors".to_owned());
+    };
+    check_root(&root)?;
+    check_process(&freezer)?;
+    Ok(Guarded { label, root, freezer })
+}
+
+/// A guardian thaws what it is handed; what can never have been frozen is a mistake.
+fn check_root(root: &OwnedFd) -> std::result::Result<(), String> {
+    const TMPFS: FsWord = 0x0102_1994;
+    const OVERLAY: FsWord = 0x794c_7630;
+    let stat = fstat(root).map_err(|errno| format!("the first descriptor cannot be read: {errno}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err("the first descriptor must be the root directory of the dataset".to_owned());
+    }
+    let magic = fstatfs(root).map_err(|errno| format!("the first descriptor has no filesystem: {errno}"))?.f_type;
+    if matches!(magic, PROC_SUPER_MAGIC | TMPFS | OVERLAY) {
+        return Err(format!("a filesystem of type {magic:#x} lies on no block device and cannot be frozen"));
+    }
+    Ok(())
+}
+
+fn check_process(process: &OwnedFd) -> std::result::Result<(), String> {
+    // A pidfd is told by its link; it may name a process of a pid namespace that is not ours.
+    match rustix::fs::readlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(process)), Vec::new()) {
+        Ok(link) if matches!(link.to_bytes(), b"anon_inode:[pidfd]" | b"pidfd:[pidfd]") || link.to_bytes().starts_with(b"pidfd:") => Ok(()),
+        _ => Err("the second descriptor must be a pidfd of the freezer".to_owned()),
+    }
+}
+
+fn answer(connection: &OwnedFd, answer: &Answer) -> Result<()> {
+    send(connection, &answer.encode(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Whether there is something to read (also the end of the connection) before `patience` runs out.
+fn wait(connection: impl AsFd, patience: Option<Duration>) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let left = patience.map(|patience| patience.saturating_sub(begun.elapsed()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(&mut [PollFd::new(&connection, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) if left.is_none_or(|left| left > Duration::ZERO) => {}
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What an agent and a guardian say to each other, one message per packet of a Unix `SOCK_SEQPACKET` socket.
+//!
+//! One connection guards one member. The agent begins with [`Request::Guard`] and the descriptors; the guardian answers
+//! every request but `Disarm`, in order. The end of the connection while armed is an order to thaw.
+
+use std::time::Duration;
+
+use crate::limits::MAX_GUARDIAN_MESSAGE;
+
+/// From the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// First, with two descriptors (SCM_RIGHTS): the root directory of the dataset, and a pidfd of the freezer. The label
+    /// names the member in the guardian's log.
+    Guard {
+        /// For people.
+        label: String,
+    },
+    /// From now on a freeze may exist: thaw after this time, or when the connection ends.
+    Arm {
+        /// Comes back in the answer.
+        ticket: u64,
+        /// From the receipt of this message.
+        limit: Duration,
+    },
+    /// No thaw is owed.
+    Disarm,
+}
+
+/// From the guardian.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The descriptors are accepted.
+    Guarding,
+    /// The thaw is promised.
+    Armed {
+        /// Of the request.
+        ticket: u64,
+    },
+    /// Nothing is promised, and the connection ends.
+    Refused {
+        /// A sentence.
+        why: String,
+    },
+}
+
+const GUARD: u8 = b'G';
+const ARM: u8 = b'A';
+const DISARM: u8 = b'D';
+const REFUSED: u8 = b'R';
+
+impl Request {
+    /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer label is cut.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Guard { label } => text(GUARD, label),
+            Self::Arm { ticket, limit } => {
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                let mut bytes = vec![ARM];
+                bytes.extend(ticket.to_le_bytes());
+                bytes.extend(limit_ms.to_le_bytes());
+                bytes
+            }
+            Self::Disarm => vec![DISARM],
+        }
+    }
+
+    /// `None`: not a request.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (&GUARD, label) => Some(Self::Guard { label: String::from_utf8_lossy(label).into_owned() }),
+            (&ARM, numbers) => {
+                let (ticket, limit_ms) = numbers.split_first_chunk()?;
+                let limit = Duration::from_millis(u64::from_le_bytes(limit_ms.try_into().ok()?));
+                Some(Self::Arm { ticket: u64::from_le_bytes(*ticket), limit })
+            }
+            (&DISARM, []) => Some(Self::Disarm),
+            _ => None,
+        }
+    }
+}
+
+impl Answer {
+    /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer reason is cut.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Guarding => vec![GUARD],
+            Self::Armed { ticket } => {
+                let mut bytes = vec![ARM];
+                bytes.extend(ticket.to_le_bytes());
+                bytes
+            }
+            Self::Refused { why } => text(REFUSED, why),
+        }
+    }
+
+    /// `None`: not an answer.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (&GUARD, []) => Some(Self::Guarding),
+            (&ARM, ticket) => Some(Self::Armed { ticket: u64::from_le_bytes(ticket.try_into().ok()?) }),
+            (&REFUSED, why) => Some(Self::Refused { why: String::from_utf8_lossy(why).into_owned() }),
+            _ => None,
+        }
+    }
+}
+
+fn text(kind: u8, text: &str) -> Vec<u8> {
+    let end = text.floor_char_boundary(MAX_GUARDIAN_MESSAGE - 1);
+    let mut bytes = vec![kind];
+    bytes.extend(&text.as_bytes()[..end]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_survive_the_wire() {
+        let limit = Duration::from_millis(10_200);
+        for request in [Request::Guard { label: "orders".into() }, Request::Arm { ticket: 7, limit }, Request::Disarm] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        for answer in [Answer::Guarding, Answer::Armed { ticket: 7 }, Answer::Refused { why: "full".into() }] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn a_long_label_is_cut_between_characters() {
+        let bytes = Request::Guard { label: "ä".repeat(MAX_GUARDIAN_MESSAGE) }.encode();
+        assert!(bytes.len() <= MAX_GUARDIAN_MESSAGE);
+        assert!(std::str::from_utf8(&bytes).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
+            let _ = Request::decode(&bytes);
+            let _ = Answer::decode(&bytes);
+        }
+    }
+}
