@@ -7,4 +7,5 @@ pub mod api;
 pub mod controller;
 pub mod limits;
 pub mod replica;
+pub mod telemetry;
 pub mod wire;
