@@ -99,6 +99,9 @@ impl Draft<'_> {
 
     /// Takes the newest answers into the members' records. Taking the same answer again changes nothing.
     fn absorb_answers(&mut self) {
+        if self.run.stage == Stage::Ended {
+            return;
+        }
         for member in &mut self.run.members {
             if let Some(answer) = self.observed.answers.get(&member.claim.uid) {
                 absorb(member, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
@@ -137,9 +140,11 @@ impl Draft<'_> {
         member.state = match command {
             Command::Prepare => MemberState::Preparing,
             Command::Suspend => MemberState::Suspending,
-            // What stood in its way stays in view.
-            Command::Release if member.state == MemberState::NotReady => MemberState::NotReady,
-            Command::Release => MemberState::Releasing,
+            // What stood in its way, and what it has said of its hold, stays in view.
+            Command::Release => match member.state {
+                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released) => state,
+                _ => MemberState::Releasing,
+            },
         };
         if command == Command::Prepare {
             member.asked_containers = containers;
@@ -147,11 +152,12 @@ impl Draft<'_> {
         }
     }
 
-    /// Tells everybody to release who was asked for something and was not told yet.
+    /// Tells everybody to release who was asked for something and was not told yet, also those who say that they let go by
+    /// themselves: a release does no harm, and a missing one may.
     pub fn release_all(&mut self) {
         for index in 0..self.run.members.len() {
             let member = &self.run.members[index];
-            if member.owes_release() && member.asked != Some(Command::Release) {
+            if member.asked.is_some() && member.asked != Some(Command::Release) {
                 self.send(index, Command::Release);
             }
         }

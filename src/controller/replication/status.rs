@@ -74,10 +74,14 @@ impl Queue {
         if waiting.statuses.front()?.phase != phase { None } else { waiting.statuses.pop_front() }
     }
 
-    /// Whether a status of a later phase waits, or no more will come.
-    fn hurry(&self, phase: Option<Phase>) -> bool {
-        let waiting = self.lock();
-        waiting.closed || waiting.statuses.iter().any(|status| status.phase != phase)
+    /// Whether a status of a later phase waits.
+    fn has_later(&self, phase: Option<Phase>) -> bool {
+        self.lock().statuses.iter().any(|status| status.phase != phase)
+    }
+
+    /// Whether no more will come.
+    fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 }
 
@@ -133,6 +137,10 @@ async fn write_all(
         let new_phase = last.is_none_or(|(phase, _)| phase != status.phase);
         if let (false, Some((phase, at))) = (new_phase, last) {
             wait_for_turn(&queue, phase, at).await;
+            if queue.has_later(phase) {
+                // What it tells is told by the next one too, and requests during a hold are few.
+                continue;
+            }
         }
         let Some(stored) = write(&client, object, status, &queue).await else { return };
         object = stored;
@@ -149,7 +157,7 @@ async fn write_all(
 async fn wait_for_turn(queue: &Queue, phase: Option<Phase>, last: Instant) {
     let turn = tokio::time::sleep_until(last + STATUS_INTERVAL);
     tokio::pin!(turn);
-    while !queue.hurry(phase) {
+    while !queue.has_later(phase) && !queue.is_closed() {
         tokio::select! {
             () = &mut turn => return,
             () = queue.changed.notified() => {}
