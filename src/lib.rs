@@ -10,5 +10,6 @@ pub mod fsfreeze;
 pub mod guardian;
 pub mod limits;
 pub mod picture;
+pub mod replica;
 pub mod telemetry;
 pub mod wire;
