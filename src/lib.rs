@@ -6,5 +6,6 @@
 pub mod api;
 pub mod controller;
 pub mod limits;
+pub mod replica;
 pub mod telemetry;
 pub mod wire;

@@ -75,6 +75,18 @@ pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Least pause between two status updates of the same phase. A new phase is written at once.
+pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a request to the API server is tried again, doubled up to [`API_RETRY_MAX`].
+pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between tries of a request to the API server.
+pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Requests of one run that are under way at the same time while it resolves its members.
+pub const RESOLVE_CONCURRENCY: usize = 16;
+/// Kubernetes Events queued for publishing; more are dropped, because the status says the same.
+pub const EVENT_QUEUE: usize = 256;
+/// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
+pub const MAX_REMEMBERED_RUNS: usize = 10_000;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 

@@ -8,6 +8,7 @@ mod health;
 pub mod identity;
 mod leadership;
 mod publish;
+pub mod replication;
 pub mod sessions;
 
 use std::net::SocketAddr;
@@ -143,10 +144,13 @@ async fn lead(
     let identity = args.pod_name.clone().unwrap_or_else(host_name);
     let acquire = Leadership::acquire(client, &args.namespace, &identity);
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
-    let _ = (sessions, leadership.epoch());
-    let replications = stop.cancelled();
+    let config = replication::Config {
+        hold_ceiling: args.hold_ceiling.into(),
+        epoch: leadership.epoch(),
+        instance: identity.clone(),
+    };
     tokio::select! {
-        ended = replications => ended,
+        ended = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => ended?,
         () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
         // Another controller may lead from here on: end at once. The sessions end with the process, and agents resume.
         lost = leadership.keep() => return Err(lost),
