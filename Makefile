@@ -38,7 +38,7 @@ lint: ## formatting and clippy, warnings are errors
 
 unit: ## tests that need neither a cluster nor root
 	$(CARGO) test --workspace --exclude stillpoint-harness --lib --bins
-	$(CARGO) test --package stillpoint --test crds --test chart --test picture
+	$(CARGO) test --package stillpoint --test crds --test chart --test docs --test picture
 
 control-plane: ## tests against a real API server without nodes
 	$(CLUSTER_TOOL) build
