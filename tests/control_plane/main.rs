@@ -2,5 +2,6 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
+mod chart;
 mod fixture;
 mod validation;
