@@ -35,6 +35,7 @@ lint: ## formatting and clippy, warnings are errors
 unit: ## tests that need neither a cluster nor root
 	$(CARGO) test --workspace --exclude stillpoint-harness --lib --bins
 	$(CARGO) test --package stillpoint --test crds --test chart --test docs --test picture
+	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
 	$(CARGO) test --package stillpoint --test hold --test preflight -- --include-ignored
