@@ -4,6 +4,8 @@
 //! `agent` suspends and resumes beside the data, [`wire`] is what they say to each other, and [`limits`] bounds it all.
 
 pub mod api;
+pub mod controller;
 pub mod limits;
 pub mod picture;
+pub mod telemetry;
 pub mod wire;
