@@ -6,10 +6,6 @@ SHELL := /bin/bash -o pipefail
 
 CARGO ?= cargo
 TARGET ?= $(shell uname -m)-unknown-linux-gnu
-NAMESPACE ?= stillpoint-system
-# Extra arguments of helm, for example HELM_SET='--set controller.holdCeiling=60s'.
-HELM_SET ?=
-KUBE_VERSION := 1.34.0
 
 CLUSTER_TOOL := tests/cluster/cluster
 # In front of every command that speaks to the cluster: KUBECONFIG, and kubectl and helm on PATH.
@@ -19,18 +15,18 @@ IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
-BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo)
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn)
 IMAGES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit control-plane e2e bench torn crds manifests images install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane e2e torn crds manifests images load cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
+demo: load $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
 
-test: lint unit control-plane e2e ## everything that a change must pass
+test: lint unit kernel control-plane e2e ## everything that a change must pass
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
@@ -38,7 +34,12 @@ lint: ## formatting and clippy, warnings are errors
 
 unit: ## tests that need neither a cluster nor root
 	$(CARGO) test --workspace --exclude stillpoint-harness --lib --bins
-	$(CARGO) test --package stillpoint --test crds --test chart --test picture
+	$(CARGO) test --package stillpoint --test crds --test chart --test docs --test picture
+	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
+
+kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
+	$(CARGO) test --package stillpoint --test hold --test preflight -- --include-ignored
+	$(CARGO) test --package stillpoint-loop-csi
 
 control-plane: ## tests against a real API server without nodes
 	$(CLUSTER_TOOL) build
@@ -46,14 +47,11 @@ control-plane: ## tests against a real API server without nodes
 	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(CARGO) test --package stillpoint --test control_plane --test chart -- --include-ignored; \
 	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
 
-e2e: install ## tests on a real cluster with real filesystems
+e2e: load ## tests on a real cluster with real filesystems
 	$(IN_CLUSTER) $(STATIC) test $(STATIC_ARGS) --package stillpoint-harness
 
-bench: install ## how long holds last, by number of members
-	$(IN_CLUSTER) $(STATIC) bench --target $(TARGET) --package stillpoint-harness
-
-torn: install $(BIN)/demo ## how often plain snapshots of two volumes are torn, and how often Stillpoint's are
-	$(IN_CLUSTER) $(BIN)/demo torn
+torn: load $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
+	$(IN_CLUSTER) $(BIN)/torn
 
 crds: ## write the CRDs from the Rust types, for crds/ and the chart
 	BLESS=1 $(CARGO) test --package stillpoint --test crds
@@ -65,21 +63,20 @@ manifests: crds ## write deploy/stillpoint.yaml from the chart
 
 images: $(IMAGES) ## image archives, under target/images/
 
-install: cluster images ## Stillpoint and the test storage driver, into the cluster
+# The tag never changes, so pods of an image that has are ended; others start in their place.
+load: cluster images ## the images, onto the nodes of the test cluster
 	$(CLUSTER_TOOL) load $(IMAGES)
-	$(IN_CLUSTER) kubectl apply --filename tests/loop-csi/deploy/
-	$(IN_CLUSTER) helm upgrade --install stillpoint charts/stillpoint --namespace $(NAMESPACE) --create-namespace \
-	    --set-string controller.podAnnotations.image-content=$(call content,stillpoint) \
-	    --set-string guardian.podAnnotations.image-content=$(call content,stillpoint) $(HELM_SET) --wait --timeout 3m
+	@for image in $(IMAGES); do [ target/images/running -nt "$$image" ] || stale=yes; done; \
+	if [ "$${stale:-}" ]; then \
+	    $(IN_CLUSTER) kubectl delete pods --all-namespaces --selector app.kubernetes.io/name=stillpoint && \
+	    kubectl delete pods --all-namespaces --selector app=loop-csi && touch target/images/running; \
+	fi
 
 cluster: ## bring the test cluster up (the first time its parts are built)
 	$(CLUSTER_TOOL) up
 
 clean-cluster: ## take the test cluster down and leave nothing behind
 	$(CLUSTER_TOOL) down
-
-# The tag never changes, so pods are told by an annotation that the image has.
-content = $$(sha256sum target/images/$1.tar | cut -c -16)
 
 # Cargo knows what is stale; it leaves a fresh binary's time alone, and so its image is not made again.
 $(BINARIES) &: FORCE

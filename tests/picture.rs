@@ -37,7 +37,9 @@ fn pictures_look_as_they_did() {
         let timeline = timeline(name);
         let style = terminal::Style { columns: 100, colour: false };
         golden(&format!("{name}.txt"), &terminal::render(&timeline, style));
-        golden(&format!("{name}.svg"), &svg::render(&timeline));
+        // The README shows this one.
+        let drawing = if name == "done" { "../../docs/hold.svg".to_owned() } else { format!("{name}.svg") };
+        golden(&drawing, &svg::render(&timeline));
     }
 }
 

@@ -119,3 +119,47 @@ fn shorten(text: &str, most: usize) -> String {
 fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(json: &str) -> String {
+        format!("{:#}", parse(json.as_bytes()).expect_err("it is no single replication"))
+    }
+
+    #[test]
+    fn what_is_not_one_replication_is_refused_with_a_sentence() {
+        for (input, sentence) in [
+            ("", "the input is empty"),
+            (" \n", "the input is empty"),
+            ("apiVersion: v1", "the input is not JSON"),
+            ("[]", "not a Kubernetes object"),
+            (r#"{"kind": "Pod"}"#, "the input is a Pod"),
+            (r#"{"kind": "List", "items": []}"#, "a list of 0 objects"),
+            (r#"{"kind": "List", "items": [{}, {}]}"#, "a list of 2 objects"),
+            (r#"{"kind": "ConsistencyGroupReplication", "spec": 7}"#, "of this version"),
+        ] {
+            let refusal = refusal(input);
+            assert!(refusal.contains(sentence), "{input:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_one_is_that_one() {
+        let one = r#"{"kind": "ConsistencyGroupReplication", "metadata": {"name": "a"}, "spec": {"source": {}}}"#;
+        let list = format!(r#"{{"kind": "List", "items": [{one}]}}"#);
+        for json in [one, &list] {
+            let object = parse(json.as_bytes()).expect("one replication");
+            assert_eq!(object.metadata.name.as_deref(), Some("a"));
+        }
+    }
+
+    #[test]
+    fn long_and_hostile_names_are_tamed() {
+        assert_eq!(shorten("orders", 6), "orders");
+        assert_eq!(shorten("orders", 4), "ord…");
+        assert_eq!(shorten("é".repeat(9).as_str(), 3), "éé…");
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+}
