@@ -10,8 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::process::Command;
 
-const HOW_TO: &str =
-    "bring a test cluster up with `tests/cluster/cluster up`, then run `eval \"$(tests/cluster/cluster env)\"`";
+const HOW_TO: &str = "bring a test cluster up with `make install`, then run `eval \"$(tests/cluster/cluster env)\"`";
 
 /// A cluster and its worker nodes.
 #[derive(Clone)]

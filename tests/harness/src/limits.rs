@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Until what `install` applied runs.
-pub const INSTALL: Duration = Duration::from_secs(180);
+/// Until the controller runs.
+pub const CONTROLLER: Duration = Duration::from_secs(30);
 /// Until a pod is ready or has ended, its volumes made and mounted.
 pub const POD: Duration = Duration::from_secs(120);
 /// Until a replication has ended, beyond its own prepare and hold limits.

@@ -13,7 +13,7 @@ use stillpoint::api::{
 };
 use tokio::time::timeout;
 
-use crate::install::SNAPSHOT_CLASS;
+use crate::installed::SNAPSHOT_CLASS;
 use crate::limits::REPLICATION;
 use crate::namespace::Place;
 

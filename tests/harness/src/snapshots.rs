@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::install::SNAPSHOT_CLASS;
+use crate::installed::SNAPSHOT_CLASS;
 use crate::limits::SNAPSHOT;
 use crate::namespace::Place;
 use crate::waiting::until;

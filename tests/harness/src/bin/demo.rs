@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use harness::cluster::Cluster;
 use harness::group::{Group, LockHolder, Member};
-use harness::install::install;
+use harness::installed;
 use harness::live::Live;
 use harness::namespace::Place;
 use harness::replication::{Run, duration, of_claims, replicate};
@@ -41,9 +41,7 @@ async fn main() -> Result<()> {
     let terminal = Terminal::detect();
     println!("{}: many volumes, one point in time, or not at all", terminal.paint(Colour::Bold, "Stillpoint"));
     let cluster = Cluster::connect().await?;
-    let installing = terminal.step("Stillpoint and the test driver are installed");
-    install(&cluster).await?;
-    installing.done("");
+    installed::check(&cluster).await?;
     let place = Place::new(&cluster, "demo").await?;
     let shown = show(terminal, &place, &args).await;
     if args.keep {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use harness::cluster::Cluster;
 use harness::group::{Group, three_filesystems};
-use harness::install::install;
+use harness::installed;
 use harness::namespace::Place;
 use harness::replication::{duration, of_claims, replicate};
 use harness::restore::{Cut, judge};
@@ -41,7 +41,7 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let terminal = Terminal::detect();
     let cluster = Cluster::connect().await?;
-    install(&cluster).await?;
+    installed::check(&cluster).await?;
     let place = Place::new(&cluster, "torn").await?;
     let result = experiment(terminal, &place, &args).await;
     place.begin_removal().await?;

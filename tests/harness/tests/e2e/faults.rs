@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::group::{Group, Member};
-use harness::install::DRIVER;
+use harness::installed::DRIVER;
 use harness::limits::SNAPSHOT;
 use harness::namespace::Place;
 use harness::replication::{Run, of_claims, replicate};

@@ -1,4 +1,4 @@
-//! End-to-end tests on a real cluster: `tests/cluster/cluster up`, images loaded, KUBECONFIG set.
+//! End-to-end tests on a real cluster: `make e2e` brings one up, installs Stillpoint and runs them.
 //!
 //! Every test has a namespace of its own and takes it away again. One runs at a time, because they measure how long writes
 //! stall.
@@ -8,11 +8,9 @@ mod ends;
 mod faults;
 mod happy;
 
-use std::sync::OnceLock;
-
 use anyhow::Result;
 use harness::cluster::Cluster;
-use harness::install::install;
+use harness::installed;
 use harness::namespace::Place;
 use tokio::runtime::Builder;
 use tokio::sync::Mutex;
@@ -20,14 +18,11 @@ use tokio::sync::Mutex;
 /// Runs a test in a namespace of its own. Without a cluster it fails and says how to get one: a test that was not run has not
 /// passed.
 fn on_cluster(purpose: &str, test: impl AsyncFnOnce(&Place) -> Result<()>) -> Result<()> {
-    static TURN: OnceLock<Mutex<bool>> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::const_new(());
     Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let mut installed = TURN.get_or_init(|| Mutex::new(false)).lock().await;
+        let _turn = TURN.lock().await;
         let cluster = Cluster::connect().await?;
-        if !*installed {
-            install(&cluster).await?;
-            *installed = true;
-        }
+        installed::check(&cluster).await?;
         Place::with(&cluster, purpose, test).await
     })
 }
