@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from . import addons, parts
-from .programs import ClusterError, clean_environment, run
+from .programs import ClusterError, clean_environment, run, say
 
 KIND = Path(__file__).resolve().parent.parent / "kind"
 
@@ -83,7 +83,7 @@ class Existing:
                            f"{', '.join(map(str, archives))}")
 
     def down(self):
-        print(f"cluster: {self.kubeconfig} is not ours, so it stays as it is")
+        say(f"{self.kubeconfig} is not ours, so it stays as it is")
 
     def status(self):
         return nodes_and_pods(self.kubeconfig)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown, toolchain
 from .identity import CONTROL_PLANE, MAX_NODES
-from .programs import ClusterError, run, wait_until
+from .programs import ClusterError, run, say, wait_until
 
 NODE_READY_SECONDS = 90
 
@@ -23,7 +23,7 @@ def up(cluster, count):
         if is_healthy(cluster, count):
             return
         if exists(cluster):
-            step("taking away what is left of an earlier cluster")
+            say("taking away what is left of an earlier cluster")
             teardown.down(cluster)
         create(cluster, cluster.nodes(count))
 
@@ -42,7 +42,7 @@ def create(cluster, nodes):
     sysctls.remember(cluster)
     cgroups.create(cluster.scope, [each.name for each in nodes])
 
-    step(f"control plane at {cluster.api_url}")
+    say(f"control plane at {cluster.api_url}")
     control_plane.prepare(cluster)
     machines.start_machine(cluster, CONTROL_PLANE)
     machines.start_switch(cluster, nodes)
@@ -51,7 +51,7 @@ def create(cluster, nodes):
     kubeconfig = cluster.kubeconfig
     with ThreadPoolExecutor() as pool:
         starting = [pool.submit(start_node, each, nodes) for each in nodes]
-        step("CoreDNS, snapshot CRDs, snapshot-controller")
+        say("CoreDNS, snapshot CRDs, snapshot-controller")
         addons.apply(kubeconfig, addons.coredns(cluster))
         addons.apply_crds(kubeconfig)
         addons.apply(kubeconfig, addons.snapshot_controller())
@@ -60,17 +60,13 @@ def create(cluster, nodes):
     wait_until(f"{len(nodes)} nodes to be Ready", lambda: ready_nodes(kubeconfig) == {each.name for each in nodes},
                seconds=NODE_READY_SECONDS, every=0.3)
     addons.wait_for_rollout(kubeconfig, "coredns", "snapshot-controller")
-    step(f"up after {time.monotonic() - started:.0f} s")
+    say(f"up after {time.monotonic() - started:.0f} s")
 
 
 def start_node(worker, nodes):
-    step(f"{worker.name} at {worker.address}")
+    say(f"{worker.name} at {worker.address}")
     node.prepare(worker)
     node.start(worker, nodes)
-
-
-def step(text):
-    print(f"cluster: {text}", flush=True)
 
 
 def require_machine():

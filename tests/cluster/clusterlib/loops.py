@@ -51,6 +51,7 @@ def release(state):
     def gone():
         left = of(state)
         for device in left:
+            thaw(device, state)  # A freeze that was pending when its caller was killed may have come true since.
             run(["losetup", "--detach", device], check=False)
         return not left
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import image, toolchain
-from .programs import ClusterError, clean_environment, run
+from .programs import ClusterError, clean_environment, run, say
 from .progress import Progress, compiled_package
 
 HERE = Path(__file__).resolve().parent.parent
@@ -135,7 +135,7 @@ def locked(path):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another build that holds {path}", flush=True)
+            say(f"waiting for another build, which holds {path}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -172,7 +172,7 @@ def build_go(go, out):
     environment = go_environment(go)
     needed = []
     for module in MODULES:
-        print(f"looking at the modules of {module.name} (the first time, they are downloaded)", flush=True)
+        say(f"looking at the modules of {module.name} (the first time, they are downloaded)")
         needed.append(len(run([go, "list", "-deps", *targets(module)], cwd=module, env=environment, timeout=1800)
                           .stdout.splitlines()))
     progress = Progress("Go parts", sum(needed))

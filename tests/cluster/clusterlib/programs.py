@@ -2,11 +2,17 @@
 
 import os
 import subprocess
+import sys
 import time
 
 
 class ClusterError(Exception):
     """Something the user can read and act on: what is wrong, where, and what to do."""
+
+
+def say(text):
+    """Tell the user how it goes: on standard error, because standard output is for the answer (such as a path)."""
+    print(f"cluster: {text}", file=sys.stderr, flush=True)
 
 
 def clean_environment(**extra):

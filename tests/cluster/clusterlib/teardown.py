@@ -4,6 +4,7 @@ Works from what the kernel says, not from records of ours, so it works after any
 """
 
 import shutil
+from pathlib import Path
 
 from . import cgroups, daemons, loops, sysctls
 from .identity import CONTROL_PLANE, MAX_NODES
@@ -37,10 +38,11 @@ def kill_all(scope, unblock=lambda: None):
         left = cgroups.processes(scope)
         for pid in left:
             daemons.kill(pid)
-        if left:
-            unblock()
         # An init leaves its group before the last of its machine's processes is gone.
-        return not left and all(daemons.has_ended(pid) for pid in inits)
+        if not left and all(daemons.has_ended(pid) for pid in inits):
+            return True
+        unblock()
+        return False
 
     wait_until(f"the processes of {scope} to end; see `ps -eo pid,stat,wchan,args`", gone, seconds=KILL_SECONDS)
 
@@ -53,7 +55,8 @@ def thaw_loops(state):
 
 def remove_directory(path):
     """Remove state. A mount that is still below it would be somebody's data: refuse."""
-    mounted = [line.split()[4] for line in open("/proc/self/mountinfo") if line.split()[4].startswith(f"{path}/")]
+    mount_points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounted = [each for each in mount_points if each.startswith(f"{path}/")]
     if mounted:
         raise ClusterError(f"still mounted: {', '.join(mounted)}. Unmount it, then run `tests/cluster/cluster down` again")
     if path.exists():

