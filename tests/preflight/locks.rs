@@ -157,7 +157,7 @@ fn a_look_at_a_frozen_filesystem_does_not_hang() {
             let volume = Volume::new(filesystem);
             let storing = Role::holding("flock-storing", &volume.file("x.db"));
             let frozen = Frozen::new(&volume);
-            until(|| stuck(storing.pid));
+            until(|| stuck_threads(storing.pid) == 2);
             let (send, receive) = std::sync::mpsc::channel();
             let path = volume.path.clone();
             // A thread of this one's mount namespace. Detached, so that the test ends even if the look does not.
@@ -169,12 +169,11 @@ fn a_look_at_a_frozen_filesystem_does_not_hang() {
     });
 }
 
-/// Whether a thread of the process waits, uninterruptibly, for a filesystem to be thawed.
-fn stuck(pid: i32) -> bool {
+/// How many threads of the process wait uninterruptibly: for the thaw, or for a thread that does.
+fn stuck_threads(pid: i32) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    tasks
-        .flatten()
-        .any(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") D ")))
+    let stuck = |stat: String| stat.contains(") D ");
+    tasks.flatten().filter(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(stuck)).count()
 }
 
 /// Waits for a condition that other processes bring about.

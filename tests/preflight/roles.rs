@@ -139,8 +139,9 @@ fn take(lock: &str, path: &Path) -> File {
     file
 }
 
-/// Maps the file and closes it. When `storing`, one thread stores to the mapping all the time and another maps and
-/// unmaps, as an allocator does: while the filesystem is frozen the first one waits for the thaw in a page fault.
+/// Maps the file and closes it. When `storing`, one thread stores to the mapping all the time and another changes the
+/// mapping. While the filesystem is frozen the first waits in a page fault for the thaw, and the second waits for the first
+/// with the process's mmap_lock held: whoever reads the process's maps then waits too.
 fn map(file: File, storing: bool) {
     const SIZE: usize = 1 << 20;
     file.set_len(SIZE as u64).expect("the file can grow");
@@ -166,18 +167,9 @@ fn map(file: File, storing: bool) {
     });
     std::thread::spawn(move || {
         loop {
-            // SAFETY: changes nothing about the mapping but takes the process's mmap_lock for writing.
-            unsafe {
-                libc::mprotect(address as *mut libc::c_void, SIZE, libc::PROT_READ | libc::PROT_WRITE);
-                let page = libc::mmap(
-                    std::ptr::null_mut(),
-                    4096,
-                    libc::PROT_READ,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                    -1,
-                    0,
-                );
-                libc::munmap(page, 4096);
+            for advice in [libc::MADV_DONTFORK, libc::MADV_DOFORK] {
+                // SAFETY: changes what fork(2) does with the mapping, and nothing else.
+                unsafe { libc::madvise(address as *mut libc::c_void, SIZE, advice) };
             }
         }
     });
