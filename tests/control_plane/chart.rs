@@ -61,7 +61,6 @@ async fn a_hold_above_the_ceiling_is_refused_with_the_value_that_sets_it() {
                     (the chart's value controller.holdCeiling)";
     assert!(refusal.contains(sentence), "{refusal}");
     create("30s").await.expect("the ceiling itself is allowed");
-    fixture.delete().await;
 }
 
 #[tokio::test]
@@ -114,5 +113,4 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
         let allowed = answer.status.is_some_and(|status| status.allowed);
         assert_eq!(allowed, may, "{verb} {resource}/{subresource} {name:?} in {namespace:?}");
     }
-    fixture.delete().await;
 }

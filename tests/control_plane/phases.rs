@@ -187,7 +187,7 @@ async fn a_snapshot_without_a_creation_time_is_not_waited_for_beyond_the_hold() 
     fixture.replicate("nightly", spec).await;
 
     let failed = fixture.wait_for_phase("nightly", Phase::Failed).await;
-    assert_eq!(condition(&failed, "Ready").1, "CutTimedOut");
+    assert_eq!(condition(&failed, "Ready").1, "CutTimeout");
     for agent in &agents {
         assert_eq!(agent.told(), [Told::Prepare, Told::Suspend, Told::Release]);
     }
