@@ -31,7 +31,7 @@ fn a_lock_for_writing_blocks_and_is_blamed_on_its_holder() {
             let file = volume.file("data/x.db");
             let table = [
                 ("posix-write", "POSIX", 0, Some(511), "a POSIX WRITE lock on bytes 0-511 of"),
-                ("ofd-write", "OFD", 512, None, "a OFD WRITE lock on bytes 512 to the end of"),
+                ("ofd-write", "OFD", 512, None, "an OFD WRITE lock on bytes 512 to the end of"),
                 ("flock-write", "FLOCK", 0, None, "a FLOCK WRITE lock on"),
                 ("lease-write", "LEASE", 0, None, "a WRITE lease on"),
             ];
