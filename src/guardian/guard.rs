@@ -125,7 +125,12 @@ fn check_root(root: &OwnedFd) -> std::result::Result<(), String> {
 fn check_process(process: &OwnedFd) -> std::result::Result<(), String> {
     // A pidfd is told by its link; it may name a process of a pid namespace that is not ours.
     match rustix::fs::readlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(process)), Vec::new()) {
-        Ok(link) if matches!(link.to_bytes(), b"anon_inode:[pidfd]" | b"pidfd:[pidfd]") || link.to_bytes().starts_with(b"pidfd:") => Ok(()),
+        Ok(link)
+            if matches!(link.to_bytes(), b"anon_inode:[pidfd]" | b"pidfd:[pidfd]")
+                || link.to_bytes().starts_with(b"pidfd:") =>
+        {
+            Ok(())
+        }
         _ => Err("the second descriptor must be a pidfd of the freezer".to_owned()),
     }
 }

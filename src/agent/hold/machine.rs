@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, Result as KernelResult};
 
 use super::blockers::{
-    flush_failed, freeze_refused, freezer_lost, held_by_another, hold_too_long, no_guardian, not_prepared, stale, too_slow,
+    flush_failed, freeze_refused, freezer_lost, held_by_another, hold_too_long, no_guardian, not_prepared, stale,
+    too_slow,
 };
+use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use super::{Action, Command, Event, Outcome, Session, Ticket};
 use crate::agent::locks::{Look, Suspension};
-use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use crate::limits::{FREEZE_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -48,7 +49,16 @@ enum Standing {
 impl Hold {
     /// A member that is asked nothing yet; it refuses holds longer than `ceiling`.
     pub fn new(ceiling: Duration) -> Self {
-        Self { ceiling, epoch: 0, last_ticket: 0, awaited: None, run: None, ended: None, next: None, actions: Vec::new() }
+        Self {
+            ceiling,
+            epoch: 0,
+            last_ticket: 0,
+            awaited: None,
+            run: None,
+            ended: None,
+            next: None,
+            actions: Vec::new(),
+        }
     }
 
     /// Whether nothing is going on: no descriptor held, no thaw owed.
@@ -214,11 +224,8 @@ impl Hold {
                 self.step_preparing(Preparing::Look);
             }
             State::Preparing { seen, .. } => {
-                let look = if seen.is_clean() {
-                    only(too_slow("getting ready", run.prepare_timeout()))
-                } else {
-                    seen.clone()
-                };
+                let look =
+                    if seen.is_clean() { only(too_slow("getting ready", run.prepare_timeout())) } else { seen.clone() };
                 self.stop(End::NotReady { retryable: true, look, reusable: false }, now);
             }
             State::Prepared { .. } => {
@@ -340,12 +347,12 @@ impl Hold {
     fn warmed(&mut self, warmed: KernelResult<()>, end: Option<End>, now: Instant) {
         // No thaw is owed until the next arming, and the look that follows takes as long as it takes.
         self.actions.push(Action::Disarm);
-        self.step_suspending(Suspending::Look, now);
-        if let Some(end) = end {
-            return self.stop(end, now);
-        }
-        if let Err(errno) = warmed {
-            self.refused(errno, now);
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Prepared { until: now + run.prepare_timeout() };
+        match (end, warmed) {
+            (Some(end), _) => self.stop(end, now),
+            (None, Err(errno)) => self.refused(errno, now),
+            (None, Ok(())) => self.step_suspending(Suspending::Look, now),
         }
     }
 
@@ -521,9 +528,9 @@ impl Hold {
     }
 
     fn holds_for(&self, attempt: &wire::Attempt) -> bool {
-        self.run.as_ref().is_some_and(|run| {
-            matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number
-        })
+        self.run
+            .as_ref()
+            .is_some_and(|run| matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number)
     }
 
     /// The answer to a repeated Release.
