@@ -71,10 +71,11 @@ fn claim(lock: &Lock) -> String {
         (start, Some(end)) => format!("bytes {start}-{end} of "),
     };
     let what = match lock.kind {
-        Kind::Lease => format!("{} lease", lock.mode),
-        kind => format!("{kind} {} lock", lock.mode),
+        Kind::Lease => format!("a {} lease", lock.mode),
+        kind @ (Kind::Ofd | Kind::Unknown) => format!("an {kind} {} lock", lock.mode),
+        kind => format!("a {kind} {} lock", lock.mode),
     };
-    format!("holds a {what} on {range}").trim_end().to_owned()
+    format!("holds {what} on {range}").trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! Which processes hold which locks: by their descriptors, and by their mappings where descriptors do not tell.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::mountinfo::Mount;
 use crate::agent::procfs::view::Process;
-use crate::agent::procfs::{Device, fdinfo, maps, numbers, read, vanished};
+use crate::agent::procfs::{Device, fdinfo, maps, numbers, read, read_file, vanished};
 use crate::limits::MAX_DESCRIPTORS;
 
 /// A process with an open file, or a mapping, that keeps a lock.
@@ -48,8 +53,11 @@ impl Scan {
     }
 
     fn descriptors_of(&mut self, process: &Process) -> io::Result<()> {
+        // Relative to open directories: a third of the time that whole paths take.
+        let links = directory(&process.dir.join("fd"))?;
+        let infos = directory(&process.dir.join("fdinfo"))?;
         for number in numbers(&process.dir.join("fd"), MAX_DESCRIPTORS)? {
-            match self.descriptor(process, number) {
+            match self.descriptor(process, &links, &infos, &number.to_string()) {
                 // A descriptor that was closed meanwhile holds nothing any more.
                 Err(error) if !vanished(&error) => return Err(error),
                 _ => {}
@@ -58,19 +66,21 @@ impl Scan {
         Ok(())
     }
 
-    fn descriptor(&mut self, process: &Process, number: i32) -> io::Result<()> {
-        let path = std::fs::read_link(process.dir.join(format!("fd/{number}")))?;
+    fn descriptor(&mut self, process: &Process, links: &OwnedFd, infos: &OwnedFd, number: &str) -> io::Result<()> {
+        let link = rustix::fs::readlinkat(links, number, Vec::new())?;
+        let path = Path::new(OsStr::from_bytes(link.to_bytes()));
         if !path.is_absolute() {
             // A socket, a pipe or an anonymous inode.
             return Ok(());
         }
-        let text = read(&process.dir.join(format!("fdinfo/{number}")))?;
+        let file = rustix::fs::openat(infos, number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let text = read_file(file.into())?;
         let info = fdinfo::parse(&String::from_utf8_lossy(&text))
             .ok_or_else(|| io::Error::other(format!("fdinfo of descriptor {number} is not understood")))?;
         for lock in info.locks.into_iter().filter(|lock| lock.device == self.device) {
             let mount = process.mounts.iter().find(|mount| Some(mount.id) == info.mount_id);
-            let below_root = below_root(mount, &path);
-            self.holders.push(Holder { lock, below_root, path: path.clone(), pid: process.pid });
+            let below_root = below_root(mount, path);
+            self.holders.push(Holder { lock, below_root, path: path.to_owned(), pid: process.pid });
         }
         Ok(())
     }
@@ -89,6 +99,10 @@ impl Scan {
             }
         }
     }
+}
+
+fn directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Falls back to the path as the process sees it: it may have opened the file through a mount that it no longer sees.

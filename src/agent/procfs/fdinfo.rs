@@ -27,7 +27,6 @@ pub fn parse(text: &str) -> Option<FdInfo> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

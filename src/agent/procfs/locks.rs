@@ -117,7 +117,6 @@ pub fn parse_line(line: &str) -> Option<Line> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

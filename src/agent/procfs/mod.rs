@@ -48,8 +48,17 @@ impl std::fmt::Display for Device {
 /// # Errors
 /// The kernel's, and `FileTooLarge` above [`MAX_PROC_FILE`]: a part of a table must not pass for the whole.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_PROC_FILE + 1).read_to_end(&mut bytes)?;
+    read_file(File::open(path)?)
+}
+
+/// Reads what is left of an open file, like [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_file(file: File) -> io::Result<Vec<u8>> {
+    // Most of these files are small: one read for the contents, one for the end.
+    let mut bytes = Vec::with_capacity(1024);
+    file.take(MAX_PROC_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_PROC_FILE {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

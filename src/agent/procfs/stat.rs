@@ -28,7 +28,6 @@ pub fn parse(bytes: &[u8]) -> Option<Stat> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

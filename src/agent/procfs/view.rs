@@ -72,7 +72,7 @@ impl View {
                 Err(error) => hidden.push((pid, error)),
             }
         }
-        view.blind.extend(blind_to("processes", &hidden));
+        view.blind.extend(blind_to("the mounts", &hidden));
         view
     }
 

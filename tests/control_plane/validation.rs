@@ -1,0 +1,84 @@
+//! Wrong objects are refused by the API server with a sentence that says what is wrong.
+
+use crate::fixture::Fixture;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use stillpoint::api::ConsistencyGroupReplication;
+
+/// The object as a user would write it, so that nothing is checked by Rust types first.
+fn object(name: &str, spec: Value) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "stillpoint.io/v1alpha1",
+        "kind": "ConsistencyGroupReplication",
+        "metadata": {"name": name},
+        "spec": spec,
+    }))
+    .expect("an object")
+}
+
+fn replications(fixture: &Fixture) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<ConsistencyGroupReplication>(&());
+    Api::namespaced_with(fixture.client.clone(), &fixture.namespace, &resource)
+}
+
+#[tokio::test]
+async fn wrong_objects_are_refused_with_a_sentence() {
+    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+    let snapshot = json!({"volumeSnapshot": {}});
+    let spec = |source: &Value| json!({"source": source, "replication": snapshot});
+    let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
+    let cases = [
+        (
+            "two sources",
+            spec(&json!({"selector": {"matchLabels": {"app": "shop"}}, "persistentVolumeClaimNames": ["orders"]})),
+            "needs exactly one of selector and persistentVolumeClaimNames",
+        ),
+        ("no source", spec(&json!({})), "needs exactly one of selector and persistentVolumeClaimNames"),
+        ("an empty selector", spec(&json!({"selector": {}})), "selector must not be empty"),
+        ("an empty matchLabels", spec(&json!({"selector": {"matchLabels": {}}})), "selector must not be empty"),
+        ("no claim", spec(&json!({"persistentVolumeClaimNames": []})), "should have at least 1 items"),
+        ("a claim twice", spec(&json!({"persistentVolumeClaimNames": ["a", "a"]})), "names a claim twice"),
+        ("a zero holdTimeout", timeouts(json!({"holdTimeout": "0s"})), "holdTimeout must be longer than 0s"),
+        ("a negative holdTimeout", timeouts(json!({"holdTimeout": "-3s"})), "holdTimeout must be longer than 0s"),
+        ("a zero prepareTimeout", timeouts(json!({"prepareTimeout": "0s"})), "prepareTimeout must be longer than 0s"),
+        (
+            "a negative prepareTimeout",
+            timeouts(json!({"prepareTimeout": "-1m"})),
+            "prepareTimeout must be longer than 0s",
+        ),
+        ("a long prepareTimeout", timeouts(json!({"prepareTimeout": "2h"})), "prepareTimeout must be at most 1h"),
+        ("not a duration", timeouts(json!({"holdTimeout": "soon"})), "suspension.holdTimeout"),
+        ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
+        ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
+    ];
+    let fixture = Fixture::new("validation").await;
+    let api = replications(&fixture);
+    for (case, spec, sentence) in cases {
+        let refusal = match api.create(&PostParams::default(), &object("wrong", spec)).await {
+            Ok(_) => panic!("{case}: the API server accepted it"),
+            Err(error) => error.to_string(),
+        };
+        assert!(refusal.contains(sentence), "{case}: the sentence `{sentence}` is not in: {refusal}");
+    }
+    let long = object(&"x".repeat(64), spec(&names));
+    let refusal = api.create(&PostParams::default(), &long).await.expect_err("a name of 64 characters").to_string();
+    assert!(refusal.contains("at most 63 characters"), "{refusal}");
+    fixture.delete().await;
+}
+
+#[tokio::test]
+async fn a_right_object_gets_its_defaults_and_cannot_be_edited() {
+    let fixture = Fixture::new("immutable").await;
+    let api = replications(&fixture);
+    let spec =
+        json!({"source": {"selector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}}, "mode": "Check"});
+    let created = api.create(&PostParams::default(), &object("nightly", spec)).await.expect("accepted");
+    assert_eq!(created.data["spec"]["suspension"], json!({"prepareTimeout": "30s", "holdTimeout": "10s"}));
+    assert_eq!(created.data["spec"]["deletionPolicy"], "Delete");
+
+    let edit = Patch::Merge(json!({"spec": {"suspension": {"holdTimeout": "20s"}}}));
+    let refusal = api.patch("nightly", &PatchParams::default(), &edit).await.expect_err("an edited spec").to_string();
+    assert!(refusal.contains("spec is immutable"), "{refusal}");
+    fixture.delete().await;
+}
