@@ -5,7 +5,11 @@
 
 pub mod agent;
 pub mod api;
+pub mod controller;
 pub mod fsfreeze;
 pub mod guardian;
 pub mod limits;
+pub mod picture;
+pub mod replica;
+pub mod telemetry;
 pub mod wire;

@@ -19,6 +19,16 @@ pub const MAX_ROUNDS: u32 = 5;
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
 /// Sessions that a controller accepts.
 pub const MAX_SESSIONS: usize = 10_000;
+/// Connections that a controller accepts: one per session, and room for those that still prove themselves.
+pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
+/// Concurrent streams of one connection. An agent needs one.
+pub const MAX_STREAMS: u32 = 4;
+/// Tokens that the API server is asked about at the same time.
+pub const MAX_REVIEWS: usize = 32;
+/// Reports of one session, on average over time. A pod of twenty members that all report at every [`LOCK_POLL`] stays below.
+pub const REPORTS_PER_SECOND: u32 = 500;
+/// Reports of one session at once, before [`REPORTS_PER_SECOND`] counts.
+pub const REPORTS_BURST: u32 = 1_000;
 /// Commands queued for one session; a session that does not take them is closed.
 pub const SESSION_QUEUE: usize = 256;
 /// Answers queued for one run.
@@ -34,6 +44,13 @@ pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// A peer that does not answer a keep-alive within this time is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may stay without an authenticated session. Longer than [`API_TIMEOUT`], which it can wait for.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an authenticated agent may take to say Hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often an agent looks again for locks while it waits for a member to become clean.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -78,8 +95,40 @@ pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Least pause between two status updates of the same phase. A new phase is written at once.
+pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a request to the API server is tried again, doubled up to [`API_RETRY_MAX`].
+pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between tries of a request to the API server.
+pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Requests of one run that are under way at the same time while it resolves its members.
+pub const RESOLVE_CONCURRENCY: usize = 16;
+/// Kubernetes Events queued for publishing; more are dropped, because the status says the same.
+pub const EVENT_QUEUE: usize = 256;
+/// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
+pub const MAX_REMEMBERED_RUNS: usize = 10_000;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
+
+/// How long a controller's lease lasts after its last renewal.
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How often the leader renews its lease, and how often the others look at it.
+pub const LEASE_RENEW: Duration = Duration::from_secs(3);
+/// How long a leader may fail to renew before it stops. Shorter than [`LEASE_DURATION`]: it must have stopped before
+/// another one starts.
+pub const LEASE_GIVE_UP: Duration = Duration::from_secs(10);
+/// How long a stopping controller waits for its runs to give writes back.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.
+pub const CONTROLLER_RETRY: Duration = Duration::from_secs(5);
+/// Validity of the CA.
+pub const CA_VALIDITY: Duration = Duration::from_secs(3_650 * 86_400);
+/// Validity of the controller's own certificate.
+pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+/// Age at which a running controller replaces its own certificate.
+pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(60 * 86_400);
+/// How far back certificates are dated, for machines whose clocks run behind.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 
 /// Locks read from `/proc/locks` in one look.
 pub const MAX_LOCKS: usize = 20_000;
@@ -91,3 +140,6 @@ pub const MAX_DESCRIPTORS: usize = 65_536;
 pub const MAX_LOOP_DEVICES: usize = 4_096;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
+
+/// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
+pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;

@@ -64,7 +64,6 @@ async fn wrong_objects_are_refused_with_a_sentence() {
     let long = object(&"x".repeat(64), spec(&names));
     let refusal = api.create(&PostParams::default(), &long).await.expect_err("a name of 64 characters").to_string();
     assert!(refusal.contains("at most 63 characters"), "{refusal}");
-    fixture.delete().await;
 }
 
 #[tokio::test]
@@ -80,5 +79,4 @@ async fn a_right_object_gets_its_defaults_and_cannot_be_edited() {
     let edit = Patch::Merge(json!({"spec": {"suspension": {"holdTimeout": "20s"}}}));
     let refusal = api.patch("nightly", &PatchParams::default(), &edit).await.expect_err("an edited spec").to_string();
     assert!(refusal.contains("spec is immutable"), "{refusal}");
-    fixture.delete().await;
 }

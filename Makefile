@@ -1,0 +1,98 @@
+# `make help` lists the targets. The cluster is this checkout's own and needs no container engine; CLUSTER=kind takes kind,
+# CLUSTER=existing with STILLPOINT_KUBECONFIG a cluster that is there (tests/cluster/cluster --help).
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET ?= $(shell uname -m)-unknown-linux-gnu
+
+CLUSTER_TOOL := tests/cluster/cluster
+# In front of every command that speaks to the cluster: KUBECONFIG, and kubectl and helm on PATH.
+IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
+
+# One profile and one target for everything that runs in the cluster or against it, so that no dependency is built twice.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
+STATIC_ARGS := --release --target $(TARGET)
+BIN := target/$(TARGET)/release
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn)
+IMAGES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
+
+.PHONY: help demo test lint unit kernel control-plane e2e torn crds manifests images load cluster clean-cluster FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: load $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
+	$(IN_CLUSTER) $(BIN)/demo
+
+test: lint unit kernel control-plane e2e ## everything that a change must pass
+
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit: ## tests that need neither a cluster nor root
+	$(CARGO) test --workspace --exclude stillpoint-harness --lib --bins
+	$(CARGO) test --package stillpoint --test crds --test chart --test docs --test picture
+	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
+
+kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
+	$(CARGO) test --package stillpoint --test hold --test preflight -- --include-ignored
+	$(CARGO) test --package stillpoint-loop-csi
+
+control-plane: ## tests against a real API server without nodes
+	$(CLUSTER_TOOL) build
+	kubeconfig="$$($(CLUSTER_TOOL) api-up --name control-plane | tail -n 1)"; \
+	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(CARGO) test --package stillpoint --test control_plane --test chart -- --include-ignored; \
+	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
+
+e2e: load ## tests on a real cluster with real filesystems
+	$(IN_CLUSTER) $(STATIC) test $(STATIC_ARGS) --package stillpoint-harness
+
+torn: load $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
+	$(IN_CLUSTER) $(BIN)/torn
+
+crds: ## write the CRDs from the Rust types, for crds/ and the chart
+	BLESS=1 $(CARGO) test --package stillpoint --test crds
+	cp crds/*.yaml charts/stillpoint/files/crds/
+
+manifests: crds ## write deploy/stillpoint.yaml from the chart
+	$(CLUSTER_TOOL) build
+	$(IN_CLUSTER) BLESS=1 $(CARGO) test --package stillpoint --test chart -- --include-ignored the_manifests
+
+images: $(IMAGES) ## image archives, under target/images/
+
+# The tag never changes, so pods of an image that has are ended; others start in their place.
+load: cluster images ## the images, onto the nodes of the test cluster
+	$(CLUSTER_TOOL) load $(IMAGES)
+	@for image in $(IMAGES); do [ target/images/running -nt "$$image" ] || stale=yes; done; \
+	if [ "$${stale:-}" ]; then \
+	    $(IN_CLUSTER) kubectl delete pods --all-namespaces --selector app.kubernetes.io/name=stillpoint && \
+	    kubectl delete pods --all-namespaces --selector app=loop-csi && touch target/images/running; \
+	fi
+
+cluster: ## bring the test cluster up (the first time its parts are built)
+	$(CLUSTER_TOOL) up
+
+clean-cluster: ## take the test cluster down and leave nothing behind
+	$(CLUSTER_TOOL) down
+
+# Cargo knows what is stale; it leaves a fresh binary's time alone, and so its image is not made again.
+$(BINARIES) &: FORCE
+	$(STATIC) build $(STATIC_ARGS) --workspace --bins
+
+target/images/stillpoint.tar: $(BIN)/stillpoint
+	$(CLUSTER_TOOL) image --name localhost/stillpoint:dev --out $@ --file $<:/stillpoint --entrypoint /stillpoint \
+	    --user 65532:65532
+
+target/images/stillpoint-workload.tar: $(BIN)/stillpoint-workload
+	$(CLUSTER_TOOL) image --name localhost/stillpoint-workload:dev --out $@ --file $<:/stillpoint-workload \
+	    --entrypoint /stillpoint-workload
+
+target/images/stillpoint-loop-csi.tar: $(BIN)/loop-csi
+	$(CLUSTER_TOOL) image --name localhost/stillpoint-loop-csi:dev --out $@ --file $<:/loop-csi --entrypoint /loop-csi
+
+$(IMAGES): | target/images
+target/images:
+	mkdir --parents $@

@@ -1,0 +1,254 @@
+//! One controller leads: it holds a Lease, and the number of its turn is the epoch that every command carries.
+//!
+//! Clocks of different machines are never compared: a foreign lease counts as dead when *this* process has seen it
+//! unchanged for as long as it lasts. Every write carries the resource version that was read, so of two that try, one wins.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use tokio::time::{sleep, timeout};
+
+use crate::limits::{LEASE_DURATION, LEASE_GIVE_UP, LEASE_RENEW};
+
+/// Name of the Lease in the controller's namespace.
+const LEASE: &str = "stillpoint-controller";
+
+/// The right to lead, for as long as [`Leadership::keep`] runs.
+pub struct Leadership {
+    leases: Api<Lease>,
+    lease: Lease,
+    epoch: u64,
+    /// When the last write that succeeded was begun.
+    renewed: Instant,
+}
+
+impl Leadership {
+    /// Waits until this controller leads. Trouble with the API server is waited out too.
+    ///
+    /// `identity` must be the pod's name: a lease that carries it was held by an earlier process of the same container,
+    /// which is gone, and is taken over without waiting.
+    ///
+    /// Needs the verbs `get`, `create` and `update` on Leases of the controller's namespace.
+    pub async fn acquire(client: &Client, namespace: &str, identity: &str) -> Self {
+        let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+        let mut seen = Seen::default();
+        let mut told = false;
+        loop {
+            let begun = Instant::now();
+            match timeout(LEASE_RENEW, try_acquire(&leases, identity, &mut seen)).await {
+                Ok(Ok(Attempt::Acquired { lease, epoch })) => {
+                    tracing::info!(epoch, "this controller leads");
+                    return Self { leases, lease: *lease, epoch, renewed: begun };
+                }
+                Ok(Ok(Attempt::HeldBy(holder))) if !told => {
+                    told = true;
+                    tracing::info!(%holder, "another controller leads; waiting");
+                }
+                Ok(Ok(Attempt::HeldBy(_))) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot take Lease {namespace}/{LEASE} yet"),
+                Err(_) => tracing::warn!("cannot take Lease {namespace}/{LEASE} yet: no answer from the API server"),
+            }
+            sleep(LEASE_RENEW).await;
+        }
+    }
+
+    /// The number of this turn: higher than that of every earlier leader.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Renews the lease until it is lost, and says why leading must end: another controller took the lease, or it was not
+    /// renewed for [`LEASE_GIVE_UP`].
+    pub async fn keep(&mut self) -> anyhow::Error {
+        loop {
+            sleep(LEASE_RENEW).await;
+            let begun = Instant::now();
+            let left = LEASE_GIVE_UP.saturating_sub(begun.duration_since(self.renewed));
+            match timeout(left, self.renew()).await {
+                Ok(Ok(lease)) => (self.lease, self.renewed) = (lease, begun),
+                Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                    return anyhow::anyhow!(
+                        "this controller leads no longer: its Lease {LEASE} was changed or deleted by somebody else"
+                    );
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "cannot renew Lease {LEASE}"),
+                Err(_) => {
+                    return anyhow::anyhow!(
+                        "this controller leads no longer: the API server did not renew its Lease {LEASE} for {} s",
+                        LEASE_GIVE_UP.as_secs()
+                    );
+                }
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next leader need not wait for it to run out.
+    ///
+    /// # Errors
+    /// When the API server does not take it; the lease then runs out by itself.
+    pub async fn release(mut self) -> anyhow::Result<()> {
+        self.lease.spec.get_or_insert_default().holder_identity = None;
+        let released = async { self.leases.replace(LEASE, &PostParams::default(), &self.lease).await };
+        let released = timeout(LEASE_RENEW, released).await.context("no answer from the API server")?;
+        released.context("cannot give the Lease back")?;
+        Ok(())
+    }
+
+    async fn renew(&self) -> kube::Result<Lease> {
+        match renew(&self.leases, self.lease.clone()).await {
+            // Our own earlier write may have arrived although its answer did not.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {
+                let current = self.leases.get(LEASE).await?;
+                if same_turn(&current, &self.lease) {
+                    renew(&self.leases, current).await
+                } else {
+                    Err(kube::Error::Api(status))
+                }
+            }
+            result => result,
+        }
+    }
+}
+
+async fn renew(leases: &Api<Lease>, mut lease: Lease) -> kube::Result<Lease> {
+    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+    leases.replace(LEASE, &PostParams::default(), &lease).await
+}
+
+/// Whether both were written by the same leader in the same turn.
+fn same_turn(a: &Lease, b: &Lease) -> bool {
+    let turn = |lease: &Lease| {
+        let spec = lease.spec.clone().unwrap_or_default();
+        (lease.metadata.uid.clone(), spec.holder_identity, spec.lease_transitions)
+    };
+    turn(a) == turn(b)
+}
+
+enum Attempt {
+    Acquired { lease: Box<Lease>, epoch: u64 },
+    HeldBy(String),
+}
+
+async fn try_acquire(leases: &Api<Lease>, identity: &str, seen: &mut Seen) -> kube::Result<Attempt> {
+    let current = leases.get_opt(LEASE).await?;
+    let version = current.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+    let spec = current.as_ref().and_then(|lease| lease.spec.as_ref());
+    let unchanged = seen.unchanged(version.as_deref(), Instant::now());
+    if let Some(holder) = live_holder(spec, identity, unchanged) {
+        return Ok(Attempt::HeldBy(holder.to_owned()));
+    }
+    let now = Timestamp::now();
+    let transitions = next_transitions(spec, now);
+    let lease = Lease {
+        metadata: ObjectMeta { name: Some(LEASE.to_owned()), resource_version: version, ..ObjectMeta::default() },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(identity.to_owned()),
+            lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+            lease_transitions: Some(transitions),
+            acquire_time: Some(MicroTime(now)),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    };
+    let written = match current {
+        Some(_) => leases.replace(LEASE, &PostParams::default(), &lease).await,
+        None => leases.create(&PostParams::default(), &lease).await,
+    };
+    match written {
+        Ok(lease) => Ok(Attempt::Acquired { lease: Box::new(lease), epoch: transitions.unsigned_abs().into() }),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+            Ok(Attempt::HeldBy("a controller that was faster".to_owned()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How long this process has seen the same version of the lease.
+#[derive(Default)]
+struct Seen {
+    version: Option<String>,
+    since: Option<Instant>,
+}
+
+impl Seen {
+    fn unchanged(&mut self, version: Option<&str>, now: Instant) -> Duration {
+        if self.version.as_deref() != version {
+            self.version = version.map(str::to_owned);
+            self.since = None;
+        }
+        now.duration_since(*self.since.get_or_insert(now))
+    }
+}
+
+/// Who holds the lease and may be alive, if anybody but `identity` does.
+fn live_holder<'a>(spec: Option<&'a LeaseSpec>, identity: &str, unchanged: Duration) -> Option<&'a str> {
+    let spec = spec?;
+    let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty() && *holder != identity)?;
+    let lasts = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    (unchanged < lasts.map_or(LEASE_DURATION, Duration::from_secs)).then_some(holder)
+}
+
+/// 2025-01-01, in seconds since 1970.
+const FIRST_SECOND: i64 = 1_735_689_600;
+
+/// The number of the next turn.
+///
+/// A Lease that somebody deleted has forgotten its count, but agents remember epochs. So a new Lease starts at the seconds
+/// since 2025 (until 2093, when the field is full): above any count of an earlier one, because a turn takes more than a
+/// second.
+fn next_transitions(spec: Option<&LeaseSpec>, now: Timestamp) -> i32 {
+    let first = i32::try_from(now.as_second() - FIRST_SECOND).unwrap_or(i32::MAX);
+    spec.and_then(|spec| spec.lease_transitions).map_or(first, |count| count.saturating_add(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str) -> LeaseSpec {
+        LeaseSpec { holder_identity: Some(holder.to_owned()), lease_duration_seconds: Some(15), ..LeaseSpec::default() }
+    }
+
+    #[test]
+    fn a_foreign_lease_is_waited_for_until_it_ran_out() {
+        let at = |seconds| Duration::from_millis(seconds);
+        let spec = held_by("other");
+        assert_eq!(live_holder(Some(&spec), "me", at(0)), Some("other"));
+        assert_eq!(live_holder(Some(&spec), "me", at(14_999)), Some("other"));
+        assert_eq!(live_holder(Some(&spec), "me", at(15_000)), None);
+    }
+
+    #[test]
+    fn a_free_lease_and_one_of_an_earlier_process_of_this_pod_are_taken_at_once() {
+        assert_eq!(live_holder(None, "me", Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&held_by("")), "me", Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&LeaseSpec::default()), "me", Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&held_by("me")), "me", Duration::ZERO), None);
+    }
+
+    #[test]
+    fn only_a_lease_that_stands_still_grows_old() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut seen = Seen::default();
+        assert_eq!(seen.unchanged(Some("1"), start), Duration::ZERO);
+        assert_eq!(seen.unchanged(Some("1"), after(14)), Duration::from_secs(14));
+        assert_eq!(seen.unchanged(Some("2"), after(15)), Duration::ZERO);
+        assert_eq!(seen.unchanged(Some("2"), after(20)), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_epoch_rises_with_every_turn_and_over_a_deleted_lease() {
+        let now = Timestamp::from_second(FIRST_SECOND + 5_000).expect("a time");
+        let turn = |count| LeaseSpec { lease_transitions: count, ..LeaseSpec::default() };
+        assert_eq!(next_transitions(None, now), 5_000);
+        assert_eq!(next_transitions(Some(&turn(None)), now), 5_000);
+        assert_eq!(next_transitions(Some(&turn(Some(5_000))), now), 5_001);
+        assert_eq!(next_transitions(Some(&turn(Some(-7))), now), 1);
+    }
+}

@@ -1,0 +1,219 @@
+//! The controller: decides about replications and commands the agents.
+//!
+//! Agents call in: [`sessions`] serves them over TLS with a certificate of [`certificates`], after [`identity`] found out
+//! which pod each one is. [`publish`] brings the CA to the agents. One controller leads ([`leadership`]); only it commands,
+//! through the runs of [`replication`].
+
+pub mod certificates;
+mod health;
+pub mod identity;
+mod leadership;
+mod publish;
+pub mod replication;
+pub mod sessions;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Duration;
+use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY, MAX_HOLD, SHUTDOWN_TIMEOUT};
+use certificates::{Authority, KeepError, ServerCertificate, server_names};
+use health::Stage;
+use leadership::Leadership;
+use sessions::Sessions;
+
+/// Threads that run the controller. Two, so that a burst of handshakes does not delay a release.
+const WORKERS: usize = 2;
+
+/// How the controller runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where agents open their sessions (gRPC over TLS).
+    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where the kubelet asks /healthz and /readyz (plain HTTP).
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub health: SocketAddr,
+    /// The controller's own namespace: its CA and its Lease are kept there, and its certificate names it.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "stillpoint-system")]
+    pub namespace: String,
+    /// The pod's own name, by which it holds the Lease; the host name, which a pod's is, if not given.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// Name of the Service through which agents reach the controller; the certificate is issued for it.
+    #[arg(long, default_value = "stillpoint-controller", value_name = "NAME")]
+    pub service: String,
+    /// Longest `holdTimeout` that a replication may ask for, such as `30s`. Writes never stay suspended longer.
+    #[arg(long, env = "STILLPOINT_HOLD_CEILING", default_value = "30s", value_parser = hold_ceiling, value_name = "DURATION")]
+    pub hold_ceiling: Duration,
+}
+
+fn hold_ceiling(text: &str) -> Result<Duration, String> {
+    let ceiling: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    if ceiling <= std::time::Duration::ZERO || ceiling > MAX_HOLD {
+        return Err(format!(
+            "must be above 0s and at most {} s, the longest hold that an agent accepts",
+            MAX_HOLD.as_secs()
+        ));
+    }
+    Ok(ceiling)
+}
+
+/// Runs the controller until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or must stop: a port is taken, the CA is spoiled, the lease is lost.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the controller")?;
+    runtime.block_on(serve(args))
+}
+
+/// Lets the process open as many descriptors as it may: each session is one, and the usual soft limit is 1,024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors; fewer agents can connect");
+    }
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let stop = stop_at_signal()?;
+    let (stage, stage_seen) = watch::channel(Stage::WaitingForAuthority);
+    let health = bind(args.health).await?;
+    let listener = bind(args.listen).await?;
+    // Work beside the sessions and the runs. It lasts as long as the controller: whatever of it ends, ends the controller.
+    let mut aside = JoinSet::new();
+    aside.spawn(async move { health::serve(health, stage_seen).await.context("the health server failed") });
+
+    let client = Client::try_default().await.context("cannot find out how to reach the API server")?;
+    let Some(authority) = stop.run_until_cancelled(keep_authority(&client, &args.namespace)).await else {
+        return Ok(());
+    };
+    let authority = Arc::new(authority?);
+    let names = server_names(&args.service, &args.namespace);
+    let certificate = ServerCertificate::issue(&authority, &names)?;
+    let tls = certificate.tls_config().context("cannot set up TLS")?;
+    aside.spawn({
+        let authority = authority.clone();
+        async move { certificate.renew(&authority, &names).await }
+    });
+
+    let sessions = Sessions::default();
+    let stop_sessions = CancellationToken::new();
+    let config = sessions::Config::new(identity::api_review(client.clone()));
+    let mut server = tokio::spawn(sessions::serve(listener, tls, sessions.clone(), config, stop_sessions.clone()));
+    stage.send_replace(Stage::Ready);
+    tracing::info!(sessions = %args.listen, health = %args.health, "listening");
+
+    let outcome = tokio::select! {
+        outcome = lead(&client, &args, &sessions, &authority, &stop) => outcome,
+        ended = &mut server => Err(early_end("the session server", ended)),
+        Some(ended) = aside.join_next() => Err(early_end("the health server or the renewal of the certificate", ended)),
+    };
+    // In trouble, the end must come at once: what the process holds ends with it. In order, the sessions end last, because
+    // runs that give writes back need their agents.
+    outcome?;
+    stop_sessions.cancel();
+    server.await.context("the session server did not end in order")?.context("the session server failed")
+}
+
+/// Leads, once it is this controller's turn, until `stop`.
+async fn lead(
+    client: &Client,
+    args: &Args,
+    sessions: &Sessions,
+    authority: &Authority,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let identity = args.pod_name.clone().unwrap_or_else(host_name);
+    let acquire = Leadership::acquire(client, &args.namespace, &identity);
+    let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
+    let config = replication::Config {
+        hold_ceiling: args.hold_ceiling.into(),
+        epoch: leadership.epoch(),
+        instance: identity.clone(),
+    };
+    tokio::select! {
+        ended = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => ended?,
+        () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
+        // Another controller may lead from here on.
+        lost = leadership.keep() => return Err(lost),
+        () = too_long(stop) => bail!("the runs did not give writes back within {} s", SHUTDOWN_TIMEOUT.as_secs()),
+    };
+    ensure!(stop.is_cancelled(), "the replications ended by themselves");
+    if let Err(error) = leadership.release().await {
+        tracing::warn!("the next controller has to wait for the Lease to run out: {error:#}");
+    }
+    Ok(())
+}
+
+async fn too_long(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(SHUTDOWN_TIMEOUT).await;
+}
+
+/// Reads or makes the CA. Trouble with the API server is waited out, a spoiled Secret is not.
+async fn keep_authority(client: &Client, namespace: &str) -> Result<Authority, KeepError> {
+    loop {
+        let trouble = match timeout(API_TIMEOUT, certificates::keep(client, namespace)).await {
+            Ok(Err(error @ KeepError::Api { .. })) => format!("{:#}", anyhow::Error::from(error)),
+            Ok(result) => return result,
+            Err(_) => format!("no answer from the API server within {} s", API_TIMEOUT.as_secs()),
+        };
+        tracing::warn!("no CA yet, trying again: {trouble}");
+        sleep(CONTROLLER_RETRY).await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// A token that SIGTERM, which the kubelet sends, and SIGINT cancel.
+fn stop_at_signal() -> anyhow::Result<CancellationToken> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("stopping");
+            stop.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// Why something that should outlive the controller's work does not run any more.
+fn early_end<E: Into<anyhow::Error>>(what: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error {
+    let error = match ended {
+        Ok(Ok(())) => return anyhow::anyhow!("{what} ended by itself"),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error.into(),
+    };
+    error.context(format!("{what} ended"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

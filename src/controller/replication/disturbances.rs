@@ -1,0 +1,83 @@
+//! What can go wrong under a run, as small named checks in the order in which they are told. Pure.
+
+use super::observed::AnswerContent;
+use super::plan::Draft;
+use super::state::{Command, Member, Stage, Verdict};
+
+type Check = fn(&Draft<'_>, &Member) -> Option<Verdict>;
+
+/// While agents look: the members must stay who they are.
+const MEMBERSHIP: [Check; 2] = [claim_gone, pod_changed];
+/// While anybody may be suspended: each member must also be heard, and hold.
+const HOLDING: [Check; 4] = [claim_gone, pod_changed, session_lost, hold_lapsed];
+
+impl Draft<'_> {
+    /// The first thing that went wrong, if the run is at a stage where it matters.
+    pub fn disturbance(&self) -> Option<Verdict> {
+        let checks: &[Check] = match self.run.stage {
+            Stage::Recording | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
+            Stage::Suspending | Stage::Cutting => &HOLDING,
+            // A release is judged by its answers.
+            Stage::Releasing { .. } | Stage::AwaitingUsable { .. } | Stage::Abandoning { .. } | Stage::Ended => &[],
+        };
+        if !self.observed.watching {
+            return None;
+        }
+        checks.iter().find_map(|check| self.run.members.iter().find_map(|member| check(self, member)))
+    }
+}
+
+fn claim_gone(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let name = &member.claim.name;
+    match draft.observed.claims.get(&member.claim.uid) {
+        Some(claim) if !claim.deleting => None,
+        _ => Some(Verdict::new("ClaimDeleted", format!("PersistentVolumeClaim {name} was deleted during the run"))),
+    }
+}
+
+/// The pod that mounts a member must stay the only one, and a member that nobody mounted must stay so.
+pub(super) fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let name = &member.claim.name;
+    let mut pods = draft.observed.mounting(name);
+    match &member.pod {
+        None => pods.next().map(|pod| {
+            let message = format!("pod {} began to mount PersistentVolumeClaim {name} during the run", pod.name);
+            Verdict::new("MountedMeanwhile", message)
+        }),
+        Some(own) => {
+            if !draft.observed.pods.contains_key(&own.uid) {
+                let message = format!(
+                    "pod {}, which mounts PersistentVolumeClaim {name}, was deleted, replaced or finished during the run",
+                    own.name
+                );
+                return Some(Verdict::new("PodChanged", message));
+            }
+            pods.find(|pod| pod.uid != own.uid).map(|pod| {
+                let message = format!("pod {} began to mount PersistentVolumeClaim {name} too", pod.name);
+                Verdict::new("MountedByMorePods", message)
+            })
+        }
+    }
+}
+
+fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let pod = member.pod.as_ref()?;
+    if member.asked != Some(Command::Suspend) || !draft.was_lost(member) {
+        return None;
+    }
+    let message = format!(
+        "the agent of pod {} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
+        pod.name, member.claim.name
+    );
+    Some(Verdict::new("AgentLost", message))
+}
+
+fn hold_lapsed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let answer = draft.observed.answers.get(&member.claim.uid)?;
+    let AnswerContent::Released { reason, .. } = &answer.content else { return None };
+    if member.asked != Some(Command::Suspend) {
+        return None;
+    }
+    let message = format!("PersistentVolumeClaim {} did not stay suspended: {reason}", member.claim.name);
+    Some(Verdict::new("HoldBroken", message))
+}

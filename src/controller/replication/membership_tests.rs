@@ -1,0 +1,165 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+use super::super::facts::AgentMount;
+use super::*;
+use crate::api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
+
+fn claim(name: &str) -> Claim {
+    Claim {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        labels: [("app".into(), "shop".into())].into(),
+        volume: Some(format!("pv-{name}")),
+        ..Claim::default()
+    }
+}
+
+fn pod(name: &str, claim: &str) -> PodFacts {
+    PodFacts {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        claims: [claim.into()].into(),
+        has_agent: true,
+        agent_mounts: [(claim.into(), AgentMount { path: "/data".into(), sub_path: false })].into(),
+        running: true,
+        ..PodFacts::default()
+    }
+}
+
+fn names(names: &[&str]) -> Source {
+    let names = names.iter().map(|name| ClaimName((*name).into())).collect();
+    Source { persistent_volume_claim_names: Some(names), selector: None }
+}
+
+fn expression(key: &str, operator: &str, values: &[&str]) -> Source {
+    let requirement = LabelSelectorRequirement {
+        key: key.into(),
+        operator: operator.into(),
+        values: Some(values.iter().map(|value| (*value).into()).collect()),
+    };
+    let selector = LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None };
+    Source { selector: Some(selector), persistent_volume_claim_names: None }
+}
+
+struct Group {
+    spec: ConsistencyGroupReplicationSpec,
+    request: Request,
+    candidates: Candidates,
+}
+
+/// Two claims, each mounted by a pod with an agent, on a driver with a default class.
+fn group() -> Group {
+    let class = |name: &str, driver: &str, default| Class { name: name.into(), driver: driver.into(), default };
+    Group {
+        spec: ConsistencyGroupReplicationSpec {
+            source: names(&["a", "b"]),
+            mode: Mode::Replicate,
+            suspension: Suspension::default(),
+            replication: Some(Replication::default()),
+            deletion_policy: DeletionPolicy::Delete,
+        },
+        request: Request {
+            name: "nightly".into(),
+            namespace: "shop".into(),
+            uid: "uid".into(),
+            generation: Some(1),
+            mode: Mode::Replicate,
+            prepare_timeout: Duration::from_secs(30),
+            hold_timeout: Duration::from_secs(10),
+            deletion_policy: DeletionPolicy::Delete,
+            owner: None,
+            epoch: 1,
+        },
+        candidates: Candidates {
+            claims: vec![claim("a"), claim("b"), claim("c")],
+            pods: vec![pod("db-a", "a"), pod("db-b", "b")],
+            drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
+            classes: Some(vec![class("fast", "csi.example", true), class("other", "csi.other", true)]),
+            taken: BTreeMap::new(),
+        },
+    }
+}
+
+fn resolved(group: &Group) -> Result<Vec<Member>, String> {
+    let ceiling = Duration::from_secs(30);
+    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|verdict| {
+        assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
+        verdict.reason
+    })
+}
+
+#[test]
+fn members_are_resolved_to_uids_volumes_pods_and_classes() {
+    let members = resolved(&group()).unwrap();
+    let member = &members[0];
+    assert_eq!(
+        (members.len(), &*member.claim.uid, &*member.volume, &*member.driver),
+        (2, "uid-a", "pv-a", "csi.example")
+    );
+    assert_eq!(member.class.as_deref(), Some("fast"));
+    let pod = member.pod.as_ref().unwrap();
+    assert_eq!((&*pod.uid, &*pod.mount_path), ("uid-db-a", "/data"));
+}
+
+#[test]
+fn every_refusal_has_its_reason() {
+    type Spoil = fn(&mut Group);
+    #[rustfmt::skip]
+    let cases: [(&str, Spoil); 18] = [
+        ("HoldTimeoutTooLong", |g| g.request.hold_timeout = Duration::from_secs(31)),
+        ("ClaimNotFound", |g| g.spec.source = names(&["a", "gone"])),
+        ("NoMembers", |g| g.spec.source = expression("app", "In", &["nothing"])),
+        ("NoMembers", |g| g.spec.source = Source { selector: Some(LabelSelector::default()), persistent_volume_claim_names: None }),
+        ("NoMembers", |g| g.spec.source = Source::default()),
+        ("SelectorInvalid", |g| g.spec.source = expression("app", "Resembles", &["shop"])),
+        ("TooManyMembers", |g| { g.spec.source = expression("app", "Exists", &[]); g.candidates.claims = (0..=MAX_MEMBERS).map(|n| claim(&n.to_string())).collect(); }),
+        ("ClaimBeingDeleted", |g| g.candidates.claims[0].deleting = true),
+        ("ClaimNotBound", |g| g.candidates.claims[0].volume = None),
+        ("BlockVolume", |g| g.candidates.claims[0].block = true),
+        ("HeldByAnother", |g| drop(g.candidates.taken.insert("uid-b".into(), "hourly".into()))),
+        ("MountedByMorePods", |g| g.candidates.pods.push(pod("other", "a"))),
+        ("NoAgent", |g| g.candidates.pods[0] = PodFacts { has_agent: false, agent_mounts: BTreeMap::new(), ..pod("db-a", "a") }),
+        ("AgentDoesNotMount", |g| g.candidates.pods[0].agent_mounts.clear()),
+        ("AgentMountsSubPath", |g| drop(g.candidates.pods[0].agent_mounts.insert("a".into(), AgentMount { path: "/x".into(), sub_path: true }))),
+        ("SnapshotApiMissing", |g| g.candidates.classes = None),
+        ("NotACsiVolume", |g| g.candidates.drivers.clear()),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) } })),
+    ];
+    for (reason, spoil) in cases {
+        let mut group = group();
+        spoil(&mut group);
+        assert_eq!(resolved(&group).unwrap_err(), reason);
+    }
+}
+
+#[test]
+fn a_check_needs_no_snapshots() {
+    let mut group = group();
+    group.request.mode = Mode::Check;
+    group.candidates.classes = None;
+    group.candidates.drivers.clear();
+    assert_eq!(resolved(&group).unwrap().len(), 2);
+}
+
+#[test]
+fn a_claim_that_no_pod_mounts_is_a_member() {
+    let mut group = group();
+    group.candidates.pods.clear();
+    assert!(resolved(&group).unwrap().iter().all(|member| member.pod.is_none()));
+}
+
+#[test]
+fn selectors_are_understood_whole() {
+    let mut claims = vec![claim("a"), claim("b")];
+    claims[1].labels.insert("tier".into(), "cache".into());
+    let chosen = |source: &Source| -> Vec<String> {
+        select(source, &claims)
+            .map_or_else(|_| Vec::new(), |chosen| chosen.iter().map(|claim| claim.name.clone()).collect())
+    };
+    assert_eq!(chosen(&expression("app", "In", &["shop"])), ["a", "b"]);
+    assert_eq!(chosen(&expression("tier", "Exists", &[])), ["b"]);
+    assert_eq!(chosen(&expression("tier", "DoesNotExist", &[])), ["a"]);
+    assert_eq!(chosen(&expression("tier", "NotIn", &["cache"])), ["a"]);
+}

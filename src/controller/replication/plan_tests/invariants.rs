@@ -1,0 +1,244 @@
+//! The promises, whatever happens in whatever order.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::MAX_ROUNDS;
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Recorded,
+    Connected(usize),
+    Lost(usize),
+    Unreachable(usize),
+    Says(usize, Says),
+    Created(usize),
+    Refused(usize),
+    Cut(usize, bool),
+    SnapshotError(usize),
+    Time(u64),
+    PodGone(usize),
+    ClaimGone(usize),
+    OtherPod(usize),
+    Restarted(usize),
+    Deleted,
+    CutOff,
+    Removed,
+}
+
+#[derive(Clone, Debug)]
+enum Says {
+    Waiting,
+    Prepared,
+    Ready(u32),
+    NotReady(u32, bool),
+    Released(bool),
+    /// What a willing agent says to the last command.
+    Yes,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let says = prop_oneof![
+        Just(Says::Waiting),
+        Just(Says::Prepared),
+        (0..4_u32).prop_map(Says::Ready),
+        (0..4_u32, any::<bool>()).prop_map(|(round, retryable)| Says::NotReady(round, retryable)),
+        any::<bool>().prop_map(Says::Released),
+    ];
+    let member = 0..3_usize;
+    prop_oneof![
+        4 => Just(Happening::Recorded),
+        1 => member.clone().prop_map(Happening::Connected),
+        1 => member.clone().prop_map(Happening::Lost),
+        1 => member.clone().prop_map(Happening::Unreachable),
+        8 => (member.clone(), says).prop_map(|(member, says)| Happening::Says(member, says)),
+        60 => member.clone().prop_map(|member| Happening::Says(member, Says::Yes)),
+        12 => member.clone().prop_map(Happening::Created),
+        1 => member.clone().prop_map(Happening::Refused),
+        20 => (member.clone(), any::<bool>()).prop_map(|(member, usable)| Happening::Cut(member, usable)),
+        1 => member.clone().prop_map(Happening::SnapshotError),
+        8 => (0..3_000_u64).prop_map(Happening::Time),
+        1 => member.clone().prop_map(Happening::PodGone),
+        1 => member.clone().prop_map(Happening::ClaimGone),
+        1 => member.clone().prop_map(Happening::OtherPod),
+        1 => member.prop_map(Happening::Restarted),
+        1 => Just(Happening::Deleted),
+        1 => Just(Happening::CutOff),
+        3 => Just(Happening::Removed),
+    ]
+}
+
+fn apply(world: &mut World, happening: Happening) {
+    let members = world.run.members.len();
+    match happening {
+        Happening::Recorded => world.observed.recorded = true,
+        Happening::Connected(member) => drop(world.observed.connected.insert(pod_uid(member))),
+        Happening::Lost(member) => world.lose(member),
+        Happening::Unreachable(member) => drop(world.unreachable.insert(member)),
+        Happening::Says(member, says) if world.mounted().contains(&member) => {
+            let content = match says {
+                Says::Waiting => waiting(),
+                Says::Prepared => prepared(),
+                Says::Ready(round) => ready(round),
+                Says::NotReady(round, retryable) => not_ready(round, retryable),
+                Says::Released(unbroken) => released(unbroken),
+                Says::Yes => match world.last_command(member) {
+                    None => return,
+                    Some(Command::Prepare) => prepared(),
+                    Some(Command::Suspend) => ready(world.run.round),
+                    Some(Command::Release) => released(true),
+                },
+            };
+            world.answer(member, content);
+        }
+        Happening::Created(member) if world.cuts > 0 => world.created(member % members),
+        Happening::Refused(member) => {
+            let name = world.run.members[member % members].replica_name.clone();
+            world.observed.refused_replicas.insert(name, "quota".into());
+        }
+        Happening::Cut(member, usable) if world.cuts > 0 => world.snapshot(member % members, cut(usable)),
+        Happening::SnapshotError(member) => world.snapshot(member % members, snapshot_error()),
+        Happening::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
+        Happening::PodGone(member) => drop(world.observed.pods.remove(&pod_uid(member))),
+        Happening::ClaimGone(member) => drop(world.observed.claims.remove(&claim_uid(member))),
+        Happening::OtherPod(member) => {
+            let pod = PodFacts { claims: [format!("data-{member}")].into(), ..PodFacts::default() };
+            world.observed.pods.insert("other".into(), pod);
+        }
+        Happening::Restarted(member) => {
+            if let Some(pod) = world.observed.pods.get_mut(&pod_uid(member)) {
+                pod.containers[0].id.push('x');
+            }
+        }
+        Happening::Deleted => world.observed.deleted = true,
+        Happening::CutOff => world.observed.cut_off = Some("stopping".into()),
+        Happening::Removed if world.deletions > 0 => world.observed.deleted_replicas = Some(members),
+        Happening::Says(..) | Happening::Created(_) | Happening::Cut(..) | Happening::Removed => {}
+    }
+}
+
+fn rank(phase: Phase) -> u8 {
+    match phase {
+        Phase::Pending => 0,
+        Phase::Checking => 1,
+        Phase::Ready => 2,
+        Phase::Replicating => 3,
+        Phase::Done | Phase::Aborted | Phase::Failed => 4,
+    }
+}
+
+/// Turns once and checks every promise that can be checked at any time.
+fn turn(world: &mut World) -> Result<(), TestCaseError> {
+    let before = world.run.clone();
+    // What each agent said last, as the planner is about to see it.
+    let said: Vec<Option<AnswerContent>> = (0..world.run.members.len())
+        .map(|member| world.observed.answers.get(&claim_uid(member)).map(|answer| answer.content.clone()))
+        .collect();
+    let commanded: Vec<Option<Command>> = (0..said.len()).map(|member| world.last_command(member)).collect();
+    let steps = world.turn();
+
+    for step in &steps {
+        if let Step::Cut(snapshots) = step {
+            prop_assert_eq!(snapshots.len(), world.run.members.len());
+            for member in world.mounted() {
+                prop_assert_eq!(commanded[member], Some(Command::Suspend), "P1: a member that was not told to suspend");
+                let holds =
+                    matches!(&said[member], Some(AnswerContent::Ready { round, .. }) if *round == world.run.round);
+                prop_assert!(holds, "P1: {:?} is no answer to hold by", said[member]);
+            }
+        }
+    }
+    prop_assert!(world.cuts <= 1, "one cut in an attempt");
+    prop_assert!(world.run.round <= MAX_ROUNDS, "rounds are bounded");
+    if matches!(world.run.stage, Stage::Abandoning { .. }) || world.run.phase().is_final() {
+        for member in world.mounted() {
+            let last = world.last_command(member);
+            prop_assert!(matches!(last, None | Some(Command::Release)), "P2: {member} was told {last:?} last");
+        }
+    }
+    if world.run.phase() == Phase::Done && before.phase() != Phase::Done {
+        for member in world.mounted() {
+            let proof = world.run.members[member].released.as_ref();
+            prop_assert!(proof.is_some_and(|released| released.unbroken), "P4: Done without proof");
+        }
+        prop_assert_eq!(world.deletions, 0);
+    }
+    if world.run.phase() == Phase::Failed {
+        prop_assert!(world.observed.deleted_replicas.is_some(), "P8: Failed with replicas left");
+    }
+    if world.run.phase() == Phase::Aborted {
+        prop_assert_eq!(world.cuts, 0, "Aborted means that nothing was cut");
+    }
+    prop_assert!(
+        world.phases().windows(2).all(|pair| rank(pair[0]) < rank(pair[1])),
+        "phases go on: {:?}",
+        world.phases()
+    );
+    prop_assert!(world.phases().starts_with(&before.phases.iter().map(|entry| entry.phase).collect::<Vec<_>>()));
+    if before.stage == Stage::Ended {
+        prop_assert_eq!(&world.run, &before, "an end is final");
+    }
+    if let Some(wake_at) = world.wake_at {
+        prop_assert!(wake_at > world.now.monotonic, "a wake-up in the past would spin: {:?}", world.run.stage);
+    }
+    let again = plan(&world.request, &world.run, &world.observed, world.now);
+    let news = !world.observed.lost.is_empty() || again.run.stage != world.run.stage;
+    prop_assert!(news || again.steps.is_empty(), "planning again asks again: {:?}", again.steps);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn promises_are_kept(
+        mounted in 0..3_usize,
+        unmounted in 0..2_usize,
+        check: bool,
+        happenings in proptest::collection::vec(happening(), 0..60),
+    ) {
+        let mode = if check { Mode::Check } else { Mode::Replicate };
+        let unmounted = if mounted == 0 { unmounted.max(1) } else { unmounted };
+        let mut world = World::new(mode, mounted, unmounted);
+        turn(&mut world)?;
+        for happening in happenings {
+            apply(&mut world, happening);
+            turn(&mut world)?;
+        }
+        // From here on nothing happens but time, and what goes on in the background comes to its end.
+        for _ in 0..64 {
+            if world.run.stage == Stage::Ended {
+                break;
+            }
+            world.observed.recorded = true;
+            world.observed.open_creations = 0;
+            if world.deletions > 0 {
+                world.observed.deleted_replicas = Some(world.run.members.len());
+            }
+            turn(&mut world)?;
+            if let Some(wake_at) = world.wake_at {
+                world.now.monotonic = wake_at;
+                turn(&mut world)?;
+            }
+        }
+        prop_assert_eq!(&world.run.stage, &Stage::Ended, "every run ends");
+    }
+}
+
+#[test]
+fn willing_agents_reach_done() {
+    // The invariants say nothing unless the good way can be gone.
+    for mode in [Mode::Replicate, Mode::Check] {
+        let mut world = World::new(mode, 2, 1);
+        for _ in 0..40 {
+            apply(&mut world, Happening::Recorded);
+            for member in 0..3 {
+                apply(&mut world, Happening::Says(member, Says::Yes));
+                apply(&mut world, Happening::Created(member));
+                apply(&mut world, Happening::Cut(member, true));
+                turn(&mut world).unwrap();
+            }
+        }
+        assert_eq!(world.run.phase(), Phase::Done);
+    }
+}

@@ -1,0 +1,265 @@
+//! Every stage against every answer and every mishap.
+
+use super::*;
+use crate::api::{Consistency, MemberState};
+use crate::limits::{MAX_ROUNDS, READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+
+#[test]
+fn a_group_is_cut_phase_by_phase() {
+    let mut world = World::awaiting(3);
+    assert_eq!(world.phases(), [Phase::Checking, Phase::Ready, Phase::Replicating]);
+    let status = world.statuses.last().unwrap();
+    assert_eq!((status.consistency, status.ready_to_use), (Some(Consistency::Crash), false));
+    assert_eq!(status.hold.as_ref().unwrap().ended_at.as_ref().unwrap().0, world.now.wall);
+    for member in 0..3 {
+        world.snapshot(member, cut(true));
+        world.turn();
+    }
+    assert_eq!(world.run.stage, Stage::Ended);
+    assert_eq!(world.phases(), [Phase::Checking, Phase::Ready, Phase::Replicating, Phase::Done]);
+    let shown: Vec<Phase> = world.statuses.iter().filter_map(|status| status.phase).collect();
+    for phase in world.phases() {
+        assert!(shown.contains(&phase), "{phase:?} has a status of its own");
+    }
+    let status = world.statuses.last().unwrap();
+    assert!(status.ready_to_use);
+    assert_eq!(status.ready_members.as_deref(), Some("3/3"));
+    let condition = |kind: &str| status.conditions.iter().find(|one| one.type_ == kind).unwrap().status.clone();
+    assert_eq!(
+        (condition("Ready"), condition("Reconciling"), condition("Stalled")),
+        ("True".into(), "False".into(), "False".into())
+    );
+    assert_eq!((condition("WritesSuspended"), condition("Consistent")), ("False".into(), "True".into()));
+}
+
+#[test]
+fn a_check_keeps_nothing() {
+    let mut world = World::suspending(Mode::Check, 2);
+    for member in 0..2 {
+        world.answer(member, ready(1));
+        world.turn();
+    }
+    assert_eq!(world.last_command(0), Some(Command::Release));
+    for member in 0..2 {
+        world.answer(member, released(true));
+        world.turn();
+    }
+    assert_eq!((world.phases(), world.cuts), (vec![Phase::Checking, Phase::Ready, Phase::Done], 0));
+    assert_eq!(world.statuses.last().unwrap().consistency, None);
+}
+
+/// One mishap at one stage, and how the run must end.
+struct Case {
+    name: &'static str,
+    world: fn() -> World,
+    happens: fn(&mut World),
+    ends: (Phase, &'static str),
+}
+
+#[test]
+fn every_mishap_ends_with_everything_given_back() {
+    let preparing = || World::preparing(Mode::Replicate, 2, 0);
+    let suspending = || World::suspending(Mode::Replicate, 2);
+    let half_ready = || {
+        let mut world = World::suspending(Mode::Replicate, 2);
+        world.answer(0, ready(1));
+        world.turn();
+        world
+    };
+    let (cutting, releasing, awaiting) = (|| World::cutting(2), || World::releasing(2), || World::awaiting(2));
+    let unmounted = || {
+        let mut world = World::preparing(Mode::Replicate, 1, 1);
+        world.answer(0, prepared());
+        world.turn();
+        world
+    };
+    let pod_gone: fn(&mut World) = |world| drop(world.observed.pods.remove(&pod_uid(1)));
+    let claim_gone: fn(&mut World) = |world| drop(world.observed.claims.remove(&claim_uid(1)));
+    let deleted: fn(&mut World) = |world| world.observed.deleted = true;
+    let lost: fn(&mut World) = |world| world.lose(1);
+    let cut_off: fn(&mut World) = |world| world.observed.cut_off = Some("stopping".into());
+    let aborted = |reason| (Phase::Aborted, reason);
+    let failed = |reason| (Phase::Failed, reason);
+    #[rustfmt::skip]
+    let cases = [
+        Case { name: "prepare: refused for good", world: preparing, happens: |w| w.answer(1, not_ready(0, false)), ends: aborted("MissingCapability") },
+        Case { name: "prepare: waits too long", world: preparing, happens: |w| { w.answer(0, prepared()); w.answer(1, waiting()); w.turn(); w.pass(PREPARE_TIMEOUT); }, ends: aborted("LockHeld") },
+        Case { name: "prepare: silent", world: preparing, happens: |w| w.pass(PREPARE_TIMEOUT), ends: aborted("AgentSilent") },
+        Case { name: "prepare: lost", world: preparing, happens: |w| { w.lose(1); w.turn(); w.pass(PREPARE_TIMEOUT); }, ends: aborted("AgentSilent") },
+        Case { name: "prepare: pod gone", world: preparing, happens: pod_gone, ends: aborted("PodChanged") },
+        Case { name: "prepare: claim gone", world: preparing, happens: claim_gone, ends: aborted("ClaimDeleted") },
+        Case { name: "prepare: deleted", world: preparing, happens: deleted, ends: aborted("Deleted") },
+        Case { name: "prepare: cut off", world: preparing, happens: cut_off, ends: aborted("ControllerInterrupted") },
+        Case { name: "suspend: refused for good", world: half_ready, happens: |w| w.answer(1, not_ready(1, false)), ends: aborted("MissingCapability") },
+        Case { name: "suspend: silent", world: suspending, happens: |w| w.pass(PREPARE_TIMEOUT), ends: aborted("AgentSilent") },
+        Case { name: "suspend: one silent", world: half_ready, happens: |w| w.pass(HOLD_TIMEOUT - RELEASE_MARGIN), ends: aborted("NotReadyTogether") },
+        Case { name: "suspend: lost", world: half_ready, happens: lost, ends: aborted("AgentLost") },
+        Case { name: "suspend: lapsed", world: half_ready, happens: |w| w.answer(0, released(false)), ends: aborted("HoldBroken") },
+        Case { name: "suspend: pod gone", world: half_ready, happens: pod_gone, ends: aborted("PodChanged") },
+        Case { name: "suspend: claim gone", world: half_ready, happens: claim_gone, ends: aborted("ClaimDeleted") },
+        Case { name: "suspend: deleted", world: half_ready, happens: deleted, ends: aborted("Deleted") },
+        Case { name: "suspend: another pod mounts", world: half_ready, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedByMorePods") },
+        Case { name: "suspend: unmounted is mounted", world: unmounted, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedMeanwhile") },
+        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(w.run.members[1].replica_name.clone(), "quota".into())), ends: failed("SnapshotFailed") },
+        Case { name: "cut: error", world: cutting, happens: |w| { w.created(1); w.snapshot(1, snapshot_error()); }, ends: failed("SnapshotFailed") },
+        Case { name: "cut: too slow", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut(true)); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("CutTimeout") },
+        Case { name: "cut: lost", world: cutting, happens: lost, ends: failed("AgentLost") },
+        Case { name: "cut: lapsed", world: cutting, happens: |w| w.answer(0, released(false)), ends: failed("HoldBroken") },
+        Case { name: "cut: pod gone", world: cutting, happens: pod_gone, ends: failed("PodChanged") },
+        Case { name: "cut: claim gone", world: cutting, happens: claim_gone, ends: failed("ClaimDeleted") },
+        Case { name: "cut: deleted", world: cutting, happens: deleted, ends: failed("Deleted") },
+        Case { name: "cut: cut off", world: cutting, happens: cut_off, ends: failed("ControllerInterrupted") },
+        Case { name: "release: broken", world: releasing, happens: |w| { w.answer(0, released(true)); w.answer(1, released(false)); }, ends: failed("HoldBroken") },
+        Case { name: "release: lost", world: releasing, happens: lost, ends: failed("HoldBroken") },
+        Case { name: "release: silent", world: releasing, happens: |w| w.pass(RELEASE_TIMEOUT), ends: failed("HoldBroken") },
+        Case { name: "release: deleted", world: releasing, happens: deleted, ends: failed("Deleted") },
+        Case { name: "usable: deleted", world: awaiting, happens: deleted, ends: failed("Deleted") },
+        Case { name: "usable: replica gone", world: awaiting, happens: |w| w.observed.replicas.clear(), ends: failed("ReplicaDeleted") },
+        Case { name: "usable: never", world: awaiting, happens: |w| w.pass(READY_TO_USE_TIMEOUT), ends: failed("ReplicaNotUsable") },
+    ];
+    for Case { name, world, happens, ends } in cases {
+        let mut world = world();
+        happens(&mut world);
+        world.turn();
+        assert!(matches!(world.run.stage, Stage::Abandoning { .. } | Stage::Ended), "{name}: {:?}", world.run.stage);
+        assert_eq!(world.verdict(), Some(ends.1), "{name}");
+        world.settle();
+        assert_eq!((world.run.stage.clone(), world.run.phase()), (Stage::Ended, ends.0), "{name}");
+        for member in world.mounted() {
+            let last = world.last_command(member);
+            assert!(
+                matches!(last, None | Some(Command::Release)),
+                "{name}: {member} was asked and not released: {last:?}"
+            );
+        }
+        assert_eq!(world.deletions > 0, ends.0 == Phase::Failed, "{name}: replicas are removed if any was asked for");
+        let status = world.statuses.last().unwrap();
+        assert!(status.members.iter().all(|member| member.replica.is_none()), "{name}");
+        assert_eq!(status.consistency, None, "{name}");
+        let ready = status.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", ends.1), "{name}");
+    }
+}
+
+#[test]
+fn what_does_not_matter_changes_nothing() {
+    let mut world = World::awaiting(2);
+    world.lose(0);
+    world.observed.claims.clear();
+    world.observed.pods.clear();
+    world.observed.cut_off = Some("stopping".into());
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::AwaitingUsable { .. }), "outside the hold agents are not needed");
+
+    let mut world = World::suspending(Mode::Replicate, 2);
+    world.answer(0, ready(7));
+    world.answer(1, not_ready(0, false));
+    world.turn();
+    assert_eq!(world.run.stage, Stage::Suspending, "answers of other rounds say nothing");
+    assert_eq!(world.run.members[0].state, MemberState::Suspending);
+}
+
+#[test]
+fn a_lock_that_goes_away_costs_a_round_and_nobody_waits_suspended() {
+    let mut world = World::suspending(Mode::Replicate, 2);
+    world.answer(0, ready(1));
+    world.turn();
+    world.answer(1, not_ready(1, true));
+    world.turn();
+    assert_eq!((world.last_command(0), world.last_command(1)), (Some(Command::Release), Some(Command::Release)));
+    assert!(matches!(world.run.stage, Stage::Pausing { .. }));
+    for member in 0..2 {
+        world.answer(member, released(member == 0));
+        world.turn();
+    }
+    assert!(matches!(world.run.stage, Stage::Pausing { .. }), "the pause is not over");
+    world.pass(world.wake_at.unwrap() - world.now.monotonic);
+    world.turn();
+    assert_eq!((world.last_command(0), world.run.round), (Some(Command::Prepare), 2));
+    for content in [prepared(), ready(2)] {
+        for member in 0..2 {
+            world.answer(member, content.clone());
+            world.turn();
+        }
+    }
+    assert_eq!(world.run.stage, Stage::Cutting);
+    assert_eq!(world.phases(), [Phase::Checking, Phase::Ready, Phase::Replicating]);
+}
+
+#[test]
+fn rounds_are_bounded() {
+    let mut world = World::preparing(Mode::Replicate, 1, 0);
+    for round in 1..=MAX_ROUNDS {
+        world.answer(0, prepared());
+        world.turn();
+        world.answer(0, not_ready(round, true));
+        world.turn();
+        world.answer(0, released(false));
+        world.turn();
+        if round < MAX_ROUNDS {
+            world.pass(world.wake_at.unwrap() - world.now.monotonic);
+            world.turn();
+            assert_eq!(world.run.round, round + 1);
+        }
+    }
+    assert_eq!((world.run.phase(), world.verdict()), (Phase::Aborted, Some("LockHeld")));
+}
+
+#[test]
+fn an_agent_that_comes_late_or_back_is_asked() {
+    let mut world = World::new(Mode::Replicate, 1, 0);
+    world.observed.connected.clear();
+    world.observed.recorded = true;
+    world.turn();
+    assert_eq!(world.sent, []);
+    world.observed.connected.insert(pod_uid(0));
+    world.turn();
+    world.lose(0);
+    world.turn();
+    world.observed.connected.insert(pod_uid(0));
+    world.turn();
+    assert_eq!(world.sent, [(0, Command::Prepare), (0, Command::Prepare)]);
+}
+
+#[test]
+fn an_agent_that_never_comes_is_blamed() {
+    let mut world = World::new(Mode::Replicate, 1, 0);
+    world.observed.connected.clear();
+    world.observed.recorded = true;
+    world.turn();
+    world.pass(PREPARE_TIMEOUT);
+    world.turn();
+    assert_eq!((world.run.phase(), world.verdict()), (Phase::Aborted, Some("AgentNotConnected")));
+}
+
+#[test]
+fn a_claim_that_nobody_mounts_is_ready_by_itself_and_looked_at_again() {
+    let mut world = World::new(Mode::Replicate, 0, 2);
+    world.observed.recorded = true;
+    world.turn();
+    assert_eq!((world.run.stage.clone(), world.sent.len()), (Stage::Cutting, 0));
+    for member in 0..2 {
+        world.created(member);
+        world.snapshot(member, cut(true));
+    }
+    let steps = world.turn();
+    assert!(steps.iter().any(|step| matches!(step, Step::RecheckPods)));
+    world.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() });
+    world.turn();
+    assert_eq!(world.verdict(), Some("MountedMeanwhile"));
+    world.settle();
+    assert_eq!(world.run.phase(), Phase::Failed);
+}
+
+#[test]
+fn a_release_that_did_not_arrive_is_sent_again() {
+    let mut world = World::cutting(2);
+    world.lose(1);
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::Abandoning { .. }));
+    let releases = |world: &World| world.sent.iter().filter(|sent| **sent == (1, Command::Release)).count();
+    let before = releases(&world);
+    world.observed.connected.insert(pod_uid(1));
+    world.turn();
+    assert_eq!(releases(&world), before + 1);
+}

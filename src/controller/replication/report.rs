@@ -1,0 +1,61 @@
+//! The status that users see, rendered from the run. Pure.
+
+use super::conditions;
+use super::observed::Observed;
+use super::state::{Member, Moment, Request, Run};
+use crate::api::{Consistency, HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+
+/// Renders the status.
+pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) -> ReplicationStatus {
+    let ready = run.members.iter().filter(|member| is_ready(member)).count();
+    let replicated = request.mode == Mode::Replicate && run.proven;
+    ReplicationStatus {
+        phase: Some(run.phase()),
+        phases: run.phases.clone(),
+        attempt: run.attempt,
+        observed_generation: request.generation,
+        ready_to_use: replicated && run.phase() == Phase::Done,
+        creation_time: run.cut_confirmed.filter(|_| replicated).map(|at| at.micro_time()),
+        // Applications are not asked to quiesce, so a common crash-consistent cut is what is proven, and not more.
+        consistency: replicated.then_some(Consistency::Crash),
+        hold: hold(run),
+        ready_members: (!run.members.is_empty()).then(|| format!("{ready}/{}", run.members.len())),
+        members: run.members.iter().map(member_status).collect(),
+        conditions: conditions::render(request, run, observed, now),
+    }
+}
+
+/// Whether it is ready, or was until it was released.
+fn is_ready(member: &Member) -> bool {
+    member.ready.is_some() || member.state == MemberState::Unmounted
+}
+
+fn hold(run: &Run) -> Option<HoldStatus> {
+    let began = run.hold_began?;
+    let cut = run.cut_requested.zip(run.cut_confirmed);
+    Some(HoldStatus {
+        started_at: began.micro_time(),
+        ended_at: run.hold_ended.map(|at| at.micro_time()),
+        duration: run.hold_ended.map(|at| at.since(&began).into()),
+        cut_duration: cut.map(|(requested, confirmed)| confirmed.since(&requested).into()),
+    })
+}
+
+fn member_status(member: &Member) -> MemberStatus {
+    MemberStatus {
+        persistent_volume_claim: member.claim.clone(),
+        volume: member.volume.clone(),
+        driver: member.driver.clone(),
+        pod: member.pod.as_ref().map(|pod| pod.name.clone()),
+        node: member.pod.as_ref().and_then(|pod| pod.node.clone()),
+        state: member.state,
+        method: member.method,
+        protection: member.protection,
+        blockers: member.blockers.clone(),
+        more_blockers: member.more_blockers,
+        ready_at: member.ready.map(|ready| ready.at.micro_time()),
+        released_at: member.released.as_ref().map(|released| released.at.micro_time()),
+        suspended_for: member.suspended_for.map(Into::into),
+        replica: member.replica.clone(),
+    }
+}

@@ -1,0 +1,389 @@
+//! One replication from its first look to its end: observe, plan, execute, and again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use super::answers;
+use super::conditions;
+use super::events::Events;
+use super::execute::{Executor, Outcome, delete_replicas, set_finalizer};
+use super::membership::{self, Candidates};
+use super::observe::{self, Watches, within};
+use super::observed::Observed;
+use super::plan::plan;
+use super::resume::resume;
+use super::state::{Member, Moment, Request, Run, Stage, Verdict};
+use super::status::StatusWriter;
+use crate::api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase, PhaseEntry, ReplicationStatus};
+use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
+use crate::limits::{API_TIMEOUT, RUN_QUEUE};
+use crate::replica::csi::snapshot_name;
+
+/// What every run is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The agents.
+    pub sessions: Sessions,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Kubernetes Events.
+    pub events: Events,
+    /// Claims that a run works on.
+    pub taken: Taken,
+    /// The zero of the monotonic clock.
+    pub started: Instant,
+    /// The controller stops.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// The clocks.
+    pub fn now(&self) -> Moment {
+        Moment { monotonic: self.started.elapsed(), wall: Timestamp::now() }
+    }
+}
+
+/// Which claim belongs to which run of this controller: one attempt per member at a time.
+#[derive(Clone, Default)]
+pub struct Taken {
+    by_claim: Arc<Mutex<HashMap<String, String>>>,
+}
+
+impl Taken {
+    /// Takes all claims, or none: then it gives those that are taken, with the name of the replication that has them.
+    fn take(&self, claims: Vec<String>, replication: &str) -> Result<Claimed, HashMap<String, String>> {
+        let mut by_claim = self.by_claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let conflicts: HashMap<String, String> =
+            claims.iter().filter_map(|claim| Some((claim.clone(), by_claim.get(claim)?.clone()))).collect();
+        if !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        by_claim.extend(claims.iter().map(|claim| (claim.clone(), replication.to_owned())));
+        Ok(Claimed { taken: self.clone(), claims })
+    }
+}
+
+/// Claims that a run has taken, until it is dropped.
+struct Claimed {
+    taken: Taken,
+    claims: Vec<String>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        let mut by_claim = self.taken.by_claim.lock().unwrap_or_else(PoisonError::into_inner);
+        for claim in &self.claims {
+            by_claim.remove(claim);
+        }
+    }
+}
+
+/// The newest state of the object of a run; `None`: it is gone.
+pub type ObjectWatch = watch::Receiver<Option<Arc<ConsistencyGroupReplication>>>;
+
+/// Runs one replication to its end, or deals with the deletion of one that has ended.
+///
+/// # Errors
+/// When the API server could not be read before anything was asked of an agent. It is safe to call it again: what the status
+/// declares is taken up again.
+pub async fn replicate(context: &Context, updates: ObjectWatch) -> anyhow::Result<()> {
+    let Some(object) = read_again(context, &updates).await? else { return Ok(()) };
+    let ended = object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final);
+    if !ended {
+        run_to_end(context, &object, updates.clone()).await?;
+    }
+    if updates.borrow().as_ref().is_some_and(|newest| newest.metadata.deletion_timestamp.is_some())
+        && let Some(object) = read_again(context, &updates).await?
+    {
+        say_goodbye(context, &object).await?;
+    }
+    Ok(())
+}
+
+/// The object as it is stored now, `None` when it is gone. A watch may lag behind, and an old status would be taken for an
+/// attempt to be voided.
+async fn read_again(context: &Context, updates: &ObjectWatch) -> anyhow::Result<Option<ConsistencyGroupReplication>> {
+    let Some(known) = updates.borrow().clone() else { return Ok(None) };
+    let api = Api::namespaced(context.client.clone(), &known.namespace().unwrap_or_default());
+    let stored: Option<ConsistencyGroupReplication> = within(API_TIMEOUT, api.get_opt(&known.name_any())).await?;
+    Ok(stored.filter(|stored| stored.uid() == known.uid()))
+}
+
+fn request(context: &Context, object: &ConsistencyGroupReplication) -> Request {
+    let suspension = &object.spec.suspension;
+    Request {
+        name: object.name_any(),
+        namespace: object.namespace().unwrap_or_default(),
+        uid: object.uid().unwrap_or_default(),
+        generation: object.metadata.generation,
+        mode: object.spec.mode,
+        prepare_timeout: suspension.prepare_timeout.into(),
+        hold_timeout: suspension.hold_timeout.into(),
+        deletion_policy: object.spec.deletion_policy,
+        owner: object.owner_ref(&()),
+        epoch: context.config.epoch,
+    }
+}
+
+async fn run_to_end(
+    context: &Context,
+    object: &ConsistencyGroupReplication,
+    updates: ObjectWatch,
+) -> anyhow::Result<()> {
+    let request = request(context, object);
+    let mut observed = Observed::default();
+    let mut watches = Watches::start(&context.client, &request.namespace);
+    watches.synchronise(&mut observed).await?;
+    let declared = object.status.as_ref().filter(|status| status.attempt > 0);
+    let (run, _claimed) = match declared {
+        Some(status) => (resume(&request, status, &observed.pods, context.now()), None),
+        None if object.metadata.deletion_timestamp.is_some() => return Ok(()),
+        None => match resolve(context, object, &request, &observed).await? {
+            Ok((members, claimed)) => {
+                let before = object.status.clone().unwrap_or_default();
+                (Run::new(members, before, context.now()), Some(claimed))
+            }
+            Err(verdict) => return refuse(context, object, &request, verdict).await,
+        },
+    };
+    let Some(object) = guard(context, object).await? else { return Ok(()) };
+    if request.mode == Mode::Replicate && observe::classes(&context.client).await?.is_some() {
+        watches.watch_replicas(&request.uid);
+        watches.synchronise(&mut observed).await?;
+    }
+    let (outcomes_in, outcomes) = mpsc::channel(RUN_QUEUE);
+    let executor = Executor {
+        client: context.client.clone(),
+        sessions: context.sessions.clone(),
+        namespace: request.namespace.clone(),
+        replication_uid: request.uid.clone(),
+        outcomes: outcomes_in,
+    };
+    let agents = context.sessions.attach(&request.uid);
+    let pods = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
+    observed.connected = pods.filter(|pod| context.sessions.connected(pod)).collect();
+    let writer = StatusWriter::start(context.client.clone(), context.events.clone(), object);
+    Wheel { context, request, run, observed, watches, agents: Some(agents), executor, outcomes, updates, writer }
+        .turn()
+        .await;
+    Ok(())
+}
+
+/// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended. An object
+/// that is being deleted takes no new finalizer, and needs none for being cleaned up after.
+async fn guard(
+    context: &Context,
+    object: &ConsistencyGroupReplication,
+) -> anyhow::Result<Option<ConsistencyGroupReplication>> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Some(object.clone()));
+    }
+    set_finalizer(&context.client, object, true).await
+}
+
+async fn resolve(
+    context: &Context,
+    object: &ConsistencyGroupReplication,
+    request: &Request,
+    observed: &Observed,
+) -> anyhow::Result<Result<(Vec<Member>, Claimed), Verdict>> {
+    let claims: Vec<_> = observed.claims.values().cloned().collect();
+    let chosen = match membership::select(&object.spec.source, &claims) {
+        Ok(chosen) => chosen,
+        Err(verdict) => return Ok(Err(verdict)),
+    };
+    let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
+    let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
+    let (claimed, taken) = match context.taken.take(uids, &request.name) {
+        Ok(claimed) => (Some(claimed), HashMap::new()),
+        Err(taken) => (None, taken),
+    };
+    let replicate = request.mode == Mode::Replicate;
+    let candidates = Candidates {
+        drivers: observe::drivers(&context.client, volumes).await?,
+        classes: if replicate { observe::classes(&context.client).await? } else { None },
+        taken: taken.into_iter().collect(),
+        pods: observed.pods.values().cloned().collect(),
+        claims,
+    };
+    let members = membership::resolve(&object.spec, request, context.config.hold_ceiling, &candidates);
+    Ok(members.and_then(|members| match claimed {
+        Some(claimed) => Ok((members, claimed)),
+        None => Err(Verdict::new("HeldByAnother", "a member belongs to another replication that is still running")),
+    }))
+}
+
+/// Ends a run that cannot begin. Nothing was asked of anybody.
+async fn refuse(
+    context: &Context,
+    object: &ConsistencyGroupReplication,
+    request: &Request,
+    verdict: Verdict,
+) -> anyhow::Result<()> {
+    tracing::info!(namespace = request.namespace, name = request.name, reason = verdict.reason, "refused");
+    let now = context.now();
+    let before = object.status.clone().unwrap_or_default();
+    let mut phases = before.phases;
+    phases.push(PhaseEntry { phase: Phase::Aborted, started_at: now.micro_time() });
+    let status = ReplicationStatus {
+        phase: Some(Phase::Aborted),
+        phases,
+        observed_generation: request.generation,
+        conditions: conditions::refused(request.generation, &verdict, &before.conditions, now),
+        ..ReplicationStatus::default()
+    };
+    let writer = StatusWriter::start(context.client.clone(), context.events.clone(), object.clone());
+    writer.push(status);
+    writer.finish().await;
+    Ok(())
+}
+
+/// Deals with the replicas of a run that has ended and whose object is being deleted, and lets it go. A replica that is gone
+/// already does not stop that.
+async fn say_goodbye(context: &Context, object: &ConsistencyGroupReplication) -> anyhow::Result<()> {
+    let request = request(context, object);
+    let status = object.status.clone().unwrap_or_default();
+    let keep = status.phase == Some(Phase::Done) && request.deletion_policy == DeletionPolicy::Retain;
+    if !keep && request.mode == Mode::Replicate {
+        let names = status.members.iter().map(|member| {
+            let claim = &member.persistent_volume_claim;
+            snapshot_name(&request.name, &request.uid, status.attempt, &claim.name, &claim.uid)
+        });
+        let names: Vec<String> = names.collect();
+        delete_replicas(&context.client, &request.namespace, &request.uid, &names).await;
+    }
+    set_finalizer(&context.client, object, false).await.context("the finalizer could not be removed")?;
+    Ok(())
+}
+
+/// The loop of one run and all that it turns.
+struct Wheel<'a> {
+    context: &'a Context,
+    request: Request,
+    run: Run,
+    observed: Observed,
+    watches: Watches,
+    /// `None` once events were missed: nothing that agents say can be relied on any more.
+    agents: Option<Attachment>,
+    executor: Executor,
+    outcomes: mpsc::Receiver<Outcome>,
+    updates: ObjectWatch,
+    writer: StatusWriter,
+}
+
+impl Wheel<'_> {
+    async fn turn(mut self) {
+        self.note_deletion();
+        loop {
+            let wake_at = self.plan_and_execute();
+            if self.run.stage == Stage::Ended {
+                break;
+            }
+            if self.context.shutdown.is_cancelled() && self.may_pause() {
+                // Whoever leads next takes it up from the stored status.
+                break;
+            }
+            self.wait(wake_at).await;
+        }
+        self.writer.finish().await;
+    }
+
+    /// Plans until no command of a plan fails: a command that cannot be sent is news for the planner.
+    fn plan_and_execute(&mut self) -> Option<Duration> {
+        loop {
+            let plan = plan(&self.request, &self.run, &self.observed, self.context.now());
+            if plan.run.stage != self.run.stage {
+                tracing::info!(
+                    namespace = self.request.namespace,
+                    name = self.request.name,
+                    round = plan.run.round,
+                    stage = ?plan.run.stage,
+                    "replication"
+                );
+            }
+            self.run = plan.run;
+            let lost = self.observed.lost.len();
+            // Steps first: a status never holds up a hold.
+            for step in plan.steps {
+                self.executor.execute(step, &mut self.observed);
+            }
+            for status in plan.statuses {
+                self.writer.push(status);
+            }
+            if self.observed.lost.len() <= lost {
+                return plan.wake_at;
+            }
+        }
+    }
+
+    /// Whether nothing is lost when this process stops now.
+    fn may_pause(&self) -> bool {
+        !self.run.stage.needs_agents() || (self.run.stage == Stage::Recording && !self.observed.recorded)
+    }
+
+    /// Waits for news, or until it is time.
+    async fn wait(&mut self, wake_at: Option<Duration>) {
+        let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
+        let stopping = self.observed.cut_off.is_some();
+        tokio::select! {
+            change = self.watches.next() => self.watches.apply(change, &mut self.observed),
+            event = next_event(&mut self.agents) => self.hear(event),
+            Some(outcome) = self.outcomes.recv() => outcome.apply(&mut self.observed),
+            () = self.writer.recorded(), if !self.observed.recorded => self.observed.recorded = true,
+            Ok(()) = self.updates.changed() => self.note_deletion(),
+            () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
+            () = self.context.shutdown.cancelled(), if !stopping => {
+                self.observed.cut_off = Some("the controller was stopped during the attempt".to_owned());
+            }
+        }
+    }
+
+    fn note_deletion(&mut self) {
+        let object = self.updates.borrow_and_update();
+        self.observed.deleted |= object.as_ref().is_none_or(|object| object.metadata.deletion_timestamp.is_some());
+    }
+
+    fn hear(&mut self, event: Option<AgentEvent>) {
+        match event {
+            Some(AgentEvent::Connected { pod_uid }) => {
+                self.observed.connected.insert(pod_uid);
+            }
+            Some(AgentEvent::Lost { pod_uid }) => {
+                let members =
+                    self.run.members.iter().filter(|member| member.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid));
+                self.observed.lost(&pod_uid, members.map(|member| member.claim.uid.clone()));
+            }
+            Some(AgentEvent::Report { pod_uid, report }) => {
+                let now = self.context.now();
+                match answers::accept(&self.request, &self.run, &self.observed.pods, &pod_uid, report, now) {
+                    Ok((member, answer)) => {
+                        self.observed.answers.insert(member, answer);
+                    }
+                    Err(reason) => tracing::warn!(name = self.request.name, %pod_uid, %reason, "a report was dropped"),
+                }
+            }
+            None => {
+                self.agents = None;
+                self.observed.cut_off = Some("the controller could not keep up with its agents' answers".to_owned());
+            }
+        }
+    }
+}
+
+/// The next event of the agents, as long as none was missed.
+async fn next_event(agents: &mut Option<Attachment>) -> Option<AgentEvent> {
+    match agents {
+        Some(agents) => agents.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,213 @@
+//! Writes statuses, in order, from one task per run. A queue between planner and writer never holds up a hold.
+//!
+//! A status is replaced whole, with the resource version that was read (an update, not server-side apply): whoever wrote in
+//! between is noticed, so that a controller that has lost its leadership cannot write over what its successor reported.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::api::PostParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::events::Events;
+use super::observe::within;
+use crate::api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
+use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, STATUS_INTERVAL, STATUS_QUEUE};
+
+/// Statuses that wait to be written. Of one phase only the newest waits, so that there are never more than phases.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    statuses: VecDeque<ReplicationStatus>,
+    newest: Option<ReplicationStatus>,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Every critical section leaves the queue whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, status: ReplicationStatus) {
+        let mut waiting = self.lock();
+        if waiting.newest.as_ref() == Some(&status) {
+            return;
+        }
+        let same_phase = waiting.statuses.back().is_some_and(|last| last.phase == status.phase);
+        if same_phase || waiting.statuses.len() >= STATUS_QUEUE {
+            waiting.statuses.pop_back();
+        }
+        waiting.newest = Some(status.clone());
+        waiting.statuses.push_back(status);
+        drop(waiting);
+        self.changed.notify_one();
+    }
+
+    /// The next status; `None` when the queue is closed and empty.
+    async fn next(&self) -> Option<ReplicationStatus> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if let Some(status) = waiting.statuses.pop_front() {
+                    return Some(status);
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// A newer status of the same phase, if one waits.
+    fn newer(&self, phase: Option<Phase>) -> Option<ReplicationStatus> {
+        let mut waiting = self.lock();
+        if waiting.statuses.front()?.phase != phase { None } else { waiting.statuses.pop_front() }
+    }
+
+    /// Whether a status of a later phase waits.
+    fn has_later(&self, phase: Option<Phase>) -> bool {
+        self.lock().statuses.iter().any(|status| status.phase != phase)
+    }
+
+    /// Whether no more will come.
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+}
+
+/// The writer of one run's status.
+pub struct StatusWriter {
+    queue: Arc<Queue>,
+    written: watch::Receiver<Option<Phase>>,
+    task: JoinHandle<()>,
+}
+
+impl StatusWriter {
+    /// Starts the task that writes the status of `object`.
+    pub fn start(client: Client, events: Events, object: ConsistencyGroupReplication) -> Self {
+        let queue = Arc::new(Queue::default());
+        let (tell, written) = watch::channel(None);
+        let task = tokio::spawn(write_all(client, events, object, Arc::clone(&queue), tell));
+        Self { queue, written, task }
+    }
+
+    /// Queues a status. Never waits.
+    pub fn push(&self, status: ReplicationStatus) {
+        self.queue.push(status);
+    }
+
+    /// Waits until any status is stored. Safe to cancel.
+    pub async fn recorded(&mut self) {
+        if self.written.wait_for(Option::is_some).await.is_err() {
+            // The writer stopped because the object is gone or ended; the watch of the object will say so.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Writes what still waits and ends.
+    pub async fn finish(self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_one();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the status writer ended early");
+        }
+    }
+}
+
+async fn write_all(
+    client: Client,
+    events: Events,
+    mut object: ConsistencyGroupReplication,
+    queue: Arc<Queue>,
+    tell: watch::Sender<Option<Phase>>,
+) {
+    let reference = object.object_ref(&());
+    let mut last: Option<(Option<Phase>, Instant)> = None;
+    while let Some(status) = queue.next().await {
+        let new_phase = last.is_none_or(|(phase, _)| phase != status.phase);
+        if let (false, Some((phase, at))) = (new_phase, last) {
+            wait_for_turn(&queue, phase, at).await;
+            if queue.has_later(phase) {
+                // What it tells is told by the next one too, and requests during a hold are few.
+                continue;
+            }
+        }
+        let Some(stored) = write(&client, object, status, &queue).await else { return };
+        object = stored;
+        let phase = object.status.as_ref().and_then(|status| status.phase);
+        last = Some((phase, Instant::now()));
+        tell.send_replace(phase);
+        if let (true, Some(status)) = (new_phase, &object.status) {
+            events.phase(status, &reference);
+        }
+    }
+}
+
+/// Spaces updates of the same phase, unless something more important waits behind.
+async fn wait_for_turn(queue: &Queue, phase: Option<Phase>, last: Instant) {
+    let turn = tokio::time::sleep_until(last + STATUS_INTERVAL);
+    tokio::pin!(turn);
+    while !queue.has_later(phase) && !queue.is_closed() {
+        tokio::select! {
+            () = &mut turn => return,
+            () = queue.changed.notified() => {}
+        }
+    }
+}
+
+/// Writes one status, or a newer one of its phase. Tries until it is stored; `None` when it must not be written any more.
+async fn write(
+    client: &Client,
+    mut object: ConsistencyGroupReplication,
+    status: ReplicationStatus,
+    queue: &Queue,
+) -> Option<ConsistencyGroupReplication> {
+    let name = object.name_any();
+    let uid = object.uid();
+    let api: Api<ConsistencyGroupReplication> =
+        Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let phase = status.phase;
+    object.status = Some(status);
+    let mut pause = API_RETRY_MIN;
+    loop {
+        if let Some(newer) = queue.newer(phase) {
+            object.status = Some(newer);
+        }
+        let params = PostParams::default();
+        match tokio::time::timeout(API_TIMEOUT, api.replace_subresource("status", &name, &params, &object)).await {
+            Ok(Ok(stored)) => return Some(stored),
+            Ok(Err(kube::Error::Api(error))) if error.is_not_found() => return None,
+            Ok(Err(kube::Error::Api(error))) if error.is_conflict() => {
+                if let Ok(current) = within(API_TIMEOUT, api.get_opt(&name)).await {
+                    let current = current.filter(|current| current.uid() == uid)?;
+                    if ended_otherwise(&current, phase) {
+                        tracing::warn!(name, "another controller has ended this run; its status is left as it is");
+                        return None;
+                    }
+                    object.metadata = current.metadata;
+                    continue;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(name, %error, "a status was not written and is tried again"),
+            Err(_) => tracing::warn!(name, "a status was not written in time and is tried again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(API_RETRY_MAX);
+    }
+}
+
+/// Whether the stored run has ended in another phase than the one to be written: final phases are never left.
+fn ended_otherwise(current: &ConsistencyGroupReplication, phase: Option<Phase>) -> bool {
+    let stored = current.status.as_ref().and_then(|status| status.phase);
+    stored.is_some_and(Phase::is_final) && stored != phase
+}

@@ -1,0 +1,145 @@
+//! Accepts connections: TCP, then TLS, within bounds, before a byte of HTTP is read.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use crate::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS};
+
+/// Connections that wait for the server to take them.
+const BACKLOG: usize = 16;
+/// Pause after an accept that failed for want of something (descriptors, memory), which only time can bring.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that finished their handshake, at most [`MAX_CONNECTIONS`] at a time. One that has no authenticated session
+/// within `admission_timeout` is closed, so that connections that prove nothing cannot use up the room.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    admission_timeout: Duration,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (ready, connections) = mpsc::channel(BACKLOG);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept_all(listener, tls, admission_timeout, &ready) => {}
+            () = ready.closed() => {}
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    admission_timeout: Duration,
+    ready: &mpsc::Sender<io::Result<Connection>>,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // The semaphore is never closed.
+    while let Ok(permit) = room.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (acceptor, ready) = (acceptor.clone(), ready.clone());
+                tokio::spawn(async move {
+                    match handshake(&acceptor, stream).await {
+                        Ok(stream) => {
+                            // Only a stopped server takes no more connections.
+                            let _ = ready.send(Ok(Connection::new(stream, permit, admission_timeout))).await;
+                        }
+                        Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    // Commands are small and time matters: never wait to fill a packet.
+    stream.set_nodelay(true)?;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "not finished in time");
+    timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Whether a connection has carried an authenticated session yet.
+#[derive(Clone, Debug, Default)]
+pub struct Admission(Arc<AtomicBool>);
+
+impl Admission {
+    /// Lets the connection stay.
+    pub fn grant(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn granted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One accepted connection, with its place among [`MAX_CONNECTIONS`].
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    admission: Admission,
+    /// Until admission is granted.
+    probation: Option<Pin<Box<Sleep>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TlsStream<TcpStream>, permit: OwnedSemaphorePermit, admission_timeout: Duration) -> Self {
+        let probation = Some(Box::pin(sleep(admission_timeout)));
+        Self { stream, admission: Admission::default(), probation, _permit: permit }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Admission;
+
+    fn connect_info(&self) -> Admission {
+        self.admission.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.admission.granted() {
+            self.probation = None;
+        } else if let Some(probation) = &mut self.probation
+            && probation.as_mut().poll(cx).is_ready()
+        {
+            let reason = "the connection opened no session in time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,290 @@
+//! Routes commands to sessions and reports to runs. No IO: every operation takes one short lock and never waits.
+//!
+//! Keys are pod UIDs as the API server gave them at authentication; nothing here comes from an agent's own words but
+//! the reports themselves.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::limits::{MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
+use crate::wire::{Attempt, ControllerMessage, agent_message::Report, controller_message::Command};
+
+/// The sessions of one controller. A clone is another handle on the same sessions.
+#[derive(Clone, Default)]
+pub struct Sessions {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    by_pod: HashMap<String, Slot>,
+    attached: HashMap<u64, Attached>,
+    last_key: u64,
+}
+
+/// The registry's end of one session.
+struct Slot {
+    key: u64,
+    greeted: bool,
+    commands: mpsc::Sender<ControllerMessage>,
+    end: oneshot::Sender<SessionEnd>,
+}
+
+/// The registry's end of one attachment.
+struct Attached {
+    replication_uid: String,
+    /// Pods that were commanded for this replication. Reports of others are dropped, so that an agent cannot speak in, or
+    /// flood, a run that never asked it.
+    asked: HashSet<String>,
+    events: mpsc::Sender<AgentEvent>,
+}
+
+/// What a run hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentEvent {
+    /// An agent's report about this run's replication.
+    Report {
+        /// UID of the pod whose agent reports.
+        pod_uid: String,
+        /// What it said. Never a Hello.
+        report: Report,
+    },
+    /// A session ended; the agent resumes whatever it held.
+    Lost {
+        /// UID of the pod whose session ended.
+        pod_uid: String,
+    },
+    /// A session can be used. When it replaced another one of the same pod, the other's `Lost` came before.
+    Connected {
+        /// UID of the pod whose agent connected.
+        pod_uid: String,
+    },
+}
+
+/// Why a command was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// No agent of this pod is connected.
+    #[error("no agent of this pod is connected")]
+    NoSession,
+    /// The session did not take its commands, and was closed for it.
+    #[error("the agent of this pod did not take its commands, so its session was closed")]
+    QueueFull,
+}
+
+/// Why the registry ended a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The same pod opened another session.
+    Replaced,
+    /// Commands piled up to [`SESSION_QUEUE`].
+    QueueFull,
+    /// The controller stops.
+    Shutdown,
+}
+
+/// [`MAX_SESSIONS`] are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the controller already has {MAX_SESSIONS} sessions, which is its limit")]
+pub struct TooManySessions;
+
+impl Sessions {
+    /// Whether an agent of this pod is connected and has said Hello.
+    pub fn connected(&self, pod_uid: &str) -> bool {
+        self.lock().by_pod.get(pod_uid).is_some_and(|slot| slot.greeted)
+    }
+
+    /// Queues a command. Never waits.
+    ///
+    /// # Errors
+    /// [`SendError::NoSession`] when the pod has no session; [`SendError::QueueFull`] when [`SESSION_QUEUE`] commands wait
+    /// already, which also closes the session (every attachment hears `Lost`).
+    pub fn send(&self, pod_uid: &str, message: ControllerMessage) -> Result<(), SendError> {
+        let mut state = self.lock();
+        if let Some(attempt) = command_attempt(&message) {
+            state.note_asked(pod_uid, &attempt.replication_uid);
+        }
+        let Some(slot) = state.by_pod.get(pod_uid).filter(|slot| slot.greeted) else {
+            return Err(SendError::NoSession);
+        };
+        match slot.commands.try_send(message) {
+            Ok(()) => Ok(()),
+            // The session's task is gone, and its drop will report `Lost` as soon as it gets the lock.
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SendError::NoSession),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                state.end(pod_uid, SessionEnd::QueueFull);
+                Err(SendError::QueueFull)
+            }
+        }
+    }
+
+    /// Starts to listen for one replication: its reports, and every `Lost` and `Connected`. Attach before asking
+    /// [`Sessions::connected`], so that no change falls between the two.
+    pub fn attach(&self, replication_uid: &str) -> Attachment {
+        let (sender, events) = mpsc::channel(RUN_QUEUE);
+        let mut state = self.lock();
+        let key = state.next_key();
+        let attached = Attached { replication_uid: replication_uid.to_owned(), asked: HashSet::new(), events: sender };
+        state.attached.insert(key, attached);
+        Attachment { sessions: self.clone(), key, events }
+    }
+
+    /// Opens the session of an authenticated pod and ends the pod's earlier one. It can be sent to after
+    /// [`Session::greet`].
+    ///
+    /// # Errors
+    /// [`TooManySessions`] at [`MAX_SESSIONS`], unless it replaces one.
+    pub fn open(&self, pod_uid: &str) -> Result<Session, TooManySessions> {
+        let mut state = self.lock();
+        state.end(pod_uid, SessionEnd::Replaced);
+        if state.by_pod.len() >= MAX_SESSIONS {
+            return Err(TooManySessions);
+        }
+        let (command_sender, commands) = mpsc::channel(SESSION_QUEUE);
+        let (end_sender, end) = oneshot::channel();
+        let key = state.next_key();
+        let slot = Slot { key, greeted: false, commands: command_sender, end: end_sender };
+        state.by_pod.insert(pod_uid.to_owned(), slot);
+        Ok(Session { sessions: self.clone(), pod_uid: pod_uid.to_owned(), key, commands, end })
+    }
+
+    /// Ends every session, because the controller stops.
+    pub fn end_all(&self) {
+        let mut state = self.lock();
+        let pod_uids: Vec<String> = state.by_pod.keys().cloned().collect();
+        for pod_uid in pod_uids {
+            state.end(&pod_uid, SessionEnd::Shutdown);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every critical section leaves the maps usable at each step, so a panic elsewhere does not spoil them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next_key(&mut self) -> u64 {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    fn note_asked(&mut self, pod_uid: &str, replication_uid: &str) {
+        for attached in self.attached.values_mut().filter(|a| a.replication_uid == replication_uid) {
+            attached.asked.insert(pod_uid.to_owned());
+        }
+    }
+
+    fn end(&mut self, pod_uid: &str, reason: SessionEnd) {
+        let Some(slot) = self.by_pod.remove(pod_uid) else { return };
+        // A session that is gone already needs no reason.
+        let _ = slot.end.send(reason);
+        if slot.greeted {
+            self.tell(|_| true, &AgentEvent::Lost { pod_uid: pod_uid.to_owned() });
+        }
+    }
+
+    /// Hands an event to the chosen attachments. One that does not take its events is detached: a run that missed one
+    /// must not go on as if it had heard everything.
+    fn tell(&mut self, chosen: impl Fn(&Attached) -> bool, event: &AgentEvent) {
+        self.attached.retain(|_, attached| !chosen(attached) || attached.events.try_send(event.clone()).is_ok());
+    }
+}
+
+/// A run's ear. Dropping it detaches.
+pub struct Attachment {
+    sessions: Sessions,
+    key: u64,
+    events: mpsc::Receiver<AgentEvent>,
+}
+
+impl Attachment {
+    /// The next event. `None` when the run fell [`RUN_QUEUE`] events behind: events are missing from here on, so the run
+    /// must release everything it asked. Safe to cancel: no event is lost.
+    pub async fn recv(&mut self) -> Option<AgentEvent> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.sessions.lock().attached.remove(&self.key);
+    }
+}
+
+/// The agent's side of one session. Dropping it ends the session.
+pub struct Session {
+    sessions: Sessions,
+    pod_uid: String,
+    key: u64,
+    commands: mpsc::Receiver<ControllerMessage>,
+    end: oneshot::Receiver<SessionEnd>,
+}
+
+impl Session {
+    /// Makes the session usable and tells every attachment `Connected`. Nothing happens when it was replaced already.
+    pub fn greet(&self) {
+        let mut state = self.sessions.lock();
+        let Some(slot) = state.by_pod.get_mut(&self.pod_uid).filter(|slot| slot.key == self.key) else { return };
+        if !std::mem::replace(&mut slot.greeted, true) {
+            state.tell(|_| true, &AgentEvent::Connected { pod_uid: self.pod_uid.clone() });
+        }
+    }
+
+    /// Hands a report to the runs of its replication that commanded this pod. Reports without an attempt, and those of a
+    /// session that was replaced, go nowhere.
+    pub fn report(&self, report: Report) {
+        let Some(replication_uid) = report_attempt(&report).map(|attempt| attempt.replication_uid.clone()) else {
+            return;
+        };
+        let mut state = self.sessions.lock();
+        if state.by_pod.get(&self.pod_uid).is_none_or(|slot| slot.key != self.key) {
+            return;
+        }
+        let event = AgentEvent::Report { pod_uid: self.pod_uid.clone(), report };
+        state.tell(|a| a.replication_uid == replication_uid && a.asked.contains(&self.pod_uid), &event);
+    }
+
+    /// The next command for the agent, or why the session ended. An end comes before the commands that still wait: the
+    /// agent learns it from the closed stream and resumes by itself. Safe to cancel: no command is lost. Not to be called
+    /// again after an end.
+    pub async fn next(&mut self) -> Result<ControllerMessage, SessionEnd> {
+        tokio::select! {
+            biased;
+            end = &mut self.end => Err(end.unwrap_or(SessionEnd::Replaced)),
+            Some(command) = self.commands.recv() => Ok(command),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut state = self.sessions.lock();
+        if state.by_pod.get(&self.pod_uid).is_some_and(|slot| slot.key == self.key) {
+            // The reason goes to this session alone, which is gone.
+            state.end(&self.pod_uid, SessionEnd::Replaced);
+        }
+    }
+}
+
+/// The attempt that a report belongs to. `None` for Hello, and for a report that names none.
+pub(super) fn report_attempt(report: &Report) -> Option<&Attempt> {
+    match report {
+        Report::Hello(_) => None,
+        Report::Waiting(waiting) => waiting.attempt.as_ref(),
+        Report::Prepared(prepared) => prepared.attempt.as_ref(),
+        Report::Ready(ready) => ready.attempt.as_ref(),
+        Report::NotReady(not_ready) => not_ready.attempt.as_ref(),
+        Report::Released(released) => released.attempt.as_ref(),
+    }
+}
+
+fn command_attempt(message: &ControllerMessage) -> Option<&Attempt> {
+    match message.command.as_ref()? {
+        Command::Prepare(prepare) => prepare.attempt.as_ref(),
+        Command::Suspend(suspend) => suspend.attempt.as_ref(),
+        Command::Release(release) => release.attempt.as_ref(),
+    }
+}

@@ -1,0 +1,221 @@
+//! The chart: what it grants, what it refuses, and that the committed manifests are its own.
+//!
+//! Tests that render need helm on PATH and are ignored without it; `make control-plane` runs them. `BLESS=1` writes
+//! deploy/stillpoint.yaml.
+
+#![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use stillpoint::api::ConsistencyGroupReplication;
+
+const KUBE_VERSION: &str = "1.34.0";
+
+fn path(file: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), file].iter().collect()
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The documents of a YAML stream.
+fn documents(yaml: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the manifests are YAML");
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+fn manifests() -> Vec<Value> {
+    documents(&read("deploy/stillpoint.yaml"))
+}
+
+fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let wanted = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
+    documents.iter().find(wanted).unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// Renders the chart; the error is what helm said.
+fn render(arguments: &[&str]) -> Result<String, String> {
+    let chart = path("charts/stillpoint");
+    let output = Command::new("helm")
+        .args(["template", "stillpoint", "--namespace", "stillpoint-system", "--kube-version", KUBE_VERSION])
+        .args(arguments)
+        .arg(chart)
+        .output()
+        .expect("helm runs: `make control-plane` puts it on PATH");
+    let text = |bytes| String::from_utf8(bytes).expect("helm speaks UTF-8");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[test]
+fn the_charts_crds_are_the_generated_ones() {
+    let file = "consistencygroupreplications.yaml";
+    let copy = read(&format!("charts/stillpoint/files/crds/{file}"));
+    assert!(copy == read(&format!("crds/{file}")), "the chart's copy is stale: run `make crds`");
+}
+
+#[test]
+#[ignore = "needs helm; `make control-plane` runs it"]
+fn the_manifests_are_what_the_chart_renders() {
+    let rendered = render(&["--set", "namespace.create=true"]).expect("the chart renders with its own values");
+    let header = "# Rendered from charts/stillpoint by `make manifests`: change the chart, not this file.\n";
+    let expected = format!("{header}{rendered}");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path("deploy/stillpoint.yaml"), &expected).expect("deploy/ is writable");
+    }
+    assert!(read("deploy/stillpoint.yaml") == expected, "deploy/stillpoint.yaml is stale: run `make manifests`");
+}
+
+#[test]
+#[ignore = "needs helm; `make control-plane` runs it"]
+fn wrong_values_are_refused() {
+    for (value, sentence) in [
+        ("controller.holdCeiling=61s", "does not match pattern"),
+        ("controller.holdCeiling=0s", "does not match pattern"),
+        ("controller.holdCeiling=5m", "does not match pattern"),
+        ("image.digest=sha256:12", "does not match pattern"),
+        ("image.tag=", "image.tag or image.digest must be set"),
+        ("image.pullPolicy=Sometimes", "must be one of"),
+        ("controler.holdCeiling=10s", "additional properties 'controler' not allowed"),
+        ("controller.replicas=2", "additional properties 'replicas' not allowed"),
+    ] {
+        let refusal = render(&["--set", value]).expect_err(value);
+        assert!(refusal.contains(sentence), "{value}: {refusal}");
+    }
+}
+
+#[test]
+#[ignore = "needs helm; `make control-plane` runs it"]
+fn optional_parts_follow_their_values() {
+    let digest = format!("image.digest=sha256:{}", "0".repeat(64));
+    let rendered = render(&[
+        "--set",
+        "crds.install=false,rbac.aggregateToUserRoles=false,controller.networkPolicy.enabled=true",
+        "--set",
+        &digest,
+    ]);
+    let documents = documents(&rendered.expect("renders"));
+    let kinds: Vec<_> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
+    assert!(!kinds.contains(&"CustomResourceDefinition") && !kinds.contains(&"Namespace"), "{kinds:?}");
+    assert!(kinds.contains(&"NetworkPolicy"), "{kinds:?}");
+    assert_eq!(kinds.iter().filter(|kind| **kind == "ClusterRole").count(), 1, "only the controller's own");
+    let deployment = find(&documents, "Deployment", "stillpoint-controller");
+    let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+    assert!(image.contains("@sha256:0000") && !image.contains(":dev"), "{image}");
+}
+
+#[test]
+fn an_uninstall_keeps_the_crds_and_every_object() {
+    let manifests = manifests();
+    let crd = find(&manifests, "CustomResourceDefinition", "consistencygroupreplications.stillpoint.io");
+    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}
+
+/// Everything that the controller's service account is granted, as (role's kind, rule).
+fn rules(manifests: &[Value]) -> Vec<(&'static str, &Value)> {
+    ["ClusterRole", "Role"]
+        .into_iter()
+        .flat_map(|kind| {
+            let rules = find(manifests, kind, "stillpoint-controller")["rules"].as_array().expect("rules");
+            rules.iter().map(move |rule| (kind, rule))
+        })
+        .collect()
+}
+
+fn has(rule: &Value, field: &str, word: &str) -> bool {
+    rule[field].as_array().is_some_and(|words| words.iter().any(|each| each == word))
+}
+
+#[test]
+fn the_controller_is_granted_no_more_than_it_needs() {
+    let manifests = manifests();
+    let subresources =
+        ["pods/exec", "pods/attach", "pods/ephemeralcontainers", "pods/portforward", "serviceaccounts/token"];
+    for (kind, rule) in rules(&manifests) {
+        for field in ["apiGroups", "resources", "verbs"] {
+            assert!(!has(rule, field, "*"), "{kind}: no wildcards: {rule}");
+        }
+        for verb in ["escalate", "bind", "impersonate", "deletecollection"] {
+            assert!(!has(rule, "verbs", verb), "{kind}: {rule}");
+        }
+        for resource in subresources {
+            assert!(!has(rule, "resources", resource), "{kind}: {rule}");
+        }
+        if has(rule, "resources", "pods") || has(rule, "resources", "persistentvolumeclaims") {
+            assert_eq!(rule["verbs"], json!(["get", "list", "watch"]), "{kind}: {rule}");
+        }
+        if has(rule, "resources", "secrets") {
+            assert_eq!(kind, "Role", "secrets are read in the controller's own namespace alone: {rule}");
+        }
+        // A create by POST carries no name, so no rule can limit it to one.
+        let only_create = kind == "Role" && rule["verbs"] == json!(["create"]);
+        if (has(rule, "resources", "secrets") || has(rule, "resources", "configmaps")) && !only_create {
+            assert_eq!(rule["resourceNames"], json!(["stillpoint-ca"]), "{kind}: {rule}");
+        }
+    }
+}
+
+#[test]
+fn the_guardian_has_no_grant_and_no_token() {
+    let manifests = manifests();
+    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+        for binding in manifests.iter().filter(|document| document["kind"] == kind) {
+            assert!(!binding["subjects"].to_string().contains("stillpoint-guardian"), "{binding}");
+        }
+    }
+    let pod = &find(&manifests, "DaemonSet", "stillpoint-guardian")["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    for host in ["hostPID", "hostNetwork", "hostIPC"] {
+        assert!(pod[host].is_null(), "{host}");
+    }
+    let security = &pod["containers"][0]["securityContext"];
+    assert!(security["privileged"].is_null());
+    assert_eq!(security["capabilities"], json!({"drop": ["ALL"], "add": ["SYS_ADMIN"]}));
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+}
+
+/// The restricted pod security standard (<https://kubernetes.io/docs/concepts/security/pod-security-standards/>).
+#[test]
+fn the_controllers_pod_is_restricted() {
+    let manifests = manifests();
+    let pod = &find(&manifests, "Deployment", "stillpoint-controller")["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(pod["volumes"].is_null(), "no volume, and so no hostPath");
+    let security = &pod["containers"][0]["securityContext"];
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
+}
+
+#[test]
+fn the_examples_are_objects_of_the_api() {
+    for file in ["replication.yaml", "check.yaml"] {
+        let yaml = read(&format!("deploy/examples/{file}"));
+        let written: Value = serde_saphyr::from_str(&yaml).expect("YAML");
+        let object: ConsistencyGroupReplication = serde_saphyr::from_str(&yaml).expect("a ConsistencyGroupReplication");
+        let kept = serde_json::to_value(&object.spec).expect("serialisable");
+        for field in written["spec"].as_object().expect("a spec").keys() {
+            assert!(kept.get(field).is_some(), "{file}: the API has no field spec.{field}");
+        }
+    }
+}
+
+/// The sidecar is written out twice, because a snippet must be complete and a workload too.
+#[test]
+fn the_example_workloads_carry_the_sidecar_of_the_snippet() {
+    let pod = |document: &Value| document["spec"]["template"]["spec"].clone();
+    let snippet = pod(&documents(&read("deploy/examples/agent-sidecar.yaml"))[0]);
+    let workloads = documents(&read("deploy/examples/workloads.yaml"));
+    let sets: Vec<_> = workloads.iter().filter(|document| document["kind"] == "StatefulSet").map(pod).collect();
+    assert_eq!(sets.len(), 3);
+    for set in sets {
+        assert_eq!(set["initContainers"], snippet["initContainers"]);
+        assert_eq!(set["shareProcessNamespace"], true);
+        for volume in snippet["volumes"].as_array().expect("volumes") {
+            assert!(set["volumes"].as_array().expect("volumes").contains(volume), "{volume}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+"""Clusters that we do not make ourselves: kind, and one that is there already. The same commands work on them."""
+
+import os
+from pathlib import Path
+
+from . import addons, parts
+from .programs import ClusterError, clean_environment, run, say
+
+KIND = Path(__file__).resolve().parent.parent / "kind"
+
+
+def chosen(cluster):
+    """What CLUSTER and STILLPOINT_KUBECONFIG ask for; None is the cluster of our own."""
+    given = os.environ.get("STILLPOINT_KUBECONFIG")
+    kind = os.environ.get("CLUSTER") or ("existing" if given else "native")
+    if kind == "native":
+        return None
+    if kind == "kind":
+        return Kind(cluster)
+    if kind == "existing":
+        path = given or os.environ.get("KUBECONFIG")
+        if not path:
+            raise ClusterError("CLUSTER=existing: set STILLPOINT_KUBECONFIG to the kubeconfig of the cluster to use")
+        return Existing(Path(path).expanduser())
+    raise ClusterError(f"CLUSTER={kind}: use native, kind or existing")
+
+
+class Kind:
+    """A kind cluster, named after the checkout."""
+
+    def __init__(self, cluster):
+        self.name = f"stillpoint-{cluster.id}"
+        self.kubeconfig = parts.cache() / "kind" / f"{cluster.id}.kubeconfig"
+
+    def up(self, count):
+        parts.build()
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        self.script("up", str(count))
+        self.load([archive for archive in parts.archives() if archive.stem not in ("pause", "coredns")])  # kind has its own
+        addons.apply_crds(self.kubeconfig)
+        addons.apply(self.kubeconfig, addons.snapshot_controller())
+        addons.wait_for_rollout(self.kubeconfig, "snapshot-controller")
+
+    def load(self, archives):
+        self.script("load", *map(str, archives))
+
+    def down(self):
+        self.script("down")
+        self.kubeconfig.unlink(missing_ok=True)
+
+    def status(self):
+        return nodes_and_pods(self.kubeconfig)
+
+    def script(self, *words):
+        environment = clean_environment(KIND_CLUSTER=self.name, KIND_KUBECONFIG=str(self.kubeconfig), PATH=os.environ["PATH"])
+        run([KIND / "kind.sh", *words], env=environment, timeout=900)
+
+
+class Existing:
+    """A cluster that somebody else made. We look, and say what it lacks; we change nothing and take nothing down."""
+
+    NEEDS = {
+        "volumesnapshots.snapshot.storage.k8s.io": "the snapshot CRDs and a snapshot controller",
+    }
+
+    def __init__(self, kubeconfig):
+        self.kubeconfig = kubeconfig
+
+    def up(self, _count):
+        if not self.kubeconfig.is_file():
+            raise ClusterError(f"STILLPOINT_KUBECONFIG: {self.kubeconfig} is not a file")
+        parts.build()
+        answer = addons.kubectl(self.kubeconfig, "get", "--raw=/readyz", check=False, timeout=30)
+        if answer.returncode != 0:
+            raise ClusterError(f"the cluster of {self.kubeconfig} does not answer: {answer.stderr.strip()}")
+        for crd, what in self.NEEDS.items():
+            if addons.kubectl(self.kubeconfig, "get", "crd", crd, check=False).returncode != 0:
+                raise ClusterError(f"the cluster of {self.kubeconfig} has no {crd}: it needs {what}, "
+                                   "and a CSI driver that makes snapshots")
+
+    def load(self, archives):
+        raise ClusterError("an existing cluster takes its images from a registry: push these to one that it can reach: "
+                           f"{', '.join(map(str, archives))}")
+
+    def down(self):
+        say(f"{self.kubeconfig} is not ours, so it stays as it is")
+
+    def status(self):
+        return nodes_and_pods(self.kubeconfig)
+
+
+def nodes_and_pods(kubeconfig):
+    return [addons.kubectl(kubeconfig, "get", "nodes,pods", "--all-namespaces", "--output=wide").stdout.rstrip()]

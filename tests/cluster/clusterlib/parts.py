@@ -1,0 +1,212 @@
+"""The parts of the cluster that no Debian package holds: compiled once from Go modules, kept outside the tree.
+
+    <cache>/parts/<key>/bin      programs
+    <cache>/parts/<key>/images   image archives of what runs in pods
+    <cache>/parts/<key>/crds     the snapshot API, as its Go module ships it
+    <cache>/go-build             our Go build cache; modules stay in Go's own module cache
+
+The key covers everything that decides the result. A directory with a key is complete: it was renamed into place.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import image, toolchain
+from .programs import ClusterError, clean_environment, run, say
+from .progress import Progress, compiled_package
+
+HERE = Path(__file__).resolve().parent.parent
+PREFIX = "localhost/stillpoint-parts"
+
+# Two module graphs: the snapshot controllers need a Kubernetes library newer than the one the cluster is made of.
+MODULES = (HERE / "go", HERE / "go-snapshotter")
+SNAPSHOT_CLIENT = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+PAUSE = HERE / "config" / "pause.c"
+
+# No debug data, from compiler or linker: a fifth of the time and most of the size.
+BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
+LINK_FLAGS = "-s -w"
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What the go.mod files ask for."""
+
+    go: str
+    kubernetes: str
+    provisioner: str
+    snapshotter: str
+    coredns: str
+    helm: str
+
+
+def versions():
+    main, snapshotter = ((module / "go.mod").read_text() for module in MODULES)
+    find = lambda text, module: re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", text, re.M).group(1)
+    return Versions(
+        go=max((re.search(r"^go (\S+)", text, re.M).group(1) for text in (main, snapshotter)), key=toolchain.number),
+        kubernetes=find(main, "k8s.io/kubernetes"),
+        provisioner=find(main, "github.com/kubernetes-csi/external-provisioner/v5"),
+        snapshotter=find(snapshotter, "github.com/kubernetes-csi/external-snapshotter/v8"),
+        coredns=find(main, "github.com/coredns/coredns"),
+        helm=find(main, "helm.sh/helm/v3"),
+    )
+
+
+def images():
+    """Name of the image → program in `bin` that it holds."""
+    found = versions()
+    return {
+        f"{PREFIX}/pause:1": "pause",
+        f"{PREFIX}/coredns:{found.coredns}": "coredns",
+        f"{PREFIX}/csi-provisioner:{found.provisioner}": "csi-provisioner",
+        f"{PREFIX}/csi-snapshotter:{found.snapshotter}": "csi-snapshotter",
+        f"{PREFIX}/snapshot-controller:{found.snapshotter}": "snapshot-controller",
+    }
+
+
+def cache():
+    """Where built things are kept between checkouts."""
+    chosen = os.environ.get("STILLPOINT_CACHE")
+    if chosen:
+        return Path(chosen).resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/root")) / ".cache"
+    return (Path(base) / "stillpoint").resolve()
+
+
+def key():
+    digest = hashlib.sha256(repr((BUILD_FLAGS, link_flags(), images())).encode())
+    inputs = [PAUSE, HERE / "clusterlib" / "image.py"]
+    for module in MODULES:
+        inputs += sorted(path for path in module.rglob("*") if path.is_file())
+    for path in inputs:
+        digest.update(f"{path.relative_to(HERE)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def directory():
+    return cache() / "parts" / key()
+
+
+def programs_directory():
+    return directory() / "bin"
+
+
+def program(name):
+    """The path of a built program; an error that says what to do when it was not built."""
+    path = programs_directory() / name
+    if not path.exists():
+        raise ClusterError(f"{name} is not built: run `tests/cluster/cluster build`")
+    return path
+
+
+def archives():
+    return sorted((directory() / "images").glob("*.tar"))
+
+
+def crds():
+    """The snapshot and group snapshot CRDs."""
+    return sorted((directory() / "crds").glob("*.yaml"))
+
+
+def build():
+    """Build what is missing. Returns the directory; well under a second when nothing is."""
+    if directory().exists():
+        return directory()
+    toolchain.require_packages(toolchain.TO_BUILD)
+    with locked(cache() / "parts.lock"):
+        if not directory().exists():  # Another process may have built it while we waited.
+            build_all(directory())
+    return directory()
+
+
+@contextmanager
+def locked(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build, which holds {path}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build_all(target):
+    go = toolchain.go(versions().go, cache())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in target.parent.glob(".building-*"):  # We hold the lock: nobody is building there.
+        shutil.rmtree(abandoned)
+    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+    scratch.chmod(0o755)
+    for name in ("bin", "images", "crds"):
+        (scratch / name).mkdir()
+    build_go(go, scratch / "bin")
+    run(["gcc", "-static", "-Os", "-s", "-o", scratch / "bin" / "pause", PAUSE])
+    for crd in snapshot_crd_directory(go).glob("*.storage.k8s.io_*.yaml"):
+        (scratch / "crds" / crd.name).write_bytes(crd.read_bytes())
+    for name, holds in images().items():
+        image.write_archive(scratch / "images" / f"{holds}.tar", name=name, entrypoint=[f"/{holds}"], user="65532",
+                            files=[(scratch / "bin" / holds, f"/{holds}")])
+    scratch.rename(target)
+
+
+def go_environment(go):
+    """Our own build cache, so that removing <cache> removes all we made; the user's module cache, which is checked anyway."""
+    keep = {name: os.environ[name] for name in ("GOPROXY", "GOSUMDB", "GOMODCACHE", "GOPATH", "HTTPS_PROXY", "https_proxy",
+                                                "NO_PROXY", "no_proxy") if name in os.environ}
+    return clean_environment(**keep, CGO_ENABLED="0", GOCACHE=str(cache() / "go-build"), GOFLAGS="-mod=readonly", GOWORK="off",
+                             GOTOOLCHAIN="local", PATH=f"{go.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}")
+
+
+def build_go(go, out):
+    """All Go programs, with one bar over both module graphs."""
+    environment = go_environment(go)
+    needed = []
+    for module in MODULES:
+        say(f"looking at the modules of {module.name} (the first time, they are downloaded)")
+        needed.append(len(run([go, "list", "-deps", *targets(module)], cwd=module, env=environment, timeout=1800)
+                          .stdout.splitlines()))
+    progress = Progress("Go parts", sum(needed))
+    for module in MODULES:
+        command = [str(go), "build", "-v", *BUILD_FLAGS, f"-ldflags={link_flags()}", "-o", f"{out}/", *targets(module)]
+        messages = []
+        with subprocess.Popen(command, cwd=module, env=environment, text=True, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE) as compiler:
+            for line in compiler.stderr:
+                package = compiled_package(line)
+                if package:
+                    progress.step(package)
+                else:
+                    messages.append(line.rstrip())
+        if compiler.returncode != 0:
+            raise ClusterError("\n".join([f"`go build` failed in {module}:", *messages[-20:]]))
+    progress.finish()
+
+
+def targets(module):
+    """What to build: the `tool` lines of go.mod, and the main packages that lie beside it."""
+    return ["tool", *(f"./{main.parent.name}" for main in sorted(module.glob("*/main.go")))]
+
+
+def link_flags():
+    """Kubernetes and Helm refuse some work when they do not know their version."""
+    kubernetes, helm = versions().kubernetes, versions().helm
+    major, minor, _ = kubernetes.removeprefix("v").split(".")
+    stamp = "k8s.io/component-base/version"
+    return " ".join([LINK_FLAGS, f"-X {stamp}.gitVersion={kubernetes}", f"-X {stamp}.gitMajor={major}",
+                     f"-X {stamp}.gitMinor={minor}", f"-X helm.sh/helm/v3/internal/version.version={helm}"])
+
+
+def snapshot_crd_directory(go):
+    module = MODULES[1]
+    found = run([go, "list", "-m", "-f", "{{.Dir}}", SNAPSHOT_CLIENT], cwd=module, env=go_environment(go)).stdout.strip()
+    return Path(found) / "config" / "crd"

@@ -1,0 +1,29 @@
+"""Settings of the whole kernel that kubelet and kube-proxy change: remembered before, put back after."""
+
+import json
+from pathlib import Path
+
+from .identity import STATE_ROOT
+
+CHANGED = ("kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
+           "net/netfilter/nf_conntrack_max", "vm/overcommit_memory", "vm/panic_on_oom")
+ROOT = Path("/proc/sys")
+FILE = "sysctls.json"
+
+
+def remember(cluster):
+    """Another checkout's cluster may have changed them before: then its memory is the right one."""
+    older = sorted(STATE_ROOT.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime)
+    values = json.loads(older[0].read_text()) if older else {
+        name: (ROOT / name).read_text().strip() for name in CHANGED if (ROOT / name).exists()}
+    (cluster.state / FILE).write_text(json.dumps(values))
+
+
+def restore(cluster):
+    """The last cluster on the machine puts them back."""
+    mine = cluster.state / FILE
+    if not mine.exists() or len(list(STATE_ROOT.glob(f"*/{FILE}"))) > 1:
+        return
+    for name, value in json.loads(mine.read_text()).items():
+        if (ROOT / name).read_text().strip() != value:
+            (ROOT / name).write_text(value)

@@ -1,0 +1,151 @@
+//! Agents that speak the real protocol over the real session, and answer as a test wants.
+
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::core::v1::Pod;
+use stillpoint::wire::agent_message::Report;
+use stillpoint::wire::controller_message::Command;
+use stillpoint::wire::sessions_client::SessionsClient;
+use stillpoint::wire::{AgentMessage, Attempt, Blocker, Hello, NotReady, Prepared, Protection, Ready, Released};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+
+use crate::fixture::{Fixture, SYSTEM_NAMESPACE};
+use crate::objects::agent_token;
+
+/// How an agent answers.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    /// Ready, and holds until it is released.
+    Clean,
+    /// Answers Prepare with this blocker, for good.
+    Blocked(Box<Blocker>),
+    /// Never answers Suspend.
+    SilentWhenSuspended,
+    /// Holds, but cannot say so at release.
+    Breaks,
+}
+
+/// What an agent was told, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Prepare,
+    Suspend,
+    Release,
+}
+
+/// A connected agent.
+pub struct FakeAgent {
+    told: Arc<Mutex<Vec<Told>>>,
+    task: JoinHandle<()>,
+}
+
+impl FakeAgent {
+    /// Opens a session as the agent of a pod.
+    pub async fn connect(fixture: &Fixture, pod: &Pod, behaviour: Behaviour) -> Self {
+        let token = agent_token(fixture, pod).await;
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(fixture.published_ca().await))
+            .domain_name(format!("stillpoint-controller.{SYSTEM_NAMESPACE}.svc"));
+        let endpoint = Channel::from_shared(format!("https://{}", fixture.controller)).expect("an address");
+        let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("the controller listens");
+
+        let (reports, outgoing) = mpsc::channel(16);
+        let hello = Hello { version: "test".to_owned(), kernel: "test".to_owned() };
+        say(&reports, Report::Hello(hello)).await;
+        let mut request = Request::new(ReceiverStream::new(outgoing));
+        let bearer = format!("Bearer {token}").parse().expect("a header");
+        request.metadata_mut().insert("authorization", bearer);
+        let mut commands =
+            SessionsClient::new(channel).open(request).await.expect("the session is accepted").into_inner();
+
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn({
+            let told = told.clone();
+            async move {
+                while let Ok(Some(message)) = commands.message().await {
+                    let Some(command) = message.command else { continue };
+                    told.lock().expect("no panic inside").push(kind(&command));
+                    if let Some(report) = answer(&behaviour, command) {
+                        say(&reports, report).await;
+                    }
+                }
+            }
+        });
+        Self { told, task }
+    }
+
+    /// What it was told so far.
+    pub fn told(&self) -> Vec<Told> {
+        self.told.lock().expect("no panic inside").clone()
+    }
+
+    /// Ends the session, as if the agent had died.
+    pub fn die(self) {
+        self.task.abort();
+    }
+}
+
+/// A lock of a process, as an agent would report it.
+pub fn lock_blocker() -> Box<Blocker> {
+    Box::new(Blocker {
+        reason: "LockHeld".to_owned(),
+        message: "process 7 (writer) holds a POSIX WRITE lock on bytes 0-99 of journal".to_owned(),
+        container_id: "ab".repeat(32),
+        pid: 7,
+        process: "writer".to_owned(),
+        lock: Some(stillpoint::wire::Lock {
+            kind: "POSIX".to_owned(),
+            mode: "WRITE".to_owned(),
+            start: 0,
+            end: Some(99),
+        }),
+        path: "journal".to_owned(),
+        seen_us: 1_000,
+    })
+}
+
+async fn say(reports: &mpsc::Sender<AgentMessage>, report: Report) {
+    // The controller may have ended the session; then there is nobody to tell.
+    let _ = reports.send(AgentMessage { report: Some(report) }).await;
+}
+
+fn kind(command: &Command) -> Told {
+    match command {
+        Command::Prepare(_) => Told::Prepare,
+        Command::Suspend(_) => Told::Suspend,
+        Command::Release(_) => Told::Release,
+    }
+}
+
+fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
+    match (command, behaviour) {
+        (Command::Prepare(prepare), Behaviour::Blocked(blocker)) => Some(Report::NotReady(NotReady {
+            attempt: prepare.attempt,
+            round: 0,
+            retryable: false,
+            blockers: vec![(**blocker).clone()],
+            more_blockers: 0,
+        })),
+        (Command::Prepare(prepare), _) => Some(Report::Prepared(Prepared {
+            attempt: prepare.attempt,
+            filesystem: "ext4".to_owned(),
+            protection: Protection::NodeGuardian.into(),
+        })),
+        (Command::Suspend(_), Behaviour::SilentWhenSuspended) => None,
+        (Command::Suspend(suspend), _) => {
+            Some(Report::Ready(Ready { attempt: suspend.attempt, round: suspend.round, suspended_us: 1_500 }))
+        }
+        (Command::Release(release), Behaviour::Breaks) => {
+            Some(released(release.attempt, false, "somebody thawed the filesystem"))
+        }
+        (Command::Release(release), _) => Some(released(release.attempt, true, "")),
+    }
+}
+
+fn released(attempt: Option<Attempt>, unbroken: bool, reason: &str) -> Report {
+    Report::Released(Released { attempt, unbroken, reason: reason.to_owned(), suspended_us: 40_000 })
+}

@@ -1,0 +1,142 @@
+//! What cannot be replicated is refused before anything is suspended, with a reason and a sentence that names the object.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use stillpoint::api::snapshot::VolumeSnapshot;
+use stillpoint::api::{ConsistencyGroupReplication, Phase};
+
+use crate::agents::{Behaviour, FakeAgent, Told};
+use crate::fixture::Fixture;
+use crate::objects::{DRIVER, bound_claim, pod_with_agent, running_pod, snapshot_class, unbound_claim};
+
+/// The spec of a run over one claim.
+fn one(claim: &str, snapshot: Value) -> Value {
+    json!({
+        "source": {"persistentVolumeClaimNames": [claim]},
+        "suspension": {"prepareTimeout": "2s"},
+        "replication": {"volumeSnapshot": snapshot},
+    })
+}
+
+/// Runs and returns the reason and the sentence of the refusal.
+async fn refusal(fixture: &Fixture, spec: Value) -> (String, String) {
+    let run = fixture.replicate("refused", spec).await;
+    let aborted: ConsistencyGroupReplication = fixture.wait_for_phase(&run.name_any(), Phase::Aborted).await;
+    let status = aborted.status.expect("a status");
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").expect("Ready");
+    let snapshots = fixture.api::<VolumeSnapshot>().list(&Default::default()).await.expect("a list");
+    assert!(snapshots.items.is_empty(), "nothing half kept");
+    (ready.reason.clone(), ready.message.clone())
+}
+
+async fn assert_refused(fixture: &Fixture, spec: Value, reason: &str, names: &[&str]) {
+    let (found, message) = refusal(fixture, spec).await;
+    assert_eq!(found, reason, "{message}");
+    for name in names {
+        assert!(message.contains(name), "`{name}` is not in: {message}");
+    }
+}
+
+#[tokio::test]
+async fn no_claim_matches() {
+    let fixture = Fixture::new("no-members").await;
+    let spec = json!({"source": {"selector": {"matchLabels": {"app": "none"}}}, "mode": "Check"});
+    assert_refused(&fixture, spec, "NoMembers", &["app=none"]).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_does_not_exist() {
+    let fixture = Fixture::new("not-found").await;
+    assert_refused(&fixture, one("orders", json!({})), "ClaimNotFound", &["orders"]).await;
+}
+
+#[tokio::test]
+async fn an_unbound_claim() {
+    let fixture = Fixture::new("unbound").await;
+    unbound_claim(&fixture, "orders", json!({})).await;
+    assert_refused(&fixture, one("orders", json!({})), "ClaimNotBound", &["orders"]).await;
+}
+
+#[tokio::test]
+async fn a_missing_class() {
+    let fixture = Fixture::new("no-class").await;
+    bound_claim(&fixture, "orders").await;
+    let spec = one("orders", json!({"volumeSnapshotClassName": "gold"}));
+    assert_refused(&fixture, spec, "SnapshotClassNotFound", &["gold"]).await;
+}
+
+#[tokio::test]
+async fn a_driver_without_a_default_class() {
+    let fixture = Fixture::new("no-default").await;
+    bound_claim(&fixture, "orders").await;
+    assert_refused(&fixture, one("orders", json!({})), "NoDefaultSnapshotClass", &[DRIVER]).await;
+}
+
+#[tokio::test]
+async fn a_class_of_another_driver() {
+    let fixture = Fixture::new("other-driver").await;
+    bound_claim(&fixture, "orders").await;
+    let class = snapshot_class(&fixture, "csi.other.stillpoint.io").await;
+    let spec = one("orders", json!({"volumeSnapshotClassName": class}));
+    assert_refused(&fixture, spec, "SnapshotClassDriverMismatch", &[DRIVER, "csi.other.stillpoint.io", "orders"]).await;
+}
+
+#[tokio::test]
+async fn a_pod_without_an_agent() {
+    let fixture = Fixture::new("no-agent").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    running_pod(&fixture, "orders-0", "orders", json!([])).await;
+    let spec = one("orders", json!({"volumeSnapshotClassName": class}));
+    assert_refused(&fixture, spec, "NoAgent", &["orders-0"]).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_connected() {
+    let fixture = Fixture::new("not-connected").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    pod_with_agent(&fixture, "orders").await;
+    let spec = one("orders", json!({"volumeSnapshotClassName": class}));
+    assert_refused(&fixture, spec, "AgentNotConnected", &["orders"]).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_two_pods_mount() {
+    let fixture = Fixture::new("two-pods").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    pod_with_agent(&fixture, "orders").await;
+    running_pod(&fixture, "reader", "orders", json!([])).await;
+    let spec = one("orders", json!({"volumeSnapshotClassName": class}));
+    assert_refused(&fixture, spec, "MountedByMorePods", &["orders", "reader"]).await;
+}
+
+#[tokio::test]
+async fn a_hold_above_the_ceiling() {
+    let fixture = Fixture::new("too-long").await;
+    bound_claim(&fixture, "orders").await;
+    let mut spec = one("orders", json!({}));
+    spec["suspension"]["holdTimeout"] = json!("10m");
+    assert_refused(&fixture, spec, "HoldTimeoutTooLong", &["10m", "30s"]).await;
+}
+
+#[tokio::test]
+async fn a_claim_deleted_in_the_middle() {
+    let fixture = Fixture::new("claim-deleted").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    let pod = pod_with_agent(&fixture, "orders").await;
+    let agent = FakeAgent::connect(&fixture, &pod, Behaviour::Clean).await;
+    // Nobody plays the snapshot controller: the run stays in the hold.
+    fixture.replicate("refused", one("orders", json!({"volumeSnapshotClassName": class}))).await;
+    fixture.wait_for_phase("refused", Phase::Replicating).await;
+    fixture.api::<PersistentVolumeClaim>().delete("orders", &DeleteParams::default()).await.expect("deleted");
+    let failed = fixture.wait_for_phase("refused", Phase::Failed).await;
+    let conditions = failed.status.expect("a status").conditions;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready").expect("Ready");
+    assert_eq!(ready.reason, "ClaimDeleted", "{}", ready.message);
+    assert_eq!(agent.told(), [Told::Prepare, Told::Suspend, Told::Release]);
+}

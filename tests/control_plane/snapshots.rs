@@ -1,0 +1,46 @@
+//! Plays the snapshot controller: gives every snapshot of a namespace the outcome that a test wants.
+
+use futures::StreamExt;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::{Value, json};
+use stillpoint::api::snapshot::VolumeSnapshot;
+use tokio::task::JoinHandle;
+
+use crate::fixture::Fixture;
+
+/// A task that answers until the test ends.
+pub struct SnapshotController(JoinHandle<()>);
+
+impl Drop for SnapshotController {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The status of a snapshot that worked.
+pub fn usable() -> Value {
+    json!({"creationTime": "2026-01-01T00:00:00Z", "readyToUse": true, "boundVolumeSnapshotContentName": "content"})
+}
+
+/// The status of a snapshot that the driver refused.
+pub fn refused(message: &str) -> Value {
+    json!({"readyToUse": false, "error": {"message": message, "time": "2026-01-01T00:00:00Z"}})
+}
+
+/// Gives every new snapshot the status that `outcome` makes of its claim's name; `None` leaves it without one.
+pub fn play(fixture: &Fixture, outcome: impl Fn(&str) -> Option<Value> + Send + 'static) -> SnapshotController {
+    let snapshots = fixture.api::<VolumeSnapshot>();
+    let mut seen = watcher(snapshots.clone(), watcher::Config::default()).applied_objects().boxed();
+    SnapshotController(tokio::spawn(async move {
+        while let Some(event) = seen.next().await {
+            let Ok(snapshot) = event else { continue };
+            let claim = snapshot.spec.source.persistent_volume_claim_name.clone().unwrap_or_default();
+            let (None, Some(status)) = (&snapshot.status, outcome(&claim)) else { continue };
+            let patch = Patch::Merge(json!({"status": status}));
+            // It may be gone already; then it needs no status.
+            let _ = snapshots.patch_status(&snapshot.name_any(), &PatchParams::default(), &patch).await;
+        }
+    }))
+}

@@ -1,0 +1,72 @@
+//! The documentation keeps up with the code.
+
+#![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn path(file: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), file].iter().collect()
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() {
+            found.extend(files(&entry, extension));
+        } else if entry.extension().is_some_and(|own| own == extension) {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+/// The CamelCase word that a string literal at the beginning of `code` holds.
+fn word(code: &str) -> Option<&str> {
+    let literal = code.trim_start().strip_prefix('"')?.split('"').next()?;
+    let letters = !literal.is_empty() && literal.chars().all(|c| c.is_ascii_alphanumeric());
+    (letters && literal.starts_with(|c: char| c.is_ascii_uppercase())).then_some(literal)
+}
+
+/// The reasons that the code gives: first arguments of what makes verdicts and blockers, and constants of blockers.
+fn reasons(file: &Path) -> BTreeSet<String> {
+    let code = read(file);
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut makers = vec!["Verdict::new(", "blocker(", "not_ready("];
+    if file.ends_with("agent/blocker.rs") {
+        makers.push(": &str = ");
+    }
+    makers.iter().flat_map(|maker| code.split(maker).skip(1).filter_map(word)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let explained = read(&path("docs/troubleshooting.md"));
+    let sources = files(&path("src"), "rs").into_iter().filter(|file| !file.to_string_lossy().contains("test"));
+    for file in sources {
+        for reason in reasons(&file) {
+            let listed = explained.contains(&format!("`{reason}`"));
+            assert!(listed, "{}: docs/troubleshooting.md does not explain {reason}", file.display());
+        }
+    }
+}
+
+/// Relative links only: what lies elsewhere cannot be checked here.
+#[test]
+fn links_lead_to_files() {
+    let mut pages = files(&path("docs"), "md");
+    pages.extend(["README.md", "ARCHITECTURE.md"].map(path));
+    for page in pages {
+        let text = read(&page);
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            let file =
+                page.parent().expect("a page lies in a directory").join(target.split('#').next().unwrap_or_default());
+            assert!(file.exists(), "{}: {target} leads nowhere", page.display());
+        }
+    }
+}

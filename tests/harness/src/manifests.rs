@@ -1,0 +1,206 @@
+//! The objects of the test application, built as a user would write them.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use kube::Resource;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use stillpoint::api::labels;
+
+use crate::group::Member;
+
+/// The label that all claims of a test application carry.
+pub const APP_LABEL: (&str, &str) = ("app", "ordered");
+/// The container of a storage pod that writes.
+pub const STORE_CONTAINER: &str = "store";
+/// File below a volume's root that a lock holder locks.
+pub const LOCKED_FILE: &str = "held";
+
+const STORE_PORT: u16 = 7000;
+/// The writer's port for its statistics.
+pub const WRITER_PORT: u16 = 7001;
+/// The first lock holder's port; the next ones follow.
+const FIRST_LOCK_PORT: u16 = 7002;
+/// Large enough for the smallest xfs; the image files behind it are sparse.
+const VOLUME_SIZE: &str = "320Mi";
+const WORKLOAD: &str = "localhost/stillpoint-workload:dev";
+const STILLPOINT: &str = "localhost/stillpoint:dev";
+const PROGRAM: &str = "/stillpoint-workload";
+const DATA: &str = "/data";
+
+fn object<K: Resource + DeserializeOwned>(value: Value) -> Result<K> {
+    serde_json::from_value(value).context("a manifest of the harness does not fit its kind")
+}
+
+/// A member's claim.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn claim(member: &Member) -> Result<PersistentVolumeClaim> {
+    let (key, value) = APP_LABEL;
+    object(json!({
+        "metadata": {"name": member.name, "labels": {key: value}},
+        "spec": claim_spec(&member.storage_class),
+    }))
+}
+
+/// A new claim with what a snapshot shows.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn restored_claim(name: &str, snapshot: &str, storage_class: &str) -> Result<PersistentVolumeClaim> {
+    let mut spec = claim_spec(storage_class);
+    spec["dataSource"] = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot});
+    object(json!({"metadata": {"name": name}, "spec": spec}))
+}
+
+fn claim_spec(storage_class: &str) -> Value {
+    json!({
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": storage_class,
+        "resources": {"requests": {"storage": VOLUME_SIZE}},
+    })
+}
+
+/// The Service by which the writer finds a member's store.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn service(member: &Member) -> Result<Service> {
+    object(json!({
+        "metadata": {"name": member.pod()},
+        "spec": {"selector": {"store": member.name}, "ports": [{"port": STORE_PORT}]},
+    }))
+}
+
+/// A member's storage pod: the store, lock holders, and the agent as a native sidecar.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn storage_pod(member: &Member) -> Result<Pod> {
+    let data = json!({"name": "data", "mountPath": DATA});
+    let mut containers = vec![json!({
+        "name": STORE_CONTAINER,
+        "image": WORKLOAD,
+        "command": [PROGRAM, "store", "--dir", DATA, "--listen", format!("0.0.0.0:{STORE_PORT}")],
+        "ports": [{"containerPort": STORE_PORT}],
+        "readinessProbe": {"tcpSocket": {"port": STORE_PORT}, "periodSeconds": 1},
+        "volumeMounts": [data],
+    })];
+    for (position, holder) in member.lock_holders.iter().enumerate() {
+        let port = lock_port(position);
+        let mut command = vec![PROGRAM.to_owned(), "lock".into(), "--on-request".into()];
+        command.extend([
+            "--file".into(),
+            format!("{DATA}/{LOCKED_FILE}"),
+            "--listen".into(),
+            format!("0.0.0.0:{port}"),
+        ]);
+        command.extend(holder.arguments.iter().map(|argument| (*argument).to_owned()));
+        containers.push(json!({
+            "name": holder.container,
+            "image": WORKLOAD,
+            "command": command,
+            "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
+            "volumeMounts": [data],
+        }));
+    }
+    let mut spec = json!({
+        "nodeSelector": {"kubernetes.io/hostname": member.node},
+        "shareProcessNamespace": true,
+        "terminationGracePeriodSeconds": 5,
+        "containers": containers,
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": member.name}}],
+    });
+    if member.agent {
+        add_agent(&mut spec);
+    }
+    object(json!({"metadata": {"name": member.pod(), "labels": {"store": member.name}}, "spec": spec}))
+}
+
+/// The port of a pod's lock holder.
+pub fn lock_port(position: usize) -> u16 {
+    FIRST_LOCK_PORT + position as u16
+}
+
+fn add_agent(spec: &mut Value) {
+    spec["initContainers"] = json!([{
+        "name": labels::AGENT_CONTAINER,
+        "image": STILLPOINT,
+        "restartPolicy": "Always",
+        "args": [
+            "agent",
+            "--controller", "stillpoint-controller.stillpoint-system.svc:8443",
+            "--ca-file", "/etc/stillpoint/ca/ca.crt",
+            "--token-file", "/var/run/secrets/stillpoint/token",
+            "--guardian", "/run/stillpoint/guardian.sock",
+        ],
+        "env": [{"name": "STILLPOINT_LOG", "value": "info,stillpoint=debug"}],
+        "securityContext": {
+            "runAsUser": 0,
+            "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN", "SYS_PTRACE"]},
+            "readOnlyRootFilesystem": true,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/volumes/data", "readOnly": true},
+            {"name": "stillpoint-ca", "mountPath": "/etc/stillpoint/ca", "readOnly": true},
+            {"name": "stillpoint-token", "mountPath": "/var/run/secrets/stillpoint", "readOnly": true},
+            {"name": "stillpoint-run", "mountPath": "/run/stillpoint"},
+        ],
+    }]);
+    let token = json!({"path": "token", "audience": labels::TOKEN_AUDIENCE, "expirationSeconds": 3600});
+    let more = [
+        json!({"name": "stillpoint-ca", "configMap": {"name": labels::CA_CONFIG_MAP}}),
+        json!({"name": "stillpoint-token", "projected": {"sources": [{"serviceAccountToken": token}]}}),
+        json!({"name": "stillpoint-run", "hostPath": {"path": "/run/stillpoint", "type": "Directory"}}),
+    ];
+    if let Some(volumes) = spec["volumes"].as_array_mut() {
+        volumes.extend(more);
+    }
+}
+
+/// The ordered writer over the stores of these members.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn writer_pod(name: &str, members: &[Member]) -> Result<Pod> {
+    let stores: Vec<String> = members.iter().map(|member| format!("{}:{STORE_PORT}", member.pod())).collect();
+    object(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "writer",
+                "image": WORKLOAD,
+                "command": [PROGRAM, "write", "--stores", stores.join(","), "--listen", format!("0.0.0.0:{WRITER_PORT}")],
+                "readinessProbe": {"httpGet": {"path": "/stats", "port": WRITER_PORT}, "periodSeconds": 1},
+            }],
+        },
+    }))
+}
+
+/// Reads restored claims on the node where their snapshots are, and reports their logs as its termination message.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn checking_pod(name: &str, node: &str, claims: &[&str]) -> Result<Pod> {
+    let directory = |claim: &str| format!("/volumes/{claim}");
+    let named: Vec<String> = claims.iter().map(|claim| format!("{claim}={}", directory(claim))).collect();
+    let mounts = claims.iter().map(|claim| json!({"name": claim, "mountPath": directory(claim), "readOnly": true}));
+    let volumes = claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+    object(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "check",
+                "image": WORKLOAD,
+                "command": [PROGRAM, "check", "--dump", "--report", "/dev/termination-log", "--volumes", named.join(",")],
+                "volumeMounts": mounts.collect::<Vec<_>>(),
+            }],
+            "volumes": volumes.collect::<Vec<_>>(),
+        },
+    }))
+}

@@ -1,0 +1,93 @@
+//! The storage system fails in the middle: nothing half is left, and writes come back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::group::{Group, Member};
+use harness::installed::DRIVER;
+use harness::limits::SNAPSHOT;
+use harness::namespace::Place;
+use harness::replication::{Run, of_claims, replicate};
+use harness::snapshots::of_replication;
+use harness::waiting::until_gone;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use kube::core::DynamicObject;
+use kube::discovery::ApiResource;
+use kube::{Api, core::GroupVersionKind};
+use serde_json::json;
+use stillpoint::api::Phase;
+use stillpoint::api::snapshot::VolumeSnapshot;
+
+use crate::on_cluster;
+
+const HOLD: Duration = Duration::from_secs(4);
+/// What a writer may see beyond the hold limit: the prelude of the freeze, and its own disk.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// A snapshot class of the test driver with faults; removed by its owner, the namespace's test.
+struct FaultyClass {
+    api: Api<DynamicObject>,
+    name: String,
+}
+
+impl FaultyClass {
+    async fn new(place: &Place, parameters: &[(&str, &str)]) -> Result<Self> {
+        let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotClass");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotclasses");
+        let api = Api::all_with(place.client(), &resource);
+        let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
+        let fields = json!({"driver": DRIVER, "deletionPolicy": "Delete", "parameters": parameters});
+        let class = DynamicObject::new(&place.name, &resource).data(fields);
+        api.create(&PostParams::default(), &class).await?;
+        Ok(Self { api, name: place.name.clone() })
+    }
+
+    async fn remove(self) -> Result<()> {
+        self.api.delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+}
+
+/// Replicates two members with a class in which the snapshot of b meets the fault.
+async fn failed(place: &Place, fault: (&str, &str)) -> Result<Run> {
+    let [one, two] = place.cluster.two_nodes()?;
+    let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs")];
+    let group = Group::start(place, members, |_| {}).await?;
+    let class = FaultyClass::new(place, &[fault, ("only", "-b")]).await?;
+    let mut wanted = of_claims("faulty", &group.claims());
+    wanted.spec.suspension.hold_timeout = HOLD.into();
+    if let Some(replication) = &mut wanted.spec.replication {
+        replication.volume_snapshot.volume_snapshot_class_name = Some(class.name.clone());
+    }
+    group.reset_stats().await?;
+    let run = replicate(place, &wanted, |_| {}).await?;
+    let stats = group.written(20).await?;
+    println!("longest append {:.0} ms", stats.longest_append_ms);
+    ensure!(run.phases().last() == Some(&Phase::Failed), "seen: {:?}, {:?}", run.seen, run.status());
+    ensure!(!run.status().ready_to_use && run.status().consistency.is_none(), "{:?}", run.status());
+    ensure!(Duration::from_secs_f64(stats.longest_append_ms / 1e3) < HOLD + SLACK, "{stats:?}");
+    for snapshot in of_replication(place, "faulty").await? {
+        let name = snapshot.name_any();
+        until_gone(&place.api::<VolumeSnapshot>(), &name, &format!("removal of the void snapshot {name}"), SNAPSHOT)
+            .await?;
+    }
+    class.remove().await?;
+    Ok(run)
+}
+
+#[test]
+fn an_error_of_the_storage_system_voids_the_whole_cut() -> Result<()> {
+    on_cluster("fail", async |place| {
+        let run = failed(place, ("fail", "the array is on fire")).await?;
+        let said = serde_json::to_string(&run.status())?;
+        ensure!(said.contains("the array is on fire"), "the status does not say why: {said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_storage_system_that_hangs_does_not_hold_writes_beyond_the_limit() -> Result<()> {
+    on_cluster("hang", async |place| failed(place, ("hang", "true")).await.map(drop))
+}
