@@ -27,7 +27,7 @@ use crate::wire::agent_message::Report;
 /// To a member.
 pub enum Message {
     /// A command, and where its answers go.
-    Command(Session, mpsc::Sender<wire::AgentMessage>, Command),
+    Command(Session, mpsc::Sender<wire::AgentMessage>, Box<Command>),
     /// A session ended.
     SessionLost(Session),
     /// Resume and end.
@@ -95,7 +95,7 @@ impl Member {
                 message = inbox.recv(), if !stopping => match message {
                     Some(Message::Command(session, reports, command)) => {
                         self.sessions.insert(session, reports);
-                        Event::Command(session, command)
+                        Event::Command(session, *command)
                     }
                     Some(Message::SessionLost(session)) => {
                         self.sessions.remove(&session);
@@ -243,25 +243,23 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
     let Some(Equipment { freezer, freezer_lost, guardian, guardian_lost, .. }) = equipment else {
         return std::future::pending().await;
     };
-    loop {
-        tokio::select! {
-            answer = freezer.answer(), if !*freezer_lost => match answer {
-                Ok((ticket, order, result)) => return Event::Done(ticket, outcome(order, result)),
-                Err(_) => {
-                    *freezer_lost = true;
-                    return Event::FreezerLost;
-                }
-            },
-            answer = guardian.answer(), if !*guardian_lost => match answer {
-                Ok(Answer::Armed { ticket }) => return Event::Done(ticket, Outcome::Armed),
-                // It can be relied on no more, whatever it meant.
-                Ok(Answer::Guarding | Answer::Refused { .. }) | Err(_) => {
-                    *guardian_lost = true;
-                    return Event::GuardianLost;
-                }
-            },
-            else => return std::future::pending().await,
-        }
+    tokio::select! {
+        answer = freezer.answer(), if !*freezer_lost => match answer {
+            Ok((ticket, order, result)) => Event::Done(ticket, outcome(order, result)),
+            Err(_) => {
+                *freezer_lost = true;
+                Event::FreezerLost
+            }
+        },
+        answer = guardian.answer(), if !*guardian_lost => match answer {
+            Ok(Answer::Armed { ticket }) => Event::Done(ticket, Outcome::Armed),
+            // It can be relied on no more, whatever it meant.
+            Ok(Answer::Guarding | Answer::Refused { .. }) | Err(_) => {
+                *guardian_lost = true;
+                Event::GuardianLost
+            }
+        },
+        else => std::future::pending().await,
     }
 }
 

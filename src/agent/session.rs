@@ -38,8 +38,14 @@ pub struct Controllers {
 /// The members of this agent, made when a controller first asks for them.
 pub struct Members {
     settings: Settings,
-    members: Mutex<HashMap<String, (mpsc::Sender<Message>, JoinHandle<()>)>>,
+    /// By the UID of the claim.
+    members: Mutex<HashMap<String, Member>>,
     last_session: AtomicU64,
+}
+
+struct Member {
+    inbox: mpsc::Sender<Message>,
+    task: JoinHandle<()>,
 }
 
 impl Members {
@@ -54,21 +60,20 @@ impl Members {
 
     fn sender(&self, claim_uid: &str) -> anyhow::Result<mpsc::Sender<Message>> {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((sender, _)) = members.get(claim_uid) {
-            return Ok(sender.clone());
+        if let Some(member) = members.get(claim_uid) {
+            return Ok(member.inbox.clone());
         }
         if members.len() >= MAX_AGENT_MEMBERS {
             bail!("the controller asks for more than {MAX_AGENT_MEMBERS} members, the limit of one agent");
         }
-        let started = member::start(self.settings.clone());
-        let sender = started.0.clone();
-        members.insert(claim_uid.to_owned(), started);
-        Ok(sender)
+        let (inbox, task) = member::start(self.settings.clone());
+        members.insert(claim_uid.to_owned(), Member { inbox: inbox.clone(), task });
+        Ok(inbox)
     }
 
     fn senders(&self) -> Vec<mpsc::Sender<Message>> {
         let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.values().map(|(sender, _)| sender.clone()).collect()
+        members.values().map(|member| member.inbox.clone()).collect()
     }
 
     async fn session_lost(&self, session: Session) {
@@ -84,8 +89,8 @@ impl Members {
             let _ = member.send(Message::Shutdown).await;
         }
         let members = std::mem::take(&mut *self.members.lock().unwrap_or_else(PoisonError::into_inner));
-        for (_, (_, ended)) in members {
-            let _ = ended.await;
+        for (_, member) in members {
+            let _ = member.task.await;
         }
     }
 }
@@ -100,13 +105,14 @@ pub async fn keep(controllers: Controllers, members: Arc<Members>) {
             Ok(found) => {
                 publish.send_replace(found);
             }
-            Err(error) => tracing::warn!(%error, controller = controllers.address, "cannot resolve the controller's name"),
+            Err(error) => {
+                tracing::warn!(%error, controller = controllers.address, "cannot resolve the controller's name")
+            }
         }
         sessions.retain(|_, session| !session.is_finished());
         for address in publish.borrow().iter() {
             if sessions.len() < MAX_CONTROLLERS && !sessions.contains_key(address) {
-                let session =
-                    keep_one(Arc::clone(&controllers), Arc::clone(&members), *address, published.clone());
+                let session = keep_one(Arc::clone(&controllers), Arc::clone(&members), *address, published.clone());
                 sessions.insert(*address, tokio::spawn(session));
             }
         }
@@ -134,7 +140,8 @@ async fn keep_one(
                 pause = SESSION_RETRY_MIN;
                 let ended = obey(session, &members, reports, commands).await;
                 members.session_lost(session).await;
-                let why = ended.err().map_or_else(|| "the controller ended it".to_owned(), |error| format!("{error:#}"));
+                let why =
+                    ended.err().map_or_else(|| "the controller ended it".to_owned(), |error| format!("{error:#}"));
                 tracing::warn!(%address, session, why, "session ended");
             }
             Err(error) => tracing::warn!(%address, error = format!("{error:#}"), "cannot open a session"),
@@ -198,7 +205,7 @@ async fn obey(
         let command = understand(message).context("the controller sent a command without an attempt; is it newer?")?;
         let member = members.sender(&command.attempt().member)?;
         member
-            .try_send(Message::Command(session, reports.clone(), command))
+            .try_send(Message::Command(session, reports.clone(), Box::new(command)))
             .map_err(|_| anyhow!("the controller sent commands faster than a member takes them"))?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::io::{IoSliceMut, Result};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -123,11 +123,13 @@ fn check_root(root: &OwnedFd) -> std::result::Result<(), String> {
 }
 
 fn check_process(process: &OwnedFd) -> std::result::Result<(), String> {
-    // A pidfd is told by its link; it may name a process of a pid namespace that is not ours.
-    match rustix::fs::readlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(process)), Vec::new()) {
-        Ok(link) if matches!(link.to_bytes(), b"anon_inode:[pidfd]" | b"pidfd:[pidfd]") || link.to_bytes().starts_with(b"pidfd:") => Ok(()),
-        _ => Err("the second descriptor must be a pidfd of the freezer".to_owned()),
+    // Told by its link ("anon_inode:[pidfd]", or "pidfd:[inode]" since Linux 6.9), because the process may be in a pid
+    // namespace that is not ours.
+    let link = rustix::fs::readlink(format!("/proc/self/fd/{}", process.as_raw_fd()), Vec::new());
+    if link.is_ok_and(|link| link.as_bytes() == b"anon_inode:[pidfd]" || link.as_bytes().starts_with(b"pidfd:")) {
+        return Ok(());
     }
+    Err("the second descriptor must be a pidfd of the freezer".to_owned())
 }
 
 fn answer(connection: &OwnedFd, answer: &Answer) -> Result<()> {

@@ -5,21 +5,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod controller;
+mod stuck;
 mod volume;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use controller::{Controller, Session};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 use stillpoint::fsfreeze;
+use stillpoint::limits::MAX_GUARDED;
 use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::{Attempt, NotReady, Prepare, Ready, Release, Released, Suspend};
+use stuck::StuckWrite;
 use volume::{Volume, Writer};
 
+const PROTOTYPE: i32 = Errno::PROTOTYPE.raw_os_error();
 const HOLD: Duration = Duration::from_secs(10);
 
 /// Dropped in this order: processes first, then the volume.
@@ -50,7 +57,8 @@ impl Running {
         let mut process = Process::new("unshare");
         let script = "\"$@\" & wait $!";
         process.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]);
-        let started = process.arg(env!("CARGO_BIN_EXE_stillpoint")).args(arguments).stdin(Stdio::null()).spawn().unwrap();
+        let started =
+            process.arg(env!("CARGO_BIN_EXE_stillpoint")).args(arguments).stdin(Stdio::null()).spawn().unwrap();
         let agent = || child(child(Pid::from_child(&started), "sh")?, "stillpoint");
         until("the pod runs", || agent().is_some());
         Self { pid: agent().unwrap(), started }
@@ -148,7 +156,9 @@ impl Scene {
 
 fn guardian(socket: &std::path::Path) -> Running {
     let guardian = Running::start(&["guardian", "--socket", socket.to_str().unwrap()]);
-    until("the guardian listens", || fs::exists(socket).unwrap());
+    // A stream socket is of the wrong type, and only a listener says so.
+    let listens = || UnixStream::connect(socket).is_err_and(|error| error.raw_os_error() == Some(PROTOTYPE));
+    until("the guardian listens", listens);
     guardian
 }
 
@@ -354,6 +364,63 @@ async fn a_lost_session_ends_the_hold() {
     println!("session lost: writes went on after {:?}", scene.writer.goes_on());
     scene.session = scene.controller.session().await;
     scene.broken("session").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_pending_freeze_is_thawed_when_it_completes() {
+    let mut scene = Scene::new("ext4").await;
+    assert!(matches!(scene.prepare(HOLD).await, Report::Prepared(_)));
+    let stuck = StuckWrite::new(&scene.volume.mount);
+    scene.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round: 1 })).await;
+    let begun = Instant::now();
+    until("the freezer is stuck in the kernel", || scene.agent.freezer().is_some_and(in_uninterruptible_sleep));
+    // The agent gives up after its limit and kills the freezer, which cannot end yet.
+    let pending = PathBuf::from(format!("/proc/{}/status", scene.agent.freezer().unwrap().as_raw_nonzero()));
+    until("the freezer is killed", || {
+        let status = fs::read_to_string(&pending).unwrap();
+        let killed = |line: &str| line.strip_prefix("ShdPnd:").is_some_and(|mask| mask.trim().ends_with("100"));
+        status.lines().any(killed)
+    });
+    println!("the freeze was given up after {:?}", begun.elapsed());
+    stuck.finish();
+    println!("the stuck write ended: writes went on after {:?}", scene.writer.goes_on());
+    let Report::NotReady(NotReady { blockers, .. }) = scene.session.hear().await else { panic!("ready") };
+    assert_eq!(blockers[0].reason, "TooSlow");
+    assert!(!scene.volume.is_frozen());
+    scene.hold(HOLD).await;
+    assert!(scene.release().await.unbroken);
+}
+
+fn in_uninterruptible_sleep(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn garbage_and_floods_at_the_guardian_harm_nobody_else() {
+    let mut scene = Scene::new("xfs").await;
+    scene.hold(HOLD).await;
+    let address = SocketAddrUnix::new(scene.volume.directory.join("guardian.sock")).unwrap();
+    let connect_with = |first: &[u8]| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let connected = connect(&client, &address).is_ok();
+        let _ = send(&client, first, SendFlags::NOSIGNAL);
+        (client, connected)
+    };
+    let mut clients = Vec::new();
+    for first in [&b"garbage"[..], b"", b"Gwithout descriptors", b"A", &[b'G'; 4096]] {
+        clients.push(connect_with(first));
+    }
+    // These say nothing, and take every place that is left until they are sent away.
+    clients.extend((0..MAX_GUARDED * 2).map(|_| connect_with(b"")));
+    assert!(scene.volume.is_frozen(), "the hold goes on");
+    assert!(scene.release().await.unbroken);
+    drop(clients);
+    scene.hold(HOLD).await;
+    assert!(scene.release().await.unbroken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,7 +39,9 @@ pub(super) fn freeze_refused(errno: Errno, filesystem: &str) -> (wire::Blocker, 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
     blocker(
         "StaleAttempt",
-        &format!("the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"),
+        &format!(
+            "the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"
+        ),
     )
 }
 
@@ -51,13 +53,18 @@ pub(super) fn held_by_another(replication: &str) -> wire::Blocker {
 }
 
 pub(super) fn not_prepared(why: &str) -> wire::Blocker {
-    blocker("NotPrepared", &format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"))
+    blocker(
+        "NotPrepared",
+        &format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"),
+    )
 }
 
 pub(super) fn hold_too_long(asked: Duration, ceiling: Duration) -> wire::Blocker {
     blocker(
         "HoldTimeoutRefused",
-        &format!("a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"),
+        &format!(
+            "a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"
+        ),
     )
 }
 
@@ -73,7 +80,10 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
 }
 
 pub(super) fn freezer_lost() -> wire::Blocker {
-    blocker("FreezerLost", "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)")
+    blocker(
+        "FreezerLost",
+        "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)",
+    )
 }
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {

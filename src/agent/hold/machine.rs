@@ -4,12 +4,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result as KernelResult};
 
-use super::blockers::{
-    flush_failed, freeze_refused, freezer_lost, held_by_another, hold_too_long, no_guardian, not_prepared, stale, too_slow,
-};
+use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long, no_guardian, too_slow};
+use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use super::{Action, Command, Event, Outcome, Session, Ticket};
 use crate::agent::locks::{Look, Suspension};
-use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use crate::limits::{FREEZE_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -17,38 +15,38 @@ use crate::wire::agent_message::Report;
 /// The hold of one member. See the module's documentation.
 pub struct Hold {
     /// Longest hold that is accepted.
-    ceiling: Duration,
+    pub(super) ceiling: Duration,
     /// The highest epoch that commanded this member.
-    epoch: u64,
-    last_ticket: Ticket,
+    pub(super) epoch: u64,
+    pub(super) last_ticket: Ticket,
     /// The only outcome that is of interest; any other is late.
-    awaited: Option<Ticket>,
-    run: Option<Run>,
+    pub(super) awaited: Option<Ticket>,
+    pub(super) run: Option<Run>,
     /// How the last run ended, for a repeated Release.
-    ended: Option<Ended>,
+    pub(super) ended: Option<Ended>,
     /// A newer attempt that begins when the present one is resumed.
-    next: Option<(Session, wire::Attempt, wire::Prepare)>,
-    actions: Vec<Action>,
+    pub(super) next: Option<(Session, wire::Attempt, wire::Prepare)>,
+    pub(super) actions: Vec<Action>,
 }
 
-struct Ended {
-    attempt: wire::Attempt,
-    released: wire::Released,
-}
-
-/// How a command's attempt relates to what this member is doing.
-enum Standing {
-    Older,
-    Current,
-    Newer,
-    Another,
-    Free,
+pub(super) struct Ended {
+    pub(super) attempt: wire::Attempt,
+    pub(super) released: wire::Released,
 }
 
 impl Hold {
     /// A member that is asked nothing yet; it refuses holds longer than `ceiling`.
     pub fn new(ceiling: Duration) -> Self {
-        Self { ceiling, epoch: 0, last_ticket: 0, awaited: None, run: None, ended: None, next: None, actions: Vec::new() }
+        Self {
+            ceiling,
+            epoch: 0,
+            last_ticket: 0,
+            awaited: None,
+            run: None,
+            ended: None,
+            next: None,
+            actions: Vec::new(),
+        }
     }
 
     /// Whether nothing is going on: no descriptor held, no thaw owed.
@@ -84,83 +82,6 @@ impl Hold {
             }
         }
         std::mem::take(&mut self.actions)
-    }
-
-    fn prepare(&mut self, session: Session, attempt: wire::Attempt, prepare: wire::Prepare, now: Instant) {
-        match self.admit(&attempt) {
-            Standing::Older => self.refuse(session, attempt, 0, false, |hold| hold.stale_blocker()),
-            Standing::Another => self.refuse(session, attempt, 0, true, Self::another_blocker),
-            Standing::Current => self.prepare_again(session, attempt, now),
-            Standing::Newer => {
-                let why = format!("attempt {} began", attempt.number);
-                self.next = Some((session, attempt, prepare));
-                self.stop(End::Broken(why), now);
-            }
-            Standing::Free => self.begin(session, attempt, prepare, now),
-        }
-    }
-
-    /// The same command is the same command; but after a round that was not clean it asks to wait for a clean look again.
-    fn prepare_again(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        if !matches!((&run.state, &run.said), (State::Prepared { .. }, Some(Report::NotReady(_)))) {
-            return self.repeat(session, attempt);
-        }
-        run.session = session;
-        run.attempt = attempt;
-        run.said = None;
-        let by = now + run.prepare_timeout();
-        run.state = State::Preparing { step: Preparing::Look, by, seen: Look::default() };
-        self.step_preparing(Preparing::Look);
-    }
-
-    fn suspend(&mut self, session: Session, attempt: wire::Attempt, round: u32, now: Instant) {
-        match self.admit(&attempt) {
-            Standing::Older => return self.refuse(session, attempt, round, false, |hold| hold.stale_blocker()),
-            Standing::Another => return self.refuse(session, attempt, round, true, Self::another_blocker),
-            Standing::Newer | Standing::Free => {
-                return self.refuse(session, attempt, round, false, |hold| {
-                    not_prepared(hold.ended.as_ref().map_or("it never was", |ended| &ended.released.reason))
-                });
-            }
-            Standing::Current => {}
-        }
-        let Some(run) = &mut self.run else { return };
-        match run.state {
-            State::Preparing { .. } => {
-                self.refuse(session, attempt, round, true, |_| not_prepared("it is still preparing"));
-            }
-            State::Prepared { .. } if round > run.round => {
-                run.session = session;
-                run.attempt = attempt;
-                run.round = round;
-                run.said = None;
-                self.step_suspending(Suspending::Flush, now);
-            }
-            State::Prepared { .. }
-            | State::Suspending { .. }
-            | State::Warming { .. }
-            | State::Freezing { .. }
-            | State::Rechecking { .. }
-            | State::Held { .. }
-            | State::Thawing { .. }
-            | State::Settling { .. } => self.repeat(session, attempt),
-        }
-    }
-
-    fn release(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
-        let answer = match self.admit(&attempt) {
-            Standing::Current | Standing::Newer => {
-                let broken = (!self.holds_for(&attempt)).then(|| "this attempt held nothing".to_owned());
-                return self.stop(End::Release { session, attempt, broken }, now);
-            }
-            Standing::Older => self.remembered(&attempt).unwrap_or_else(|| nothing_held("a newer attempt has begun")),
-            Standing::Another | Standing::Free => {
-                self.remembered(&attempt).unwrap_or_else(|| nothing_held("this attempt held nothing"))
-            }
-        };
-        let released = wire::Released { attempt: Some(attempt), ..answer };
-        self.actions.push(Action::Report(session, Report::Released(released)));
     }
 
     fn session_lost(&mut self, session: Session, now: Instant) {
@@ -214,11 +135,8 @@ impl Hold {
                 self.step_preparing(Preparing::Look);
             }
             State::Preparing { seen, .. } => {
-                let look = if seen.is_clean() {
-                    only(too_slow("getting ready", run.prepare_timeout()))
-                } else {
-                    seen.clone()
-                };
+                let look =
+                    if seen.is_clean() { only(too_slow("getting ready", run.prepare_timeout())) } else { seen.clone() };
                 self.stop(End::NotReady { retryable: true, look, reusable: false }, now);
             }
             State::Prepared { .. } => {
@@ -340,12 +258,12 @@ impl Hold {
     fn warmed(&mut self, warmed: KernelResult<()>, end: Option<End>, now: Instant) {
         // No thaw is owed until the next arming, and the look that follows takes as long as it takes.
         self.actions.push(Action::Disarm);
-        self.step_suspending(Suspending::Look, now);
-        if let Some(end) = end {
-            return self.stop(end, now);
-        }
-        if let Err(errno) = warmed {
-            self.refused(errno, now);
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Prepared { until: now + run.prepare_timeout() };
+        match (end, warmed) {
+            (Some(end), _) => self.stop(end, now),
+            (None, Err(errno)) => self.refused(errno, now),
+            (None, Ok(())) => self.step_suspending(Suspending::Look, now),
         }
     }
 
@@ -398,7 +316,7 @@ impl Hold {
     }
 
     /// Begins what leads to `end`: at once if writes go on, else by way of a thaw.
-    fn stop(&mut self, end: End, now: Instant) {
+    pub(super) fn stop(&mut self, end: End, now: Instant) {
         let Some(run) = &mut self.run else { return };
         match &mut run.state {
             State::Preparing { .. } | State::Prepared { .. } | State::Suspending { .. } => {
@@ -461,7 +379,7 @@ impl Hold {
         }
     }
 
-    fn begin(&mut self, session: Session, attempt: wire::Attempt, prepare: wire::Prepare, now: Instant) {
+    pub(super) fn begin(&mut self, session: Session, attempt: wire::Attempt, prepare: wire::Prepare, now: Instant) {
         let asked = Duration::from_millis(prepare.hold_timeout_ms.into());
         if asked.is_zero() || asked > self.ceiling {
             let ceiling = self.ceiling;
@@ -475,7 +393,7 @@ impl Hold {
         self.ask(|ticket| Action::Preflight(ticket, request));
     }
 
-    fn step_preparing(&mut self, next: Preparing) {
+    pub(super) fn step_preparing(&mut self, next: Preparing) {
         let Some(Run { state: State::Preparing { step, .. }, .. }) = &mut self.run else { return };
         *step = next;
         match next {
@@ -485,7 +403,7 @@ impl Hold {
         }
     }
 
-    fn step_suspending(&mut self, step: Suspending, now: Instant) {
+    pub(super) fn step_suspending(&mut self, step: Suspending, now: Instant) {
         let Some(run) = &mut self.run else { return };
         run.state = State::Suspending { step, by: now + step.limit() };
         let limit = run.hold_limit();
@@ -495,78 +413,6 @@ impl Hold {
             Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
             Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, limit)),
         }
-    }
-
-    /// Tells how a command stands, and remembers the highest epoch.
-    fn admit(&mut self, attempt: &wire::Attempt) -> Standing {
-        use std::cmp::Ordering::{Equal, Greater, Less};
-        if attempt.epoch < self.epoch {
-            return Standing::Older;
-        }
-        self.epoch = attempt.epoch;
-        match (&self.run, &self.ended) {
-            (Some(run), _) if run.attempt.replication_uid != attempt.replication_uid => Standing::Another,
-            (Some(run), _) => match attempt.number.cmp(&run.attempt.number) {
-                Less => Standing::Older,
-                Equal => Standing::Current,
-                Greater => Standing::Newer,
-            },
-            (None, Some(Ended { attempt: last, .. }))
-                if last.replication_uid == attempt.replication_uid && attempt.number < last.number =>
-            {
-                Standing::Older
-            }
-            (None, _) => Standing::Free,
-        }
-    }
-
-    fn holds_for(&self, attempt: &wire::Attempt) -> bool {
-        self.run.as_ref().is_some_and(|run| {
-            matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number
-        })
-    }
-
-    /// The answer to a repeated Release.
-    fn remembered(&self, attempt: &wire::Attempt) -> Option<wire::Released> {
-        self.ended
-            .as_ref()
-            .filter(|ended| {
-                ended.attempt.replication_uid == attempt.replication_uid && ended.attempt.number == attempt.number
-            })
-            .map(|ended| ended.released.clone())
-    }
-
-    /// The same command again: the same answer, to whoever asks now. If there is none yet, it will come.
-    fn repeat(&mut self, session: Session, attempt: wire::Attempt) {
-        let Some(run) = &mut self.run else { return };
-        run.session = session;
-        run.attempt = attempt;
-        if let Some(said) = run.said.clone() {
-            self.actions.push(Action::Report(session, said));
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        session: Session,
-        attempt: wire::Attempt,
-        round: u32,
-        retryable: bool,
-        why: impl FnOnce(&Self) -> wire::Blocker,
-    ) {
-        let blockers = vec![why(self)];
-        let report = wire::NotReady { attempt: Some(attempt), round, retryable, blockers, more_blockers: 0 };
-        self.actions.push(Action::Report(session, Report::NotReady(report)));
-    }
-
-    fn stale_blocker(&self) -> wire::Blocker {
-        let run = self.run.as_ref().map(|run| &run.attempt);
-        let number = run.or(self.ended.as_ref().map(|ended| &ended.attempt)).map_or(0, |attempt| attempt.number);
-        stale(self.epoch, number)
-    }
-
-    fn another_blocker(&self) -> wire::Blocker {
-        held_by_another(self.run.as_ref().map_or("", |run| &run.attempt.replication_uid))
     }
 
     fn say(&mut self, report: impl FnOnce(Option<wire::Attempt>) -> Report) {
@@ -591,10 +437,6 @@ fn join(earlier: Option<End>, later: End) -> End {
         Some(earlier) => earlier.and(later),
         None => later,
     }
-}
-
-fn nothing_held(reason: &str) -> wire::Released {
-    wire::Released { attempt: None, unbroken: false, reason: reason.to_owned(), suspended_us: 0 }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -18,6 +18,7 @@
 //! - A freeze of somebody else (`EBUSY`) is reported and never thawed.
 
 mod blockers;
+mod commands;
 mod machine;
 mod run;
 #[cfg(test)]

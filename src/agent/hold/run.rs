@@ -167,7 +167,6 @@ impl End {
     }
 }
 
-
 /// A look that found this alone.
 pub(super) fn only(blocker: wire::Blocker) -> Look {
     Look { blockers: vec![blocker], ..Look::default() }

@@ -1,0 +1,241 @@
+//! Random orders of events against a model of the kernel, the freezer and the guardian.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Prepare(u64, u8, u32, Session),
+    Suspend(u64, u8, u32, Session, u32),
+    Release(u64, u8, u32, Session),
+    SessionLost(Session),
+    GuardianLost,
+    /// And whether a freeze that was under way came about all the same.
+    FreezerLost(bool),
+    /// The oldest open action ends well.
+    Succeed,
+    /// The oldest open action ends badly.
+    Fail,
+    Pass(u64),
+    ForeignFreeze,
+    ForeignThaw,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (epoch, replication, number, session) = (1..3_u64, 1..3_u8, 1..3_u32, 1..3_u64);
+    let attempt = (epoch, replication, number, session);
+    prop_oneof![
+        3 => attempt.clone().prop_map(|(e, r, n, s)| Step::Prepare(e, r, n, s)),
+        4 => (attempt.clone(), 1..4_u32).prop_map(|((e, r, n, s), round)| Step::Suspend(e, r, n, s, round)),
+        2 => attempt.prop_map(|(e, r, n, s)| Step::Release(e, r, n, s)),
+        1 => (1..3_u64).prop_map(Step::SessionLost),
+        1 => Just(Step::GuardianLost),
+        1 => any::<bool>().prop_map(Step::FreezerLost),
+        30 => Just(Step::Succeed),
+        2 => Just(Step::Fail),
+        4 => (0..12_000_u64).prop_map(Step::Pass),
+        1 => Just(Step::ForeignFreeze),
+        1 => Just(Step::ForeignThaw),
+    ]
+}
+
+/// The world around one hold.
+struct World {
+    hold: Hold,
+    now: Instant,
+    open: Vec<Action>,
+    armed: bool,
+    frozen: Option<Owner>,
+    /// When the freeze that stands, or is under way, was asked for.
+    frozen_since: Option<Instant>,
+    /// Since Ready was said, nobody else thawed.
+    whole: bool,
+    released: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Owner {
+    Us,
+    Other,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            hold: Hold::new(LIMIT),
+            now: Instant::now(),
+            open: Vec::new(),
+            armed: false,
+            frozen: None,
+            frozen_since: None,
+            whole: false,
+            released: 0,
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.hold.handle(event, self.now) {
+            self.act(action);
+        }
+        let thawing = self.open.iter().any(|open| matches!(open, Action::Thaw(_) | Action::Settle(_)));
+        let freezing = self.open.iter().any(|open| matches!(open, Action::Freeze(_) | Action::Warm(_)));
+        if (self.frozen == Some(Owner::Us) || freezing) && !thawing {
+            let due = self.hold.poll_timeout().expect("suspended without a deadline");
+            if let Some(since) = self.frozen_since {
+                assert!(due <= since + LIMIT, "suspended past the limit");
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match &action {
+            Action::Warm(_) => assert!(self.armed, "unguarded"),
+            Action::Freeze(_) => {
+                assert!(self.armed, "unguarded");
+                self.frozen_since = Some(self.now);
+            }
+            Action::Thaw(_) => assert_ne!(self.frozen, Some(Owner::Other), "thaws what it did not freeze"),
+            Action::Disarm | Action::Close => {
+                assert_ne!(self.frozen, Some(Owner::Us), "disarmed while suspended");
+                self.armed = false;
+                if action == Action::Close {
+                    // Freezer and guardian are gone, and with them what they had not answered.
+                    self.open.retain(|open| matches!(open, Action::Preflight(..) | Action::Look(..)));
+                }
+            }
+            Action::Report(_, Report::Ready(_)) => {
+                assert!(self.armed && self.frozen_since.is_some());
+                self.whole = self.frozen == Some(Owner::Us);
+            }
+            Action::Report(_, Report::Released(released)) => {
+                self.released += 1;
+                if released.unbroken {
+                    assert!(self.whole, "says unbroken after somebody else thawed");
+                    assert_ne!(self.frozen, Some(Owner::Us));
+                }
+            }
+            Action::Report(_, Report::NotReady(_)) => {}
+            Action::Preflight(..) | Action::Flush(_) | Action::Look(..) | Action::Arm(..) | Action::Settle(_) => {}
+            Action::Report(..) => {}
+        }
+        if ticket(&action).is_some() {
+            self.open.push(action);
+        }
+    }
+
+    /// The kernel's, the freezer's and the guardian's part.
+    fn answer(&mut self, well: bool) {
+        if self.open.is_empty() {
+            return;
+        }
+        let action = self.open.remove(0);
+        let outcome = match &action {
+            Action::Preflight(..) if !well => Outcome::Preflighted(Err(vec![Blocker::default()])),
+            Action::Flush(_) if !well => Outcome::Flushed(Err(Errno::IO)),
+            Action::Look(..) if !well => Outcome::Looked(locked()),
+            Action::Arm(..) if !well => return,
+            Action::Arm(..) => {
+                self.armed = true;
+                Outcome::Armed
+            }
+            Action::Warm(_) if self.frozen.is_some() => Outcome::Warmed(Err(Errno::BUSY)),
+            Action::Freeze(_) if self.frozen.is_some() => Outcome::Frozen(Err(Errno::BUSY)),
+            Action::Warm(_) if !well => Outcome::Warmed(Err(Errno::IO)),
+            Action::Freeze(_) if !well => Outcome::Frozen(Err(Errno::IO)),
+            Action::Freeze(_) => {
+                self.frozen = Some(Owner::Us);
+                Outcome::Frozen(Ok(()))
+            }
+            Action::Thaw(_) if !well && self.frozen.is_some() => Outcome::Thawed(Err(Errno::IO)),
+            Action::Thaw(_) => match self.frozen.take() {
+                Some(_) => Outcome::Thawed(Ok(())),
+                None => Outcome::Thawed(Err(Errno::INVAL)),
+            },
+            Action::Settle(_) => {
+                self.frozen = None;
+                Outcome::Settled
+            }
+            other => success(other),
+        };
+        if matches!(outcome, Outcome::Frozen(Err(_)) | Outcome::Thawed(Ok(()) | Err(Errno::INVAL)) | Outcome::Settled) {
+            self.frozen_since = None;
+        }
+        self.tell(Event::Done(ticket(&action).unwrap(), outcome));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Prepare(e, r, n, s) => self.tell(Event::Command(s, prepare(attempt(e, r, n)))),
+            Step::Suspend(e, r, n, s, round) => self.tell(Event::Command(s, Command::Suspend(attempt(e, r, n), round))),
+            Step::Release(e, r, n, s) => self.tell(Event::Command(s, Command::Release(attempt(e, r, n)))),
+            Step::SessionLost(session) => self.tell(Event::SessionLost(session)),
+            Step::GuardianLost => {
+                self.armed = false;
+                self.open.retain(|open| !matches!(open, Action::Arm(..)));
+                self.tell(Event::GuardianLost);
+            }
+            Step::FreezerLost(came_about) => {
+                let freezer = |open: &Action| {
+                    matches!(open, Action::Flush(_) | Action::Warm(_) | Action::Freeze(_) | Action::Thaw(_))
+                };
+                let freezing = self.open.iter().any(|open| matches!(open, Action::Freeze(_)));
+                self.open.retain(|open| !freezer(open));
+                if freezing && came_about && self.frozen.is_none() {
+                    self.frozen = Some(Owner::Us);
+                }
+                self.tell(Event::FreezerLost);
+            }
+            Step::Succeed => self.answer(true),
+            Step::Fail => self.answer(false),
+            Step::Pass(ms) => {
+                let until = self.now + Duration::from_millis(ms);
+                while let Some(due) = self.hold.poll_timeout().filter(|due| *due <= until) {
+                    self.now = self.now.max(due);
+                    self.tell(Event::Timeout);
+                }
+                self.now = until;
+            }
+            Step::ForeignFreeze => {
+                // A tool that freezes while ours stands is refused by the kernel.
+                let ours = self.open.iter().any(|open| matches!(open, Action::Thaw(_) | Action::Settle(_)));
+                if self.frozen.is_none() && self.frozen_since.is_none() && !ours {
+                    self.frozen = Some(Owner::Other);
+                }
+            }
+            Step::ForeignThaw => {
+                self.frozen = None;
+                self.whole = false;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_writes_come_back(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        // Every command has had its say; a Release of a new leader is answered, and then nothing is left.
+        world.tell(Event::SessionLost(1));
+        world.tell(Event::SessionLost(2));
+        for _ in 0..20 {
+            world.step(Step::Succeed);
+        }
+        let before = world.released;
+        for replication in 1..3 {
+            world.tell(Event::Command(9, Command::Release(attempt(9, replication, 9))));
+            for _ in 0..20 {
+                world.step(Step::Succeed);
+            }
+        }
+        prop_assert_eq!(world.released, before + 2);
+        prop_assert!(world.hold.is_idle());
+        prop_assert_ne!(world.frozen, Some(Owner::Us));
+        prop_assert!(!world.armed);
+    }
+}
