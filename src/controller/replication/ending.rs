@@ -57,7 +57,10 @@ impl Draft<'_> {
         }
         let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
         if self.run.members.iter().any(|member| member.ready.is_some()) {
-            self.run.hold_ended = Some(self.now);
+            // The agents' answers say when; without one of them it may have lasted until now.
+            let ends = self.run.members.iter().filter(|member| member.asked.is_some());
+            let ends = ends.map(|member| member.released.as_ref().map_or(self.now, |released| released.at));
+            self.run.hold_ended = ends.max_by_key(|at| at.monotonic);
         }
         for member in &mut self.run.members {
             member.replica = None;
