@@ -8,6 +8,8 @@ use crate::limits::MAX_ROUNDS;
 #[derive(Clone, Debug)]
 enum Happening {
     Recorded,
+    /// Everybody but this member does what leads to `Done`.
+    AllWell(usize),
     Connected(usize),
     Lost(usize),
     Unreachable(usize),
@@ -48,6 +50,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     let member = 0..3_usize;
     prop_oneof![
         4 => Just(Happening::Recorded),
+        30 => (0..6_usize).prop_map(Happening::AllWell),
         1 => member.clone().prop_map(Happening::Connected),
         1 => member.clone().prop_map(Happening::Lost),
         1 => member.clone().prop_map(Happening::Unreachable),
@@ -72,6 +75,13 @@ fn apply(world: &mut World, happening: Happening) {
     let members = world.run.members.len();
     match happening {
         Happening::Recorded => world.observed.recorded = true,
+        Happening::AllWell(but) => {
+            world.observed.recorded = true;
+            for member in (0..members).filter(|member| *member != but) {
+                apply(world, Happening::Says(member, Says::Yes));
+                apply(world, Happening::Cut(member, true));
+            }
+        }
         Happening::Connected(member) => drop(world.observed.connected.insert(pod_uid(member))),
         Happening::Lost(member) => world.lose(member),
         Happening::Unreachable(member) => drop(world.unreachable.insert(member)),
