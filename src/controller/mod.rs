@@ -1,7 +1,8 @@
 //! The controller: decides about replications and commands the agents.
 //!
 //! Agents call in: [`sessions`] serves them over TLS with a certificate of [`certificates`], after [`identity`] found out
-//! which pod each one is. [`publish`] brings the CA to the agents. One controller leads ([`leadership`]); only it commands.
+//! which pod each one is. [`publish`] brings the CA to the agents. One controller leads ([`leadership`]); only it commands,
+//! through the runs of [`replication`].
 
 pub mod certificates;
 mod health;
@@ -14,7 +15,7 @@ pub mod sessions;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::runtime;
@@ -125,12 +126,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         ended = &mut server => Err(early_end("the session server", ended)),
         Some(ended) = aside.join_next() => Err(early_end("the health server or the renewal of the certificate", ended)),
     };
-    // Only now: while runs give writes back, they need their agents.
+    // In trouble, the end must come at once: what the process holds ends with it. In order, the sessions end last, because
+    // runs that give writes back need their agents.
+    outcome?;
     stop_sessions.cancel();
-    if !server.is_finished() {
-        server.await.context("the session server did not end in order")?.context("the session server failed")?;
-    }
-    outcome
+    server.await.context("the session server did not end in order")?.context("the session server failed")
 }
 
 /// Leads, once it is this controller's turn, until `stop`.
@@ -152,10 +152,11 @@ async fn lead(
     tokio::select! {
         ended = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => ended?,
         () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
-        // Another controller may lead from here on: end at once. The sessions end with the process, and agents resume.
+        // Another controller may lead from here on.
         lost = leadership.keep() => return Err(lost),
         () = too_long(stop) => bail!("the runs did not give writes back within {} s", SHUTDOWN_TIMEOUT.as_secs()),
     };
+    ensure!(stop.is_cancelled(), "the replications ended by themselves");
     if let Err(error) = leadership.release().await {
         tracing::warn!("the next controller has to wait for the Lease to run out: {error:#}");
     }

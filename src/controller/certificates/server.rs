@@ -56,7 +56,8 @@ impl ServerCertificate {
         }
     }
 
-    fn replace(&self, next: CertifiedKey) {
+    /// Shows `next` to connections from now on.
+    pub fn replace(&self, next: CertifiedKey) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
 }

@@ -40,6 +40,7 @@ async fn soon<F: Future>(what: F) -> F::Output {
 struct World {
     address: SocketAddr,
     authority: Authority,
+    certificate: Arc<ServerCertificate>,
     sessions: Sessions,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -53,14 +54,15 @@ impl World {
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let authority = Authority::generate(SystemTime::now()).expect("a CA");
         let names = server_names("stillpoint-controller", "stillpoint-system");
-        let tls = ServerCertificate::issue(&authority, &names).expect("a certificate").tls_config().expect("TLS");
+        let certificate = ServerCertificate::issue(&authority, &names).expect("a certificate");
+        let tls = certificate.tls_config().expect("TLS");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sessions, stop) = (Sessions::default(), CancellationToken::new());
         let mut config = Config::new(Arc::new(|token| async move { Ok(review_of(&token)) }.boxed()));
         change(&mut config);
         let server = tokio::spawn(serve(listener, tls, sessions.clone(), config, stop.clone()));
-        Self { address, authority, sessions, stop, server }
+        Self { address, authority, certificate, sessions, stop, server }
     }
 
     async fn channel(&self, authority: &Authority) -> Result<Channel, tonic::transport::Error> {
@@ -211,6 +213,19 @@ async fn an_agent_trusts_only_its_ca() {
     let stranger = Authority::generate(SystemTime::now()).expect("a CA");
     soon(world.channel(&stranger)).await.expect_err("a refused certificate");
     soon(world.channel(&world.authority)).await.expect("a trusted certificate");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_new_connections() {
+    let world = World::start().await;
+    let mut agent = world.connect("pod").await;
+    // Issued by another CA, so that it can be told from the first.
+    let next = Authority::generate(SystemTime::now()).expect("a CA");
+    let names = server_names("stillpoint-controller", "stillpoint-system");
+    world.certificate.replace(next.issue(&names, SystemTime::now()).expect("a certificate"));
+    soon(world.channel(&next)).await.expect("the new certificate");
+    world.sessions.send("pod", release("run")).expect("the session from before");
+    assert_eq!(soon(agent.commands.message()).await.expect("a stream"), Some(release("run")));
 }
 
 #[tokio::test]
