@@ -161,3 +161,7 @@ pub fn command(
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

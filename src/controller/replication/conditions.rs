@@ -114,6 +114,7 @@ fn progress(run: &Run, observed: &Observed) -> String {
                 None => waits("agents look whether anything stands in the way; writes go on"),
             }
         }
+        Stage::Suspending if run.phase() == Phase::Ready => waits("every member is suspended and holds"),
         Stage::Suspending => waits("writes are being suspended"),
         Stage::Pausing { .. } => {
             format!("a member was not ready in round {}; writes go on until the next round", run.round)

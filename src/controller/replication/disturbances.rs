@@ -1,6 +1,5 @@
 //! What can go wrong under a run, as small named checks in the order in which they are told. Pure.
 
-use super::observed::AnswerContent;
 use super::plan::Draft;
 use super::state::{Command, Member, Stage, Verdict};
 
@@ -72,12 +71,9 @@ fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     Some(Verdict::new("AgentLost", message))
 }
 
-fn hold_lapsed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
-    let answer = draft.observed.answers.get(&member.claim.uid)?;
-    let AnswerContent::Released { reason, .. } = &answer.content else { return None };
-    if member.asked != Some(Command::Suspend) {
-        return None;
-    }
+fn hold_lapsed(_: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let released = member.released.as_ref().filter(|_| member.asked == Some(Command::Suspend))?;
+    let reason = &released.reason;
     let message = format!("PersistentVolumeClaim {} did not stay suspended: {reason}", member.claim.name);
     Some(Verdict::new("HoldBroken", message))
 }

@@ -32,12 +32,13 @@ impl Draft<'_> {
         self.run.proven = false;
         let clean_up = if self.run.replicas_requested() { CleanUp::Needed } else { CleanUp::NotNeeded };
         self.run.stage = Stage::Abandoning { since: self.now, clean_up };
-        self.release_all();
         true
     }
 
     /// Ends when everybody has let go (or had the time to) and every replica is gone.
     pub fn abandoning(&mut self, since: Moment, clean_up: CleanUp) -> bool {
+        // Also those of a run that was taken over, whom this controller has told nothing yet.
+        self.release_all();
         self.release_returned();
         // A creation that is still open could put a snapshot behind the deletion's back.
         if clean_up == CleanUp::Needed && self.observed.open_creations == 0 {
@@ -56,7 +57,10 @@ impl Draft<'_> {
         }
         let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
         if self.run.members.iter().any(|member| member.ready.is_some()) {
-            self.run.hold_ended = Some(self.now);
+            // The agents' answers say when; without one of them it may have lasted until now.
+            let ends = self.run.members.iter().filter(|member| member.asked.is_some());
+            let ends = ends.map(|member| member.released.as_ref().map_or(self.now, |released| released.at));
+            self.run.hold_ended = ends.max_by_key(|at| at.monotonic);
         }
         for member in &mut self.run.members {
             member.replica = None;

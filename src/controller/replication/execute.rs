@@ -24,7 +24,7 @@ pub enum Outcome {
         /// Its name.
         name: String,
         /// The snapshot, or why there is none (or none is known of).
-        result: Result<VolumeSnapshot, String>,
+        result: Result<Box<VolumeSnapshot>, String>,
     },
     /// Every replica is deleted.
     Deleted {
@@ -44,7 +44,7 @@ impl Outcome {
                 match result {
                     // The watch may already know more.
                     Ok(snapshot) => {
-                        observed.replicas.entry(name).or_insert(snapshot);
+                        observed.replicas.entry(name).or_insert(*snapshot);
                     }
                     Err(message) => {
                         observed.refused_replicas.insert(name, message);
@@ -125,7 +125,7 @@ async fn create(client: Client, namespace: String, snapshot: VolumeSnapshot) -> 
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the API server did not answer within {API_TIMEOUT:?}")),
     };
-    Outcome::Created { name, result }
+    Outcome::Created { name, result: result.map(Box::new) }
 }
 
 async fn list_pods(client: &Client, namespace: &str) -> BTreeMap<String, PodFacts> {

@@ -152,3 +152,7 @@ impl From<VolumeSnapshotClass> for Class {
         Self { name: class.metadata.name.unwrap_or_default(), driver: class.spec.driver, default }
     }
 }
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+mod tests;

@@ -24,11 +24,11 @@ use crate::replica::csi::Class;
 /// Something changed in the namespace.
 pub enum Change {
     /// A claim.
-    Claim(watcher::Event<PersistentVolumeClaim>),
+    Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     /// A pod.
     Pod(Box<watcher::Event<Pod>>),
     /// A snapshot of this replication.
-    Replica(watcher::Event<VolumeSnapshot>),
+    Replica(Box<watcher::Event<VolumeSnapshot>>),
 }
 
 /// The watches of one run.
@@ -44,7 +44,9 @@ pub struct Watches {
 impl Watches {
     /// Starts to watch claims and pods of a namespace.
     pub fn start(client: &Client, namespace: &str) -> Self {
-        let claims = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), Change::Claim);
+        let claims = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
+            Change::Claim(Box::new(event))
+        });
         let pods = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
             Change::Pod(Box::new(event))
         });
@@ -61,7 +63,9 @@ impl Watches {
     /// Starts to watch the snapshots of a replication. The snapshot API must be there.
     pub fn watch_replicas(&mut self, replication_uid: &str) {
         let config = watcher::Config::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
-        let replicas = watch(Api::namespaced(self.client.clone(), &self.namespace), config, Change::Replica);
+        let replicas = watch(Api::namespaced(self.client.clone(), &self.namespace), config, |event| {
+            Change::Replica(Box::new(event))
+        });
         self.changes.push(replicas);
         self.replicas = Some(Listing::default());
     }
@@ -78,11 +82,11 @@ impl Watches {
     /// Takes a change into what is known.
     pub fn apply(&mut self, change: Change, observed: &mut Observed) {
         match change {
-            Change::Claim(event) => self.claims.apply(&mut observed.claims, event, uid, |claim| Some(claim.into())),
+            Change::Claim(event) => self.claims.apply(&mut observed.claims, *event, uid, |claim| Some(claim.into())),
             Change::Pod(event) => self.pods.apply(&mut observed.pods, *event, uid, PodFacts::of),
             Change::Replica(event) => {
                 if let Some(replicas) = &mut self.replicas {
-                    replicas.apply(&mut observed.replicas, event, ResourceExt::name_any, Some);
+                    replicas.apply(&mut observed.replicas, *event, ResourceExt::name_any, Some);
                 }
             }
         }

@@ -86,3 +86,7 @@ fn restore_times(run: &mut Run, status: &ReplicationStatus, now: Moment) {
         .filter_map(|member| Some(place(member.replica.as_ref()?.requested_at.as_ref()?.0)))
         .min_by_key(|at| at.monotonic);
 }
+
+#[cfg(test)]
+#[path = "resume_tests.rs"]
+mod tests;

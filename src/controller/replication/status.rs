@@ -211,3 +211,7 @@ fn ended_otherwise(current: &ConsistencyGroupReplication, phase: Option<Phase>) 
     let stored = current.status.as_ref().and_then(|status| status.phase);
     stored.is_some_and(Phase::is_final) && stored != phase
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

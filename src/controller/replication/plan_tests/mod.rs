@@ -36,6 +36,8 @@ pub(super) struct World {
     pub wake_at: Option<Duration>,
     /// Members whose agents take no commands.
     pub unreachable: BTreeSet<usize>,
+    /// Members whose agent says that it holds for the round that it was last told to suspend in.
+    pub holding: BTreeSet<usize>,
 }
 
 pub(super) fn claim_uid(member: usize) -> String {
@@ -104,6 +106,7 @@ impl World {
             statuses: Vec::new(),
             wake_at: None,
             unreachable: BTreeSet::new(),
+            holding: BTreeSet::new(),
         }
     }
 
@@ -119,6 +122,7 @@ impl World {
                     let index = member.trim_start_matches("claim-").parse().unwrap();
                     self.observed.asking(member);
                     self.sent.push((index, *command));
+                    self.holding.remove(&index);
                     if self.unreachable.contains(&index) || !self.observed.connected.contains(to) {
                         self.observed.lost(to, [member.clone()]);
                     }
@@ -135,6 +139,17 @@ impl World {
     }
 
     pub fn answer(&mut self, member: usize, content: AnswerContent) {
+        let suspends = self.last_command(member) == Some(Command::Suspend);
+        match content {
+            AnswerContent::Ready { round, .. } if suspends && round == self.run.round => {
+                self.holding.insert(member);
+            }
+            AnswerContent::NotReady { round, .. } if round != self.run.round => {}
+            AnswerContent::NotReady { .. } | AnswerContent::Released { .. } => {
+                self.holding.remove(&member);
+            }
+            AnswerContent::Ready { .. } | AnswerContent::Waiting { .. } | AnswerContent::Prepared { .. } => {}
+        }
         self.observed.answers.insert(claim_uid(member), Answer { at: self.now, content });
     }
 
