@@ -1,7 +1,7 @@
 //! The manifests on a real API server: it takes every object, refuses long holds, and grants the controller what it needs and
 //! no more.
 
-use crate::fixture::{DEADLINE, Fixture};
+use crate::fixture::{DEADLINE, Fixture, SYSTEM_NAMESPACE as SYSTEM};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -10,29 +10,56 @@ use serde_json::json;
 use std::time::Duration;
 use stillpoint::api::ConsistencyGroupReplication;
 
-const SYSTEM: &str = "stillpoint-system";
-
-async fn apply_manifests(client: &Client) {
+/// The objects of deploy/stillpoint.yaml.
+fn manifests() -> Vec<DynamicObject> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/stillpoint.yaml");
     let yaml = std::fs::read_to_string(path).expect("the manifests exist");
     let objects: Vec<Option<DynamicObject>> = serde_saphyr::from_multiple(&yaml).expect("objects");
-    for object in objects.into_iter().flatten() {
-        let kind = GroupVersionKind::try_from(object.types.as_ref().expect("a kind")).expect("a version");
-        let (resource, _) = discovery::pinned_kind(client, &kind).await.expect("a kind that the API server knows");
-        let api: Api<DynamicObject> = match object.namespace() {
-            Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
-        let name = object.name_any();
-        let applied = api.patch(&name, &PatchParams::apply("chart-test").force(), &Patch::Apply(&object)).await;
-        applied.unwrap_or_else(|error| panic!("{} {name}: {error}", kind.kind));
+    objects.into_iter().flatten().collect()
+}
+
+async fn apply(client: &Client, object: &DynamicObject, dry_run: bool) {
+    let kind = GroupVersionKind::try_from(object.types.as_ref().expect("a kind")).expect("a version");
+    let (resource, _) = discovery::pinned_kind(client, &kind).await.expect("a kind that the API server knows");
+    let api: Api<DynamicObject> = match object.namespace() {
+        Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let name = object.name_any();
+    let params = PatchParams { dry_run, ..PatchParams::apply("chart-test").force() };
+    let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
+    applied.unwrap_or_else(|error| panic!("{} {name}: {error}", kind.kind));
+}
+
+/// Applies the objects whose group begins so, changed by `adapt`.
+async fn apply_group(client: &Client, group: &str, adapt: impl Fn(&mut DynamicObject)) {
+    for mut object in manifests() {
+        if object.types.as_ref().is_some_and(|types| types.api_version.starts_with(group)) {
+            adapt(&mut object);
+            apply(client, &object, false).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_object_is_taken() {
+    let fixture = Fixture::new("manifests").await;
+    for object in manifests() {
+        apply(&fixture.client, &object, true).await;
     }
 }
 
 #[tokio::test]
 async fn a_hold_above_the_ceiling_is_refused_with_the_value_that_sets_it() {
     let fixture = Fixture::new("ceiling").await;
-    apply_manifests(&fixture.client).await;
+    // In force for this test's namespace alone: other tests want to see what the controller says.
+    let own = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": fixture.namespace}}});
+    apply_group(&fixture.client, "admissionregistration.k8s.io", |object| {
+        if object.data["spec"]["policyName"].is_string() {
+            object.data["spec"]["matchResources"] = own.clone();
+        }
+    })
+    .await;
     let resource = ApiResource::erase::<ConsistencyGroupReplication>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(fixture.client.clone(), &fixture.namespace, &resource);
     let create = async |hold: &str| {
@@ -66,7 +93,7 @@ async fn a_hold_above_the_ceiling_is_refused_with_the_value_that_sets_it() {
 #[tokio::test]
 async fn the_controller_may_do_what_it_must_and_no_more() {
     let fixture = Fixture::new("grants").await;
-    apply_manifests(&fixture.client).await;
+    apply_group(&fixture.client, "rbac.authorization.k8s.io", |_| {}).await;
     let anywhere = fixture.namespace.as_str();
     let snapshots = "snapshot.storage.k8s.io";
     for (may, verb, group, resource, name, namespace) in [
