@@ -55,7 +55,7 @@ async fn failed(place: &Place, fault: (&str, &str)) -> Result<Run> {
     let [one, two] = place.cluster.two_nodes()?;
     let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs")];
     let group = Group::start(place, members, |_| {}).await?;
-    let class = FaultyClass::new(place, &[fault, ("only", "-b")]).await?;
+    let class = FaultyClass::new(place, &[fault, ("only", "faulty-b-")]).await?;
     let mut wanted = of_claims("faulty", &group.claims());
     wanted.spec.suspension.hold_timeout = HOLD.into();
     if let Some(replication) = &mut wanted.spec.replication {
