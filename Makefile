@@ -18,12 +18,12 @@ BIN := target/$(TARGET)/release
 BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn)
 IMAGES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane e2e torn crds manifests images load cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane e2e torn crds manifests images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: load $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
+demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
 
 test: lint unit kernel control-plane e2e ## everything that a change must pass
@@ -47,10 +47,10 @@ control-plane: ## tests against a real API server without nodes
 	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(CARGO) test --package stillpoint --test control_plane --test chart -- --include-ignored; \
 	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
 
-e2e: load ## tests on a real cluster with real filesystems
+e2e: install ## tests on a real cluster with real filesystems
 	$(IN_CLUSTER) $(STATIC) test $(STATIC_ARGS) --package stillpoint-harness
 
-torn: load $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
+torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
 	$(IN_CLUSTER) $(BIN)/torn
 
 crds: ## write the CRDs from the Rust types, for crds/ and the chart
@@ -63,14 +63,23 @@ manifests: crds ## write deploy/stillpoint.yaml from the chart
 
 images: $(IMAGES) ## image archives, under target/images/
 
-# The tag never changes, so pods of an image that has are ended; others start in their place.
 load: cluster images ## the images, onto the nodes of the test cluster
 	$(CLUSTER_TOOL) load $(IMAGES)
-	@for image in $(IMAGES); do [ target/images/running -nt "$$image" ] || stale=yes; done; \
-	if [ "$${stale:-}" ]; then \
-	    $(IN_CLUSTER) kubectl delete pods --all-namespaces --selector app.kubernetes.io/name=stillpoint && \
-	    kubectl delete pods --all-namespaces --selector app=loop-csi && touch target/images/running; \
-	fi
+
+# The tag never changes, so an annotation with the archive's checksum tells the pods of a new image.
+install: load ## Stillpoint (with Helm) and the test storage driver, into the test cluster
+	$(IN_CLUSTER) kubectl apply --filename tests/loop-csi/deploy/
+	$(IN_CLUSTER) kubectl patch daemonset/loop-csi --namespace loop-csi --patch \
+	    '{"spec": {"template": {"metadata": {"annotations": {"stillpoint.io/image": "$(call checksum,stillpoint-loop-csi)"}}}}}'
+	$(IN_CLUSTER) helm upgrade --install stillpoint charts/stillpoint --namespace stillpoint-system --create-namespace \
+	    --set image.repository=localhost/stillpoint,image.tag=dev \
+	    --set-string 'controller.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
+	    --set-string 'guardian.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
+	    --wait --timeout 3m
+	$(IN_CLUSTER) kubectl rollout status daemonset/loop-csi --namespace loop-csi --timeout 3m
+
+# Read when a recipe is about to run, so after the archives are made.
+checksum = $(shell sha256sum target/images/$1.tar | cut -c -16)
 
 cluster: ## bring the test cluster up (the first time its parts are built)
 	$(CLUSTER_TOOL) up
