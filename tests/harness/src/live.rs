@@ -2,7 +2,7 @@
 //! line in a log.
 
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stillpoint::api::{ConsistencyGroupReplication, MemberState, MemberStatus, Phase, ReplicationStatus};
 
@@ -109,9 +109,13 @@ fn row(member: &MemberStatus) -> Vec<String> {
         member.node.clone().unwrap_or_default(),
         member.pod.clone().unwrap_or_default(),
         format!("{:?}", member.state),
-        member.suspended_for.as_ref().map(|suspended| seconds(duration(suspended))).unwrap_or_default(),
+        member.suspended_for.as_ref().map(duration).map(suspended).unwrap_or_default(),
         member.replica.as_ref().map(|replica| replica.volume_snapshot_name.clone()).unwrap_or_default(),
     ]
+}
+
+fn suspended(time: Duration) -> String {
+    if time.is_zero() { "never".into() } else { seconds(time) }
 }
 
 fn state_colour(state: MemberState) -> Colour {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use kube::ResourceExt;
-use kube::api::{ListParams, ObjectMeta};
+use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
 use stillpoint::api::labels;
 use stillpoint::api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::installed::SNAPSHOT_CLASS;
 use crate::limits::SNAPSHOT;
 use crate::namespace::Place;
-use crate::waiting::until;
+use crate::waiting::{until, until_gone};
 
 /// A snapshot of a claim, without Stillpoint.
 pub fn plain(name: &str, claim: &str) -> VolumeSnapshot {
@@ -102,12 +102,17 @@ impl Witness {
         Ok(Self { place: place.clone(), task })
     }
 
-    /// The names of all snapshots that there were. A last one, of a claim that does not exist, marks the end of the watch.
+    /// The names of all snapshots that there were. A last one, of a claim that does not exist, marks the end of the watch and
+    /// is removed again.
     ///
     /// # Errors
     /// The watch failed.
     pub async fn end(self) -> Result<Vec<String>> {
         self.place.create(&plain(LAST, "there-is-no-such-claim")).await?;
-        timeout(SNAPSHOT, self.task).await.context("the watch of VolumeSnapshots does not end")??
+        let names = timeout(SNAPSHOT, self.task).await.context("the watch of VolumeSnapshots does not end")??;
+        let api = self.place.api::<VolumeSnapshot>();
+        api.delete(LAST, &DeleteParams::default()).await?;
+        until_gone(&api, LAST, "the end of the snapshot that ended a watch", SNAPSHOT).await?;
+        names
     }
 }

@@ -88,11 +88,9 @@ async fn cut(terminal: Terminal, group: &Group) -> Result<Run> {
     if let Some(hold) = run.status().hold.and_then(|hold| hold.duration) {
         println!("  Writes were suspended together for {}.", seconds(duration(&hold)));
     }
-    println!(
-        "  The writer saw nothing but one slow append: {} on {}.",
-        longest(&during),
-        during.longest_append_store.unwrap_or_default()
-    );
+    let store =
+        during.longest_append_store.as_deref().and_then(|address| address.split(':').next()).unwrap_or_default();
+    println!("  The writer saw one slow append, {} on {store}, and no error.", longest(&during));
     Ok(run)
 }
 

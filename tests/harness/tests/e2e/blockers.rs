@@ -97,8 +97,10 @@ fn a_pod_without_an_agent_is_named() -> Result<()> {
         let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs").without_agent()];
         let group = Group::start(place, members, |_| {}).await?;
         let run = aborted(place, &group, &impatient("uncovered", &group)).await?;
-        let blocker = only_blocker(&run, "b")?;
-        ensure!(blocker.reason == "NoAgent" && blocker.pod.as_deref() == Some("store-b"), "{blocker:?}");
+        let conditions = run.status().conditions;
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready").context("no condition Ready")?;
+        ensure!(ready.reason == "NoAgent" && ready.message.contains("pod store-b"), "{ready:?}");
+        ensure!(run.status().hold.is_none(), "writes were suspended: {:?}", run.status());
         Ok(())
     })
 }

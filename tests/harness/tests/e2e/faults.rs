@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use harness::group::{Group, Member};
 use harness::installed::DRIVER;
-use harness::limits::SNAPSHOT;
 use harness::namespace::Place;
 use harness::replication::{Run, of_claims, replicate};
 use harness::snapshots::of_replication;
@@ -26,25 +25,33 @@ const HOLD: Duration = Duration::from_secs(4);
 /// What a writer may see beyond the hold limit: the prelude of the freeze, and its own disk.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// A snapshot class of the test driver with faults; removed by its owner, the namespace's test.
-struct FaultyClass {
+/// A call that hangs is given up by the snapshot sidecar after 60 s, and tried again.
+const STORAGE_ANSWERS: Duration = Duration::from_secs(180);
+
+/// A snapshot class of the test driver, named like the namespace of the test.
+struct Class {
     api: Api<DynamicObject>,
+    resource: ApiResource,
     name: String,
 }
 
-impl FaultyClass {
-    async fn new(place: &Place, parameters: &[(&str, &str)]) -> Result<Self> {
+impl Class {
+    fn new(place: &Place) -> Self {
         let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotClass");
         let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotclasses");
-        let api = Api::all_with(place.client(), &resource);
-        let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
-        let fields = json!({"driver": DRIVER, "deletionPolicy": "Delete", "parameters": parameters});
-        let class = DynamicObject::new(&place.name, &resource).data(fields);
-        api.create(&PostParams::default(), &class).await?;
-        Ok(Self { api, name: place.name.clone() })
+        Self { api: Api::all_with(place.client(), &resource), resource, name: place.name.clone() }
     }
 
-    async fn remove(self) -> Result<()> {
+    /// Makes the class with these parameters.
+    async fn create(&self, parameters: &[(&str, &str)]) -> Result<()> {
+        let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
+        let fields = json!({"driver": DRIVER, "deletionPolicy": "Delete", "parameters": parameters});
+        let class = DynamicObject::new(&self.name, &self.resource).data(fields);
+        self.api.create(&PostParams::default(), &class).await?;
+        Ok(())
+    }
+
+    async fn delete(&self) -> Result<()> {
         self.api.delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
     }
@@ -55,7 +62,8 @@ async fn failed(place: &Place, fault: (&str, &str)) -> Result<Run> {
     let [one, two] = place.cluster.two_nodes()?;
     let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs")];
     let group = Group::start(place, members, |_| {}).await?;
-    let class = FaultyClass::new(place, &[fault, ("only", "faulty-b-")]).await?;
+    let class = Class::new(place);
+    class.create(&[fault, ("only", "faulty-b-")]).await?;
     let mut wanted = of_claims("faulty", &group.claims());
     wanted.spec.suspension.hold_timeout = HOLD.into();
     if let Some(replication) = &mut wanted.spec.replication {
@@ -68,12 +76,15 @@ async fn failed(place: &Place, fault: (&str, &str)) -> Result<Run> {
     ensure!(run.phases().last() == Some(&Phase::Failed), "seen: {:?}, {:?}", run.seen, run.status());
     ensure!(!run.status().ready_to_use && run.status().consistency.is_none(), "{:?}", run.status());
     ensure!(Duration::from_secs_f64(stats.longest_append_ms / 1e3) < HOLD + SLACK, "{stats:?}");
+    // The storage system is mended: only now can it say what became of the snapshot, and only then can that be removed.
+    class.delete().await?;
+    class.create(&[]).await?;
     for snapshot in of_replication(place, "faulty").await? {
         let name = snapshot.name_any();
-        until_gone(&place.api::<VolumeSnapshot>(), &name, &format!("removal of the void snapshot {name}"), SNAPSHOT)
-            .await?;
+        ensure!(snapshot.metadata.deletion_timestamp.is_some(), "the void snapshot {name} is kept");
+        until_gone(&place.api::<VolumeSnapshot>(), &name, &format!("removal of {name}"), STORAGE_ANSWERS).await?;
     }
-    class.remove().await?;
+    class.delete().await?;
     Ok(run)
 }
 
