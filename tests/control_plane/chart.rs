@@ -98,7 +98,7 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
     let snapshots = "snapshot.storage.k8s.io";
     for (may, verb, group, resource, name, namespace) in [
         (true, "watch", "stillpoint.io", "consistencygroupreplications", "", ""),
-        (true, "patch", "stillpoint.io", "consistencygroupreplications/status", "x", anywhere),
+        (true, "update", "stillpoint.io", "consistencygroupreplications/status", "x", anywhere),
         (true, "create", snapshots, "volumesnapshots", "", anywhere),
         (true, "delete", snapshots, "volumesnapshots", "x", anywhere),
         (true, "list", "", "pods", "", ""),
