@@ -144,7 +144,7 @@ fn the_controller_is_granted_no_more_than_it_needs() {
             assert!(!has(rule, "resources", resource), "{kind}: {rule}");
         }
         if has(rule, "resources", "pods") || has(rule, "resources", "persistentvolumeclaims") {
-            assert_eq!(rule["verbs"], json!(["get", "list", "watch"]), "{kind}: {rule}");
+            assert_eq!(rule["verbs"], json!(["list", "watch"]), "{kind}: {rule}");
         }
         if has(rule, "resources", "secrets") {
             assert_eq!(kind, "Role", "secrets are read in the controller's own namespace alone: {rule}");

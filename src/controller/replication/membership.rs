@@ -33,7 +33,10 @@ pub struct Candidates {
 /// # Errors
 /// When a named claim is missing, none matches, or too many do.
 pub fn select<'a>(source: &Source, claims: &'a [Claim]) -> Result<Vec<&'a Claim>, Verdict> {
-    let mut chosen: Vec<&Claim> = match (&source.persistent_volume_claim_names, &source.selector) {
+    let selector: Option<Selector> = source.selector.clone().map(TryInto::try_into).transpose().map_err(|error| {
+        Verdict::new("SelectorInvalid", format!("spec.source.selector cannot be understood: {error}"))
+    })?;
+    let mut chosen: Vec<&Claim> = match (&source.persistent_volume_claim_names, &selector) {
         (Some(names), _) => names
             .iter()
             .map(|name| {
@@ -48,21 +51,20 @@ pub fn select<'a>(source: &Source, claims: &'a [Claim]) -> Result<Vec<&'a Claim>
                 })
             })
             .collect::<Result<_, _>>()?,
-        (None, Some(selector)) => {
-            let selector: Selector = selector.clone().try_into().map_err(|error| {
-                Verdict::new("SelectorInvalid", format!("spec.source.selector cannot be understood: {error}"))
-            })?;
-            // An empty selector would match everything; the CRD refuses it, and so does this.
-            let empty = selector.selects_all();
-            claims.iter().filter(|claim| !empty && selector.matches(&claim.labels)).collect()
+        (None, Some(selector)) if !selector.selects_all() => {
+            claims.iter().filter(|claim| selector.matches(&claim.labels)).collect()
         }
-        (None, None) => Vec::new(),
+        // An empty selector would match everything; the CRD refuses it, and so does this.
+        (None, _) => Vec::new(),
     };
     chosen.sort_by(|a, b| a.name.cmp(&b.name));
     if chosen.is_empty() {
+        let selector = selector.map(|selector| format!(" `{selector}`")).unwrap_or_default();
         return Err(Verdict::new(
             "NoMembers",
-            "no PersistentVolumeClaim of this namespace matches spec.source; label the claims, or name them",
+            format!(
+                "no PersistentVolumeClaim of this namespace matches the selector{selector}; label the claims, or name them"
+            ),
         ));
     }
     if chosen.len() > MAX_MEMBERS {
