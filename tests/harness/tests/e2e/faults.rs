@@ -64,28 +64,39 @@ async fn failed(place: &Place, fault: (&str, &str)) -> Result<Run> {
     let group = Group::start(place, members, |_| {}).await?;
     let class = Class::new(place);
     class.create(&[fault, ("only", "faulty-b-")]).await?;
+    let run = void_cut(&group, &class.name).await;
+    // The storage system is mended: only now can it say what became of the snapshot, and only then can that be removed.
+    class.delete().await?;
+    class.create(&[]).await?;
+    let removed = void_snapshots_go(place).await;
+    class.delete().await?;
+    removed.and(run)
+}
+
+/// Replicates, and sees that the cut is void and that writes were given back in time.
+async fn void_cut(group: &Group, class: &str) -> Result<Run> {
     let mut wanted = of_claims("faulty", &group.claims());
     wanted.spec.suspension.hold_timeout = HOLD.into();
     if let Some(replication) = &mut wanted.spec.replication {
-        replication.volume_snapshot.volume_snapshot_class_name = Some(class.name.clone());
+        replication.volume_snapshot.volume_snapshot_class_name = Some(class.into());
     }
     group.reset_stats().await?;
-    let run = replicate(place, &wanted, |_| {}).await?;
+    let run = replicate(&group.place, &wanted, |_| {}).await?;
     let stats = group.written(20).await?;
     println!("longest append {:.0} ms", stats.longest_append_ms);
     ensure!(run.phases().last() == Some(&Phase::Failed), "seen: {:?}, {:?}", run.seen, run.status());
     ensure!(!run.status().ready_to_use && run.status().consistency.is_none(), "{:?}", run.status());
     ensure!(Duration::from_secs_f64(stats.longest_append_ms / 1e3) < HOLD + SLACK, "{stats:?}");
-    // The storage system is mended: only now can it say what became of the snapshot, and only then can that be removed.
-    class.delete().await?;
-    class.create(&[]).await?;
+    Ok(run)
+}
+
+async fn void_snapshots_go(place: &Place) -> Result<()> {
     for snapshot in of_replication(place, "faulty").await? {
         let name = snapshot.name_any();
         ensure!(snapshot.metadata.deletion_timestamp.is_some(), "the void snapshot {name} is kept");
         until_gone(&place.api::<VolumeSnapshot>(), &name, &format!("removal of {name}"), STORAGE_ANSWERS).await?;
     }
-    class.delete().await?;
-    Ok(run)
+    Ok(())
 }
 
 #[test]
