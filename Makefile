@@ -32,23 +32,25 @@ lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# Always the whole workspace: a package by itself would have other features of its dependencies, and build them again.
+TEST := $(CARGO) test --workspace
+
 unit: ## tests that need neither a cluster nor root
-	$(CARGO) test --workspace --exclude stillpoint-harness --lib --bins
-	$(CARGO) test --package stillpoint --test crds --test chart --test docs --test picture
+	$(TEST) --lib --bins --test crds --test chart --test docs --test picture --test ordered_writer --test program
 	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
-	$(CARGO) test --package stillpoint --test hold --test preflight -- --include-ignored
-	$(CARGO) test --package stillpoint-loop-csi
+	$(CLUSTER_TOOL) build
+	$(TEST) --test hold --test preflight --test driver -- --include-ignored --test-threads 1
 
 control-plane: ## tests against a real API server without nodes
 	$(CLUSTER_TOOL) build
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name control-plane | tail -n 1)"; \
-	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(CARGO) test --package stillpoint --test control_plane --test chart -- --include-ignored; \
+	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(TEST) --test control_plane --test chart -- --include-ignored; \
 	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
 
 e2e: install ## tests on a real cluster with real filesystems
-	$(IN_CLUSTER) $(STATIC) test $(STATIC_ARGS) --package stillpoint-harness
+	$(IN_CLUSTER) $(TEST) --test e2e
 
 torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
 	$(IN_CLUSTER) $(BIN)/torn
