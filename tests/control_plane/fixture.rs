@@ -94,6 +94,14 @@ impl Fixture {
         self.create(json!({"metadata": {"name": name}, "spec": spec})).await
     }
 
+    /// Waits until a replication has ended, one way or another.
+    pub async fn wait_for_end(&self, name: &str) -> ConsistencyGroupReplication {
+        let ended = |object: Option<&ConsistencyGroupReplication>| {
+            object.and_then(|object| object.status.as_ref()?.phase).is_some_and(Phase::is_final)
+        };
+        self.wait_for(name, "ended", ended).await
+    }
+
     /// Waits until a replication is in a phase.
     pub async fn wait_for_phase(&self, name: &str, phase: Phase) -> ConsistencyGroupReplication {
         let reached = move |object: Option<&ConsistencyGroupReplication>| {

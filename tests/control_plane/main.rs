@@ -10,6 +10,7 @@ mod chart;
 mod fixture;
 mod objects;
 mod phases;
+mod proof;
 mod refusals;
 mod snapshots;
 mod validation;

@@ -12,6 +12,15 @@ use crate::replica::csi::{Cut, SnapshotRequest, judge, snapshot};
 impl Draft<'_> {
     /// Asks for all replicas at once. Only called when every member holds.
     pub fn begin_cut(&mut self) -> bool {
+        // What was there before the hold shows another moment, whoever made it: it must never pass for this cut.
+        let early = self.run.members.iter().find(|member| self.observed.replicas.contains_key(&member.replica_name));
+        if let Some(member) = early {
+            let message = format!(
+                "VolumeSnapshot {} was there before the hold, so it cannot show this cut; it is deleted, and another ConsistencyGroupReplication can be created",
+                member.replica_name
+            );
+            return self.abandon(Verdict::new("ReplicaExists", message));
+        }
         self.run.cut_requested = Some(self.now);
         self.run.stage = Stage::Cutting;
         self.enter(Phase::Replicating);

@@ -117,10 +117,7 @@ async fn create(client: Client, namespace: String, snapshot: VolumeSnapshot) -> 
     let name = snapshot.name_any();
     let result = match tokio::time::timeout(API_TIMEOUT, api.create(&PostParams::default(), &snapshot)).await {
         Ok(Ok(created)) => Ok(created),
-        // Names are made of the UIDs of run and claim: what is there is this one, from a try that was not heard of.
-        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => {
-            within(API_TIMEOUT, api.get(&name)).await.map_err(|error| format!("{error:#}"))
-        }
+        // An object that is there already is refused too: it may be from before the hold, and then it shows another moment.
         Ok(Err(kube::Error::Api(status))) => Err(status.message.clone()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the API server did not answer within {API_TIMEOUT:?}")),
