@@ -72,8 +72,11 @@ fn row(series: &Series) -> Vec<String> {
 }
 
 fn milliseconds(duration: Duration) -> String {
-    let milliseconds = duration.as_secs_f64() * 1e3;
-    if milliseconds < 10.0 { format!("{milliseconds:.2} ms") } else { format!("{milliseconds:.1} ms") }
+    match duration.as_secs_f64() * 1e3 {
+        ms if ms < 0.1 => format!("{:.0} µs", ms * 1e3),
+        ms if ms < 10.0 => format!("{ms:.2} ms"),
+        ms => format!("{ms:.1} ms"),
+    }
 }
 
 /// Prints what one replication asks of the API server.
