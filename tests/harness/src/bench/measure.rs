@@ -167,7 +167,8 @@ impl<'a> Group<'a> {
         let agent = first.pod.agent().context("the agent is gone")?;
         let glances = tokio::spawn(async move {
             loop {
-                if let Some(freezer) = child(agent, "freezer").and_then(|freezer| resident(freezer).ok()) {
+                if let Some(freezer) = child(agent, |name| name == "freezer").and_then(|freezer| resident(freezer).ok())
+                {
                     return freezer;
                 }
                 tokio::time::sleep(GLANCE).await;

@@ -28,11 +28,11 @@ pub fn resident(pid: Pid) -> Result<Resident> {
     read().context("the process has ended")
 }
 
-/// The child of a process with this name.
-pub fn child(parent: Pid, name: &str) -> Option<Pid> {
+/// The first child of a process whose name is one of those wanted.
+pub fn child(parent: Pid, wanted: impl Fn(&str) -> bool) -> Option<Pid> {
     let tasks = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).ok()?;
     let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
     let children: String = children.collect();
-    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| wanted(comm.trim()));
     Pid::from_raw(children.split_whitespace().find(named)?.parse().ok()?)
 }

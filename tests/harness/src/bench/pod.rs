@@ -63,9 +63,9 @@ impl Pod {
         Ok(Duration::from_nanos(answer.trim().parse()?))
     }
 
-    /// The agent's process.
+    /// The agent's process: all that the first process starts.
     pub fn agent(&self) -> Option<Pid> {
-        child(child(Pid::from_child(&self.unshare), "hold-bench")?, "stillpoint")
+        child(child(Pid::from_child(&self.unshare), |_| true)?, |_| true)
     }
 }
 
