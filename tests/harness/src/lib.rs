@@ -4,6 +4,7 @@
 //! runs the ordered writer over several volumes, [`replication`] cuts them and records every phase, and [`restore`] checks
 //! what was cut. [`terminal`] and [`live`] show it to people.
 
+pub mod bench;
 pub mod cluster;
 pub mod group;
 pub mod installed;
