@@ -32,6 +32,32 @@ fn a_flock_whose_locker_has_ended_is_found_in_a_nested_pid_namespace() {
 }
 
 #[test]
+fn sys_admin_and_sys_ptrace_are_enough_to_see_other_users() {
+    const OTHER_USER: [&str; 4] = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"];
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        let file = volume.file("x.db");
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::chown(&file, Some(65532), Some(65532)).unwrap();
+        let only_two = ["setpriv", "--bounding-set=-all,+sys_admin,+sys_ptrace"];
+        let _innocent = Role::start(&OTHER_USER, "wait", &[]);
+        assert_eq!(blockers(&Role::start(&only_two, "agent", &[text(&volume.path)]).output()), [""; 0]);
+
+        for role in ["posix-write", "ofd-write", "flock-write", "lease-write"] {
+            let holder = Role::start(&OTHER_USER, role, &[text(&file)]);
+            let words = Role::start(&only_two, "agent", &[text(&volume.path)]).output();
+            let [blocker] = blockers(&words)[..] else { panic!("{role}: {words}") };
+            assert!(blocker.starts_with(&format!("blocker LockHeld {0} process {0} ", holder.pid)), "{blocker}");
+            assert!(blocker.ends_with(text(&file)), "{blocker}");
+        }
+    });
+}
+
+fn blockers(words: &str) -> Vec<&str> {
+    words.lines().filter(|line| line.starts_with("blocker")).collect()
+}
+
+#[test]
 fn an_agent_without_sys_ptrace_is_blind() {
     in_a_pod(|| {
         let volume = Volume::new("ext4");

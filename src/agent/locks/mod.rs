@@ -30,7 +30,7 @@ pub enum Suspension {
     Writable,
     /// Writes are suspended. The look is quick, begins with the processes that have the dataset mounted, and keeps away
     /// from all that can hang: of a process it reads only links, fdinfo, comm, stat, cgroup and mountinfo, and it never
-    /// stats through a descriptor.
+    /// stats through a descriptor; one that has a lock it duplicates for a moment, to read its link.
     Suspended,
 }
 
