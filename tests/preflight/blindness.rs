@@ -1,8 +1,9 @@
 //! An agent that cannot see says so, and is not taken for one that sees no locks.
 
 use crate::roles::{FakeContainer, Role};
-use crate::volume::{Volume, in_a_pod, scratch_dir, text};
+use crate::volume::{Volume, in_a_pod, run, scratch_dir, text};
 
+const ONLY_TWO: [&str; 2] = ["setpriv", "--bounding-set=-all,+sys_admin,+sys_ptrace"];
 const OWN_PID_NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
 #[test]
@@ -39,17 +40,27 @@ fn sys_admin_and_sys_ptrace_are_enough_to_see_other_users() {
         let file = volume.file("x.db");
         std::fs::write(&file, "").unwrap();
         std::os::unix::fs::chown(&file, Some(65532), Some(65532)).unwrap();
-        let only_two = ["setpriv", "--bounding-set=-all,+sys_admin,+sys_ptrace"];
         let _innocent = Role::start(&OTHER_USER, "wait", &[]);
-        assert_eq!(blockers(&Role::start(&only_two, "agent", &[text(&volume.path)]).output()), [""; 0]);
+        assert_eq!(blockers(&Role::start(&ONLY_TWO, "agent", &[text(&volume.path)]).output()), [""; 0]);
 
         for role in ["posix-write", "ofd-write", "flock-write", "lease-write"] {
             let holder = Role::start(&OTHER_USER, role, &[text(&file)]);
-            let words = Role::start(&only_two, "agent", &[text(&volume.path)]).output();
+            let words = Role::start(&ONLY_TWO, "agent", &[text(&volume.path)]).output();
             let [blocker] = blockers(&words)[..] else { panic!("{role}: {words}") };
             assert!(blocker.starts_with(&format!("blocker LockHeld {0} process {0} ", holder.pid)), "{blocker}");
             assert!(blocker.ends_with(text(&file)), "{blocker}");
         }
+    });
+}
+
+#[test]
+fn loop_devices_that_cannot_be_listed_are_not_taken_for_none() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        run("mount", &["-t", "tmpfs", "-o", "mode=000", "tmpfs", "/sys/block"]);
+        let words = Role::start(&ONLY_TWO, "agent", &[text(&volume.path)]).output();
+        let [blocker] = blockers(&words)[..] else { panic!("{words}") };
+        assert!(blocker.starts_with("blocker Blind 0 the agent cannot list the loop devices"), "{blocker}");
     });
 }
 
