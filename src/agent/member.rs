@@ -171,6 +171,8 @@ impl Member {
 
     fn preflight(&mut self, ticket: Ticket, request: wire::Prepare) {
         self.preflight = ticket;
+        // Nobody looked between the attempts.
+        self.sightings = Sightings::default();
         let guardian = self.guardian.clone();
         let stuck = self.work.len() >= MAX_MEMBER_THREADS;
         self.work.spawn_blocking(move || {

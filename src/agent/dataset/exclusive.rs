@@ -162,12 +162,19 @@ fn overlay_layers(tables: &[Arc<[Mount]>]) -> impl Iterator<Item = PathBuf> {
     layers.into_iter()
 }
 
-/// The image files behind the node's loop devices; none where sysfs is hidden from the container.
+/// The image files behind the node's loop devices; none where the container has no sysfs.
 fn loop_images() -> io::Result<Vec<PathBuf>> {
-    let Ok(block_devices) = std::fs::read_dir("/sys/block") else { return Ok(Vec::new()) };
+    let block_devices = match std::fs::read_dir("/sys/block") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        block_devices => block_devices?,
+    };
     let mut images = Vec::new();
     for entry in block_devices {
-        let Ok(image) = procfs::read(&entry?.path().join("loop/backing_file")) else { continue };
+        let image = match procfs::read(&entry?.path().join("loop/backing_file")) {
+            // No loop device, or one that is free or was detached meanwhile.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => continue,
+            image => image?,
+        };
         if images.len() == MAX_LOOP_DEVICES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }

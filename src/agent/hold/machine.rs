@@ -8,7 +8,7 @@ use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long,
 use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use super::{Action, Command, Event, Outcome, Session, Ticket};
 use crate::agent::locks::{Look, Suspension};
-use crate::limits::{FREEZE_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
+use crate::limits::{LOCK_POLL, THAW_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -147,7 +147,7 @@ impl Hold {
                 self.stop(End::failed(why), now);
             }
             State::Warming { since, .. } | State::Freezing { since, .. } => {
-                self.settle(*since, End::failed(too_slow("the freeze", limit.min(FREEZE_TIMEOUT))));
+                self.settle(*since, End::failed(too_slow("the freeze", run.freeze_limit())));
             }
             State::Rechecking { .. } => self.stop(End::not_ready(true, too_slow("the second look", limit)), now),
             State::Held { .. } => self.stop(End::Broken(format!("the hold limit of {limit:?} was reached")), now),
@@ -178,7 +178,7 @@ impl Hold {
                 self.step_suspending(Suspending::ArmForWarming, now);
             }
             (State::Suspending { step: Suspending::ArmForWarming, .. }, Outcome::Armed) => {
-                run.state = State::Warming { since: now, by: now + FREEZE_TIMEOUT, end: None };
+                run.state = State::Warming { since: now, by: now + run.freeze_limit(), end: None };
                 self.ask(Action::Warm);
             }
             (State::Warming { end, .. }, Outcome::Warmed(warmed)) => {
@@ -193,8 +193,7 @@ impl Hold {
                 }
             }
             (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed) => {
-                let by = now + FREEZE_TIMEOUT.min(run.hold_limit());
-                run.state = State::Freezing { since: now, by, end: None };
+                run.state = State::Freezing { since: now, by: now + run.freeze_limit(), end: None };
                 self.ask(Action::Freeze);
             }
             (State::Freezing { since, end, .. }, Outcome::Frozen(frozen)) => {
@@ -353,7 +352,7 @@ impl Hold {
                 let (round, reason) = (run.round, "it was not ready".to_owned());
                 run.state = State::Prepared { until: now + run.prepare_timeout() };
                 self.say(|attempt| {
-                    let Look { blockers, more_blockers, .. } = look;
+                    let Look { blockers, more_blockers } = look;
                     Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers })
                 });
                 if reusable {
@@ -406,12 +405,12 @@ impl Hold {
     pub(super) fn step_suspending(&mut self, step: Suspending, now: Instant) {
         let Some(run) = &mut self.run else { return };
         run.state = State::Suspending { step, by: now + step.limit() };
-        let limit = run.hold_limit();
+        let (warming, holding) = (run.freeze_limit(), run.hold_limit());
         match step {
             Suspending::Flush => self.ask(Action::Flush),
-            Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, FREEZE_TIMEOUT)),
+            Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, warming)),
             Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
-            Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, limit)),
+            Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, holding)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::agent::locks::Look;
-use crate::limits::{FLUSH_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -71,6 +71,11 @@ pub(super) enum End {
 impl Run {
     pub fn hold_limit(&self) -> Duration {
         Duration::from_millis(self.prepare.hold_timeout_ms.into())
+    }
+
+    /// How long a freeze may take: it suspends writes too, so never longer than a hold.
+    pub fn freeze_limit(&self) -> Duration {
+        FREEZE_TIMEOUT.min(self.hold_limit())
     }
 
     pub fn prepare_timeout(&self) -> Duration {

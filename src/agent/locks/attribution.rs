@@ -1,6 +1,7 @@
 //! Joins what `/proc/locks` says with what the descriptors say. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::holders::Holder;
 use crate::agent::procfs::locks::Lock;
@@ -45,11 +46,12 @@ pub fn unattributed(table: &[Lock], holders: &[Holder]) -> Vec<Lock> {
 }
 
 /// For every lock and every file with that lock, the holder to name.
-fn by_lock_and_file(holders: &[Holder]) -> BTreeMap<Lock, BTreeMap<&std::path::Path, &Holder>> {
-    let mut files: BTreeMap<Lock, BTreeMap<&std::path::Path, &Holder>> = BTreeMap::new();
+fn by_lock_and_file(holders: &[Holder]) -> BTreeMap<Lock, BTreeMap<Option<&Path>, &Holder>> {
+    let mut files: BTreeMap<Lock, BTreeMap<Option<&Path>, &Holder>> = BTreeMap::new();
     for holder in holders {
         let rank = |holder: &Holder| (holder.pid != holder.lock.pid, holder.pid);
-        let named = files.entry(holder.lock).or_default().entry(&holder.below_root).or_insert(holder);
+        let file = holder.file.as_ref().map(|file| file.below_root.as_path());
+        let named = files.entry(holder.lock).or_default().entry(file).or_insert(holder);
         if rank(holder) < rank(named) {
             *named = holder;
         }
@@ -60,6 +62,7 @@ fn by_lock_and_file(holders: &[Holder]) -> BTreeMap<Lock, BTreeMap<&std::path::P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::locks::holders::LockedFile;
     use crate::agent::procfs::Device;
     use crate::agent::procfs::locks::{Kind, Mode};
 
@@ -69,11 +72,13 @@ mod tests {
     }
 
     fn holder(lock: Lock, pid: i32, file: &str) -> Holder {
-        Holder { lock, below_root: file.into(), path: format!("/data/{file}").into(), pid }
+        let file = LockedFile { below_root: file.into(), path: format!("/data/{file}").into() };
+        Holder { lock, file: Some(file), pid }
     }
 
     fn found(table: &[Lock], holders: &[Holder]) -> Vec<Option<(i32, String)>> {
-        let name = |holder: Holder| (holder.pid, holder.below_root.display().to_string());
+        let name =
+            |holder: Holder| (holder.pid, holder.file.map_or("?".into(), |file| file.below_root.display().to_string()));
         attribute(table, holders).into_iter().map(|held| held.holder.map(name)).collect()
     }
 
@@ -93,6 +98,8 @@ mod tests {
         let both = [holder(ofd, 40, "a/x"), holder(ofd, 40, "b/x")];
         assert_eq!(found(&[ofd, ofd], &both), [Some((40, "a/x".to_owned())), Some((40, "b/x".to_owned()))]);
         assert_eq!(found(&[ofd, ofd], &both[..1]), [Some((40, "a/x".to_owned())), None]);
+        let nameless = both.map(|holder| Holder { file: None, ..holder });
+        assert_eq!(found(&[ofd, ofd], &nameless), [Some((40, "?".to_owned())), None], "no lock is lost without names");
     }
 
     #[test]

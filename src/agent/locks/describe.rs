@@ -23,15 +23,16 @@ pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container
         Some(_) => format!("process {pid} ({name}) in {}", container_name(&container_id, containers)),
         None => "a process that is not visible to the agent".to_owned(),
     };
-    let file = match &held.holder {
-        Some(holder) => holder.path.display().to_string(),
+    let locked = held.holder.as_ref().and_then(|holder| holder.file.as_ref());
+    let file = match locked {
+        Some(file) => file.path.display().to_string(),
         None => format!("the file with inode {}", held.lock.inode),
     };
     let message = match process {
         Some(_) => format!("{holder} {} {file}", claim(&held.lock)),
         None => format!("{holder} {} {file}: see lslocks on the node", claim(&held.lock)),
     };
-    let below_root = held.holder.as_ref().map(|holder| holder.below_root.display().to_string());
+    let below_root = locked.map(|file| file.below_root.display().to_string());
     wire::Blocker {
         container_id,
         pid: process.map_or(0, |process| process.pid),
@@ -81,6 +82,7 @@ fn claim(lock: &Lock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::locks::holders::Holder;
     use crate::agent::procfs::Device;
     use crate::agent::procfs::locks::Mode;
 
@@ -102,6 +104,15 @@ mod tests {
         assert_eq!(range(120, Some(120)), "holds a POSIX WRITE lock on byte 120 of");
         assert_eq!(range(512, None), "holds a POSIX WRITE lock on bytes 512 to the end of");
         assert_eq!(claim(&Lock { kind: Kind::Lease, ..RECORD }), "holds a WRITE lease on");
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_told_by_its_inode() {
+        let process = Process { pid: 40, thread: 40, dir: "/nowhere".into(), mounts: [].into() };
+        let holder = Some(Holder { lock: RECORD, file: None, pid: 40 });
+        let blocker = blocker(&Held { lock: RECORD, holder }, &[process], &[]);
+        assert!(blocker.message.contains("process 40") && blocker.message.ends_with("inode 12"), "{}", blocker.message);
+        assert_eq!((blocker.pid, blocker.path.as_str()), (40, ""));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Which processes hold which locks: by their descriptors, and by their mappings where descriptors do not tell.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::mountinfo::Mount;
@@ -19,12 +20,19 @@ use crate::limits::MAX_DESCRIPTORS;
 pub struct Holder {
     /// The lock.
     pub lock: Lock,
-    /// The file, below the root of the filesystem; so the same in every mount namespace.
-    pub below_root: PathBuf,
-    /// The file, as the process sees it.
-    pub path: PathBuf,
+    /// The file; `None`: the kernel does not let the agent know more than the inode's number.
+    pub file: Option<LockedFile>,
     /// The process.
     pub pid: i32,
+}
+
+/// The names of a file with a lock.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockedFile {
+    /// Below the root of the filesystem; so the same in every mount namespace.
+    pub below_root: PathBuf,
+    /// As the process sees it.
+    pub path: PathBuf,
 }
 
 /// Collects the holders of locks on one device.
@@ -52,12 +60,14 @@ impl Scan {
         }
     }
 
+    /// By `fdinfo`, which since Linux 5.14 is open to whoever may trace the process. Its sibling `fd` has the links to the
+    /// files, but belongs to the process's user alone.
     fn descriptors_of(&mut self, process: &Process) -> io::Result<()> {
-        // Relative to open directories: a third of the time that whole paths take.
-        let links = directory(&process.dir.join("fd"))?;
-        let infos = directory(&process.dir.join("fdinfo"))?;
-        for number in numbers(&process.dir.join("fd"), MAX_DESCRIPTORS)? {
-            match self.descriptor(process, &links, &infos, &number.to_string()) {
+        let path = process.dir.join("fdinfo");
+        // Relative to the open directory: a third of the time that whole paths take.
+        let infos = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        for number in numbers(&path, MAX_DESCRIPTORS)? {
+            match self.descriptor(process, &infos, number) {
                 // A descriptor that was closed meanwhile holds nothing any more.
                 Err(error) if !vanished(&error) => return Err(error),
                 _ => {}
@@ -66,22 +76,20 @@ impl Scan {
         Ok(())
     }
 
-    fn descriptor(&mut self, process: &Process, links: &OwnedFd, infos: &OwnedFd, number: &str) -> io::Result<()> {
-        let link = rustix::fs::readlinkat(links, number, Vec::new())?;
-        let path = Path::new(OsStr::from_bytes(link.to_bytes()));
-        if !path.is_absolute() {
-            // A socket, a pipe or an anonymous inode.
-            return Ok(());
-        }
-        let file = rustix::fs::openat(infos, number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let text = read_file(file.into())?;
+    fn descriptor(&mut self, process: &Process, infos: &OwnedFd, number: RawFd) -> io::Result<()> {
+        let info = rustix::fs::openat(infos, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let text = read_file(info.into())?;
         let info = fdinfo::parse(&String::from_utf8_lossy(&text))
             .ok_or_else(|| io::Error::other(format!("fdinfo of descriptor {number} is not understood")))?;
-        for lock in info.locks.into_iter().filter(|lock| lock.device == self.device) {
-            let mount = process.mounts.iter().find(|mount| Some(mount.id) == info.mount_id);
-            let below_root = below_root(mount, path);
-            self.holders.push(Holder { lock, below_root, path: path.to_owned(), pid: process.pid });
+        let mut locks = info.locks.into_iter().filter(|lock| lock.device == self.device).peekable();
+        if locks.peek().is_none() {
+            return Ok(());
         }
+        let file = path_of(process, number).map(|path| {
+            let mount = process.mounts.iter().find(|mount| Some(mount.id) == info.mount_id);
+            LockedFile { below_root: below_root(mount, &path), path }
+        });
+        self.holders.extend(locks.map(|lock| Holder { lock, file: file.clone(), pid: process.pid }));
         Ok(())
     }
 
@@ -95,15 +103,36 @@ impl Scan {
                 let Some(name) = maps::mapped_file(&text, lock.device, lock.inode) else { continue };
                 let mount = process.mounts.iter().rfind(|mount| mount.device == self.device);
                 let path = PathBuf::from(name);
-                self.holders.push(Holder { lock: *lock, below_root: below_root(mount, &path), path, pid: process.pid });
+                let file = Some(LockedFile { below_root: below_root(mount, &path), path });
+                self.holders.push(Holder { lock: *lock, file, pid: process.pid });
             }
         }
     }
 }
 
-fn directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+/// The path of the file behind a descriptor of a process: through a duplicate of the descriptor, which needs the right to
+/// trace the process and no other. `None` where duplicates are forbidden (seccomp, or Yama's `ptrace_scope` 3), or the
+/// descriptor was closed meanwhile.
+///
+/// The duplicate disturbs no lock. POSIX locks belong to the holder's table of descriptors; closing a descriptor drops
+/// those of the closing process, and the agent has none. OFD locks, flocks and leases belong to the open file, and end with
+/// its last reference: a duplicate can only delay that, by the microseconds of one readlink(2). Should the holder close its
+/// own within them, the last close is the agent's, and waits for the thaw when the filesystem is suspended, as the
+/// holder's would have; the limits of the look and of the hold bound that.
+fn path_of(process: &Process, number: RawFd) -> Option<PathBuf> {
+    // A process whose first thread has ended has its descriptors in the others only.
+    let flags = if process.thread == process.pid { PidfdFlags::empty() } else { PIDFD_THREAD };
+    let pidfd = pidfd_open(Pid::from_raw(process.thread)?, flags).ok()?;
+    let duplicate = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).ok()?;
+    let link = format!("/proc/thread-self/fd/{}", duplicate.as_raw_fd());
+    // Only the link: a stat(2) through the descriptor could wait for the thaw.
+    let path = rustix::fs::readlink(link, Vec::new()).ok()?;
+    Some(OsString::from_vec(path.into_bytes()).into())
 }
+
+/// `PIDFD_THREAD` of the kernel's `include/uapi/linux/pidfd.h`, since Linux 6.9: the process descriptor of a thread that is
+/// not the first.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
 
 /// Falls back to the path as the process sees it: it may have opened the file through a mount that it no longer sees.
 fn below_root(mount: Option<&Mount>, path: &Path) -> PathBuf {

@@ -18,7 +18,7 @@ use super::procfs::view::{Process, View, blind_to};
 use super::procfs::{self, Device};
 use crate::limits::{MAX_BLOCKERS, MAX_LOCKS};
 use crate::wire::{Blocker, Container};
-use attribution::{Held, attribute, unattributed};
+use attribution::{attribute, unattributed};
 use holders::Scan;
 
 pub use sightings::Sightings;
@@ -30,7 +30,7 @@ pub enum Suspension {
     Writable,
     /// Writes are suspended. The look is quick, begins with the processes that have the dataset mounted, and keeps away
     /// from all that can hang: of a process it reads only links, fdinfo, comm, stat, cgroup and mountinfo, and it never
-    /// stats through a descriptor.
+    /// stats through a descriptor; one that has a lock it duplicates for a moment, to read its link.
     Suspended,
 }
 
@@ -41,8 +41,6 @@ pub struct Look {
     pub blockers: Vec<Blocker>,
     /// Blockers beyond those listed.
     pub more_blockers: u32,
-    /// Locks for reading. They do not block: a reader does not change the dataset.
-    pub reads: u32,
 }
 
 impl Look {
@@ -53,7 +51,8 @@ impl Look {
 }
 
 /// Looks once at the locks on the dataset. Every lock for writing that was held at any time during the look is a blocker
-/// (`LockHeld`), whoever holds it; requests that wait for a lock are not.
+/// (`LockHeld`), whoever holds it; requests that wait for a lock are not, nor are locks for reading: a reader does not
+/// change the dataset.
 ///
 /// `containers` are those of which the agent must see a process, or it is `Blind`. It is also `Blind` when a bound of
 /// [`crate::limits`] was hit, or when it is alone in its pid namespace.
@@ -90,17 +89,13 @@ pub fn look(dataset: &Dataset, containers: &[Container], when: Suspension) -> Lo
     }
     blind.extend(blind_to("the descriptors", &scan.hidden));
 
-    let (writes, reads): (Vec<Held>, Vec<Held>) =
-        attribute(&table, &scan.holders).into_iter().partition(|held| held.lock.mode == Mode::Write);
+    let mut writes = attribute(&table, &scan.holders);
+    writes.retain(|held| held.lock.mode == Mode::Write);
     let total = blind.len() + writes.len();
     let locks = writes.iter().map(|held| describe::blocker(held, &view.processes, containers));
     let blockers: Vec<Blocker> = blind.into_iter().chain(locks).take(MAX_BLOCKERS).collect();
-    let more_blockers = count(total - blockers.len());
-    Look { blockers, more_blockers, reads: count(reads.len()) }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
+    let more_blockers = u32::try_from(total - blockers.len()).unwrap_or(u32::MAX);
+    Look { blockers, more_blockers }
 }
 
 /// The locks that are held on a device, by `/proc/locks`; or why that is not known.

@@ -15,7 +15,9 @@ use crate::wire::Blocker;
 pub struct Process {
     /// Its id in the agent's pid namespace.
     pub pid: i32,
-    /// Its directory in `/proc`; the directory of one of its threads when its first thread has ended.
+    /// Its first thread, whose id is that of the process; another of its threads when the first has ended.
+    pub thread: i32,
+    /// The directory of that thread in `/proc`.
     pub dir: PathBuf,
     /// The mounts that it sees. Processes of one mount namespace share the table.
     pub mounts: Arc<[Mount]>,
@@ -97,7 +99,7 @@ pub fn blind_to(what: &str, hidden: &[(i32, io::Error)]) -> Option<Blocker> {
     };
     let message = format!(
         "the agent cannot look into {what} of process {pid}{others}: {error}; it may hold a lock. The agent's container \
-         needs the capability SYS_PTRACE"
+         needs the capability SYS_PTRACE, and Linux before 5.14 DAC_READ_SEARCH too"
     );
     Some(Blocker { pid: *pid, ..blocker(BLIND, &message) })
 }
@@ -108,7 +110,7 @@ type Tables = HashMap<(PathBuf, PathBuf), Arc<[Mount]>>;
 fn find(pid: i32, tables: &mut Tables) -> io::Result<Option<Process>> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     match mounts(&dir, tables) {
-        Ok(mounts) => Ok(Some(Process { pid, dir, mounts })),
+        Ok(mounts) => Ok(Some(Process { pid, thread: pid, dir, mounts })),
         Err(error) => match read(&dir.join("stat")).ok().and_then(|bytes| stat::parse(&bytes)) {
             None => Ok(None),
             Some(stat) if stat.kernel_thread => Ok(None),
@@ -122,9 +124,9 @@ fn find(pid: i32, tables: &mut Tables) -> io::Result<Option<Process>> {
 /// A process whose first thread has ended shows neither mounts nor descriptors, but each of its other threads does.
 fn living_thread(pid: i32, tables: &mut Tables) -> Option<Process> {
     let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-    numbers(&tasks, MAX_PROCESSES).ok()?.into_iter().find_map(|tid| {
-        let dir = tasks.join(tid.to_string());
-        mounts(&dir, tables).ok().map(|mounts| Process { pid, dir, mounts })
+    numbers(&tasks, MAX_PROCESSES).ok()?.into_iter().find_map(|thread| {
+        let dir = tasks.join(thread.to_string());
+        mounts(&dir, tables).ok().map(|mounts| Process { pid, thread, dir, mounts })
     })
 }
 

@@ -138,7 +138,7 @@ fn add_agent(spec: &mut Value) {
         "env": [{"name": "STILLPOINT_LOG", "value": "info,stillpoint=debug"}],
         "securityContext": {
             "runAsUser": 0,
-            "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"]},
+            "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN", "SYS_PTRACE"]},
             "readOnlyRootFilesystem": true,
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -22,10 +22,14 @@ fn attempt(epoch: u64, replication: u8, number: u32) -> Attempt {
 }
 
 fn prepare(attempt: Attempt) -> Command {
+    prepare_to_hold(attempt, LIMIT)
+}
+
+fn prepare_to_hold(attempt: Attempt, limit: Duration) -> Command {
     let request = Prepare {
         attempt: Some(attempt.clone()),
         prepare_timeout_ms: PREPARE.as_millis().try_into().unwrap(),
-        hold_timeout_ms: LIMIT.as_millis().try_into().unwrap(),
+        hold_timeout_ms: limit.as_millis().try_into().unwrap(),
         ..Prepare::default()
     };
     Command::Prepare(attempt, request)
@@ -294,6 +298,27 @@ fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
     assert!(matches!(story.asked, Some(Action::Settle(_))));
     story.well_until("");
     assert!(matches!(story.heard(), Report::Released(released) if !released.unbroken));
+}
+
+#[test]
+fn no_freeze_lasts_longer_than_a_short_hold() {
+    const SHORT: Duration = Duration::from_secs(1);
+    for asked in ["Warm", "Freeze"] {
+        let mut story = Story::new();
+        story.command(prepare_to_hold(attempt(1, 1, 1), SHORT));
+        story.well_until("");
+        story.said.clear();
+        story.command(Command::Suspend(attempt(1, 1, 1), 1));
+        if asked == "Freeze" {
+            story.well_until("Warm");
+            story.done(Outcome::Warmed(Ok(())));
+        }
+        story.well_until("Arm");
+        assert!(matches!(story.asked, Some(Action::Arm(_, SHORT))), "before {asked}: {:?}", story.asked);
+        story.well_until(asked);
+        story.pass(SHORT);
+        assert!(matches!(story.asked, Some(Action::Settle(_))), "{asked}: {:?}", story.asked);
+    }
 }
 
 #[test]
