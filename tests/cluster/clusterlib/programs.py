@@ -11,8 +11,10 @@ class ClusterError(Exception):
 
 
 def say(text):
-    """Tell the user how it goes: on standard error, because standard output is for the answer (such as a path)."""
-    print(f"cluster: {text}", file=sys.stderr, flush=True)
+    """Tell the user how it goes: on standard error, because standard output is for the answer (such as a path). One write
+    for a line, because nodes start in threads, and print() writes the line's end by itself."""
+    sys.stderr.write(f"cluster: {text}\n")
+    sys.stderr.flush()
 
 
 def clean_environment(**extra):

@@ -9,7 +9,7 @@ use kube::api::DeleteParams;
 use workload::log::Summary;
 use workload::order::{NamedLog, Verdict};
 
-use crate::group::Group;
+use crate::group::{Group, Member};
 use crate::limits::{DELETION, POD, VOLUMES_PER_CHECK};
 use crate::manifests;
 use crate::namespace::Place;
@@ -22,6 +22,13 @@ pub struct Cut {
     pub name: String,
     /// Snapshots of the group's members.
     pub snapshots: Vec<String>,
+}
+
+impl Cut {
+    /// Name of the claim into which a member is restored.
+    pub fn claim(&self, member: &Member) -> String {
+        format!("{}-{}", self.name, member.name)
+    }
 }
 
 /// A claim to be restored.
@@ -43,7 +50,7 @@ pub async fn judge(group: &Group, cuts: &[Cut]) -> Result<Vec<Verdict>> {
     for cut in cuts {
         for (member, snapshot) in group.members.iter().zip(&cut.snapshots) {
             by_node.entry(member.node.clone()).or_default().push(Restored {
-                claim: format!("{}-{}", cut.name, member.name),
+                claim: cut.claim(member),
                 snapshot: snapshot.clone(),
                 storage_class: member.storage_class.clone(),
                 node: member.node.clone(),
@@ -58,7 +65,7 @@ pub async fn judge(group: &Group, cuts: &[Cut]) -> Result<Vec<Verdict>> {
 
 fn verdict(group: &Group, cut: &Cut, logs: &HashMap<String, Summary>) -> Result<Verdict> {
     let named = group.members.iter().map(|member| {
-        let log = logs.get(&format!("{}-{}", cut.name, member.name));
+        let log = logs.get(&cut.claim(member));
         let log = log.with_context(|| format!("nobody read what was restored of {} in {}", member.name, cut.name))?;
         Ok(NamedLog { name: member.name.clone(), log: log.clone() })
     });

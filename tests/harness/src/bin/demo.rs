@@ -86,7 +86,7 @@ async fn cut(terminal: Terminal, group: &Group) -> Result<Run> {
     ensure!(run.phases().last() == Some(&Phase::Done), "{}", ending(&run));
     let during = group.stats().await?;
     if let Some(hold) = run.status().hold.and_then(|hold| hold.duration) {
-        println!("  Writes were suspended together for {}.", seconds(duration(&hold)));
+        println!("  From the first member ready to the last resumed: {}.", seconds(duration(&hold)));
     }
     let store =
         during.longest_append_store.as_deref().and_then(|address| address.split(':').next()).unwrap_or_default();
@@ -121,27 +121,38 @@ async fn list_snapshots(terminal: Terminal, place: &Place, run: &Run) -> Result<
             status.ready_to_use.unwrap_or(false).to_string(),
         ]);
     }
-    let paint = |row, column, cell: &str| match (row, column) {
-        (0, _) => terminal.paint(Colour::Dim, cell),
-        (_, 1) => terminal.paint(Colour::Cyan, cell),
-        _ => cell.into(),
-    };
-    table(&rows, paint).iter().for_each(|line| println!("{line}"));
+    list(terminal, &rows);
     Ok(())
 }
 
 async fn check_restored(terminal: Terminal, group: &Group, run: &Run) -> Result<()> {
     terminal.heading("4. Restored into new claims, and read");
-    let step = terminal.step("Records found");
+    let step = terminal.step("Restoring and reading");
     let cut = Cut { name: "restored".into(), snapshots: run.snapshots(&group.claims())? };
-    let verdicts = judge(group, &[cut]).await?;
+    let verdicts = judge(group, std::slice::from_ref(&cut)).await?;
+    step.done("");
     let verdict = verdicts.first().context("nothing was judged")?;
-    let counts: Vec<String> = verdict.logs.iter().map(|log| format!("{} {}", log.name, log.log.records)).collect();
-    step.done(&counts.join(", "));
+    let heading = ["SNAPSHOT", "RESTORED CLAIM", "STORAGE CLASS", "NODE", "RECORDS"].map(String::from).to_vec();
+    let mut rows = vec![heading];
+    for ((member, snapshot), log) in group.members.iter().zip(&cut.snapshots).zip(&verdict.logs) {
+        let (class, node) = (member.storage_class.clone(), member.node.clone());
+        rows.push(vec![snapshot.clone(), cut.claim(member), class, node, log.log.records.to_string()]);
+    }
+    list(terminal, &rows);
     ensure!(verdict.in_order(), "the cut is torn: {}", verdict.violations.join("; "));
     let verdict = terminal.paint(Colour::Green, "in order");
-    println!("  The group is {verdict}: a ≥ b ≥ c, and a at most one ahead. One moment shows all three volumes.");
+    println!("\n  The group is {verdict}: a ≥ b ≥ c, and a at most one ahead. One moment shows all three volumes.");
     Ok(())
+}
+
+/// Prints a table whose second column says which claim a line is about.
+fn list(terminal: Terminal, rows: &[Vec<String>]) {
+    let paint = |row, column, cell: &str| match (row, column) {
+        (0, _) => terminal.paint(Colour::Dim, cell),
+        (_, 1) => terminal.paint(Colour::Cyan, cell),
+        _ => cell.into(),
+    };
+    table(rows, paint).iter().for_each(|line| println!("{line}"));
 }
 
 async fn refuse(terminal: Terminal, group: &Group) -> Result<()> {
