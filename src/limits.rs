@@ -107,6 +107,8 @@ pub const RESOLVE_CONCURRENCY: usize = 16;
 pub const EVENT_QUEUE: usize = 256;
 /// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
 pub const MAX_REMEMBERED_RUNS: usize = 10_000;
+/// Snapshots that may have turned up late which are dealt with at the same time.
+pub const LATE_CONCURRENCY: usize = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 

@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Duration;
-use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY, MAX_HOLD, SHUTDOWN_TIMEOUT};
+use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
 use certificates::{Authority, KeepError, ServerCertificate, server_names};
 use health::Stage;
 use leadership::Leadership;
@@ -146,11 +146,12 @@ async fn lead(
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
     let config = replication::Config {
         hold_ceiling: args.hold_ceiling.into(),
+        max_runs: MAX_RUNS,
         epoch: leadership.epoch(),
         instance: identity.clone(),
     };
     tokio::select! {
-        ended = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => ended?,
+        () = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => {}
         () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
         // Another controller may lead from here on.
         lost = leadership.keep() => return Err(lost),

@@ -1,7 +1,8 @@
 //! Publishes the CA certificate as a ConfigMap into every namespace that opts in, and takes it back when one opts out.
 //!
-//! Needs the verbs `list` and `watch` on Namespaces, and on ConfigMaps named `stillpoint-ca`: `list`, `watch`, `patch` and
-//! `delete` (a watch by name is allowed by a rule with `resourceNames`), and `create`, which no rule can bind to a name.
+//! Needs the verbs `list` and `watch` on Namespaces, and on ConfigMaps named `stillpoint-ca`: `list`, `watch`, `create`,
+//! `patch` and `delete`. A rule with `resourceNames` allows all of them: the watch selects by name, and server-side apply
+//! creates under the name in its URL.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +13,10 @@ use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams,
 use kube::runtime::reflector::store::{Store, Writer, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::labels::{CA_CONFIG_MAP, OPT_IN, OPT_IN_VALUE};
-use crate::limits::CONTROLLER_RETRY;
+use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY};
 
 /// Key of the certificate in the ConfigMap.
 const CERTIFICATE_KEY: &str = "ca.crt";
@@ -118,7 +119,7 @@ async fn carry_out(client: &Client, steps: &[Step], certificate: &str) -> Option
     retry_at
 }
 
-async fn apply(client: &Client, namespace: &str, certificate: &str) -> kube::Result<()> {
+async fn apply(client: &Client, namespace: &str, certificate: &str) -> anyhow::Result<()> {
     let config_map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(CA_CONFIG_MAP.to_owned()),
@@ -129,19 +130,18 @@ async fn apply(client: &Client, namespace: &str, certificate: &str) -> kube::Res
         ..ConfigMap::default()
     };
     let params = PatchParams::apply(MANAGER).force();
-    Api::<ConfigMap>::namespaced(client.clone(), namespace)
-        .patch(CA_CONFIG_MAP, &params, &Patch::Apply(config_map))
-        .await?;
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    timeout(API_TIMEOUT, config_maps.patch(CA_CONFIG_MAP, &params, &Patch::Apply(config_map))).await??;
     Ok(())
 }
 
-async fn remove(client: &Client, namespace: &str, uid: &str) -> kube::Result<()> {
+async fn remove(client: &Client, namespace: &str, uid: &str) -> anyhow::Result<()> {
     let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    match config_maps.delete(CA_CONFIG_MAP, &params).await {
+    match timeout(API_TIMEOUT, config_maps.delete(CA_CONFIG_MAP, &params)).await? {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        result => result.map(drop),
+        result => Ok(result.map(drop)?),
     }
 }
 

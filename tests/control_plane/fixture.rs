@@ -18,6 +18,8 @@ use tokio::sync::OnceCell;
 
 /// How long a condition may take before the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between looks at what no watch tells.
+pub const POLL: Duration = Duration::from_millis(100);
 /// Where the controller keeps its CA and its Lease.
 pub const SYSTEM_NAMESPACE: &str = "stillpoint-system";
 

@@ -12,7 +12,7 @@ use stillpoint::api::{Consistency, ConsistencyGroupReplication, MemberState, Pha
 use tokio::task::JoinHandle;
 
 use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};
-use crate::fixture::{DEADLINE, Fixture};
+use crate::fixture::{DEADLINE, Fixture, POLL};
 use crate::objects::{DRIVER, bound_claim, pod_with_agent, snapshot_class};
 use crate::snapshots;
 
@@ -266,7 +266,39 @@ async fn a_snapshot_that_turns_up_late_is_deleted() {
     let run = fixture.replicate("nightly", spec(&fixture, &class)).await;
     fixture.wait_for_phase("nightly", Phase::Failed).await;
 
-    // As a create whose answer was lost would: it carries the labels of the void attempt.
+    create_late_snapshot(&fixture, &run, &class).await;
+    assert_no_replica_is_left(&fixture).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_turns_up_between_the_clean_up_and_the_end_is_deleted() {
+    let fixture = Fixture::new("late").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    let [_ledger, orders] = group(&fixture, [Behaviour::Clean, Behaviour::Clean]).await;
+    let run = fixture.replicate("nightly", spec(&fixture, &class)).await;
+    let both = async {
+        while replicas(&fixture).await.len() < 2 {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, both).await.expect("two replicas in time");
+    // It cannot answer the release any more, so that the run waits for it when everything is removed already.
+    orders.die();
+    assert_no_replica_is_left(&fixture).await;
+
+    create_late_snapshot(&fixture, &run, &class).await;
+    let now = fixture.api::<ConsistencyGroupReplication>().get("nightly").await.expect("a replication");
+    assert_eq!(
+        now.status.and_then(|status| status.phase),
+        Some(Phase::Replicating),
+        "the snapshot came before the end"
+    );
+    fixture.wait_for_phase("nightly", Phase::Failed).await;
+    assert_no_replica_is_left(&fixture).await;
+}
+
+/// A snapshot as a create whose answer was lost would make it: it carries the labels of the void attempt.
+async fn create_late_snapshot(fixture: &Fixture, run: &ConsistencyGroupReplication, class: &str) {
     let labels = json!({
         labels::REPLICATION: "nightly",
         labels::REPLICATION_UID: run.uid(),
@@ -277,7 +309,6 @@ async fn a_snapshot_that_turns_up_late_is_deleted() {
         "spec": {"volumeSnapshotClassName": class, "source": {"persistentVolumeClaimName": "orders"}},
     });
     fixture.create::<VolumeSnapshot>(late).await;
-    assert_no_replica_is_left(&fixture).await;
 }
 
 /// Deletes a replication and waits until it is gone.

@@ -215,16 +215,18 @@ pub async fn set_finalizer(
 }
 
 /// Growing pauses between tries of a request that must succeed in the end. The caller's task bounds it.
-struct Pauses {
+pub struct Pauses {
     next: Duration,
 }
 
 impl Pauses {
-    fn new() -> Self {
+    /// Begins with the shortest.
+    pub fn new() -> Self {
         Self { next: API_RETRY_MIN }
     }
 
-    async fn after(&mut self, error: anyhow::Error) {
+    /// Says what failed, and pauses.
+    pub async fn after(&mut self, error: anyhow::Error) {
         tracing::warn!(error = format!("{error:#}"), pause = ?self.next, "a request failed and is tried again");
         tokio::time::sleep(self.next).await;
         self.next = (self.next * 2).min(API_RETRY_MAX);

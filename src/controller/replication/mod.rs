@@ -38,6 +38,8 @@ use super::sessions::Sessions;
 pub struct Config {
     /// The longest `holdTimeout` that a replication may ask for.
     pub hold_ceiling: Duration,
+    /// Replications that run at the same time; others wait in `Pending`.
+    pub max_runs: usize,
     /// Rises with every new leader among the controllers. Agents refuse commands of an older one.
     pub epoch: u64,
     /// The name of this controller's pod, as the reporter of Kubernetes Events.
@@ -45,17 +47,10 @@ pub struct Config {
 }
 
 /// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has given writes back.
-///
-/// # Errors
-/// None at present: what fails is tried again.
-pub async fn run(
-    client: Client,
-    sessions: Sessions,
-    config: Config,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let endings = late::Endings::default();
-    let sweeper = tokio::spawn(late::sweep(client.clone(), endings.clone()));
+/// What fails is tried again.
+pub async fn run(client: Client, sessions: Sessions, config: Config, shutdown: CancellationToken) {
+    let (endings, voided) = late::Endings::new();
+    let sweeper = tokio::spawn(late::sweep(client.clone(), endings.clone(), voided));
     let context = runs::Context {
         events: events::Events::start(client.clone(), config.instance.clone()),
         client,
@@ -67,5 +62,4 @@ pub async fn run(
     };
     supervise::Supervisor::new(context, endings).follow().await;
     sweeper.abort();
-    Ok(())
 }

@@ -233,5 +233,14 @@ pub async fn pods(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<S
 /// # Errors
 /// When it fails, or takes longer.
 pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
-    Ok(tokio::time::timeout(limit, request).await.context("the API server did not answer in time")??)
+    let answer = tokio::time::timeout(limit, request).await.context("the API server did not answer in time")?;
+    answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
+}
+
+/// What the API server said, without the fields of its answer that the sentence repeats.
+pub fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
 }

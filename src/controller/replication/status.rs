@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::events::Events;
-use super::observe::within;
+use super::events::{Events, Told};
+use super::observe::{sentence, within};
 use crate::api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, STATUS_INTERVAL, STATUS_QUEUE};
 
@@ -132,6 +132,7 @@ async fn write_all(
     tell: watch::Sender<Option<Phase>>,
 ) {
     let reference = object.object_ref(&());
+    let mut told = object.status.as_ref().map(Told::by).unwrap_or_default();
     let mut last: Option<(Option<Phase>, Instant)> = None;
     while let Some(status) = queue.next().await {
         let new_phase = last.is_none_or(|(phase, _)| phase != status.phase);
@@ -147,8 +148,8 @@ async fn write_all(
         let phase = object.status.as_ref().and_then(|status| status.phase);
         last = Some((phase, Instant::now()));
         tell.send_replace(phase);
-        if let (true, Some(status)) = (new_phase, &object.status) {
-            events.phase(status, &reference);
+        if let Some(status) = &object.status {
+            events.tell(&mut told, status, &reference);
         }
     }
 }
@@ -179,12 +180,15 @@ async fn write(
     let phase = status.phase;
     object.status = Some(status);
     let mut pause = API_RETRY_MIN;
+    let mut told = None;
     loop {
         if let Some(newer) = queue.newer(phase) {
             object.status = Some(newer);
         }
         let params = PostParams::default();
-        match tokio::time::timeout(API_TIMEOUT, api.replace_subresource("status", &name, &params, &object)).await {
+        let answer =
+            tokio::time::timeout(API_TIMEOUT, api.replace_subresource("status", &name, &params, &object)).await;
+        let trouble = match answer {
             Ok(Ok(stored)) => return Some(stored),
             Ok(Err(kube::Error::Api(error))) if error.is_not_found() => return None,
             Ok(Err(kube::Error::Api(error))) if error.is_conflict() => {
@@ -197,12 +201,35 @@ async fn write(
                     object.metadata = current.metadata;
                     continue;
                 }
+                sentence(&kube::Error::Api(error))
             }
-            Ok(Err(error)) => tracing::warn!(name, %error, "a status was not written and is tried again"),
-            Err(_) => tracing::warn!(name, "a status was not written in time and is tried again"),
+            Ok(Err(error)) => sentence(&error),
+            Err(_) => format!("the API server did not answer within {API_TIMEOUT:?}"),
+        };
+        // A refusal may last for hours: each cause is worth one line.
+        if told.as_ref() != Some(&trouble) {
+            tracing::warn!(name, "the status cannot be written; it is tried again until it can: {trouble}");
+            told = Some(trouble);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(API_RETRY_MAX);
+    }
+}
+
+/// Writes a first status, unless the object is not any more what it was. Tries once: it only tells of a run that waits.
+pub async fn write_unless_changed(
+    client: Client,
+    events: Events,
+    mut object: ConsistencyGroupReplication,
+    status: ReplicationStatus,
+) {
+    let name = object.name_any();
+    let reference = object.object_ref(&());
+    let api: Api<ConsistencyGroupReplication> = Api::namespaced(client, &object.namespace().unwrap_or_default());
+    object.status = Some(status);
+    match within(API_TIMEOUT, api.replace_subresource("status", &name, &PostParams::default(), &object)).await {
+        Ok(stored) => events.tell(&mut Told::default(), &stored.status.unwrap_or_default(), &reference),
+        Err(error) => tracing::debug!(name, error = format!("{error:#}"), "that a run waits was not written"),
     }
 }
 

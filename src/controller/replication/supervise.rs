@@ -1,10 +1,11 @@
-//! Starts a run for every replication that needs one, and no more than [`MAX_RUNS`] at a time.
+//! Starts a run for every replication that needs one, and no more at a time than [`super::Config`] allows.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt};
@@ -14,9 +15,9 @@ use tokio::task::JoinSet;
 use super::conditions;
 use super::late::Endings;
 use super::runs::{Context, replicate};
-use super::status::StatusWriter;
+use super::status::write_unless_changed;
 use crate::api::{ConsistencyGroupReplication, Phase, PhaseEntry, ReplicationStatus, labels};
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, MAX_RUNS};
+use crate::limits::{API_RETRY_MAX, API_RETRY_MIN};
 
 type Object = Arc<ConsistencyGroupReplication>;
 
@@ -25,6 +26,8 @@ struct Entry {
     newest: watch::Sender<Option<Object>>,
     running: bool,
     queued: bool,
+    /// That it waits was written to its status.
+    shown: bool,
     /// Its deletion was seen since its task began, which may have looked before.
     deletion_seen: bool,
     /// Runs that ended with an error, one after the other.
@@ -102,10 +105,7 @@ impl Supervisor {
 
     fn update(&mut self, object: ConsistencyGroupReplication) {
         let uid = object.uid().unwrap_or_default();
-        let ended = final_phase(&object);
-        if let Some(phase) = ended {
-            self.endings.remember(&uid, phase);
-        }
+        self.endings.remember(&object);
         let to_do = needs_work(&object);
         let deleting = object.metadata.deletion_timestamp.is_some();
         let object = Arc::new(object);
@@ -119,7 +119,7 @@ impl Supervisor {
             let (newest, _) = watch::channel(Some(object));
             self.entries.insert(
                 uid.clone(),
-                Entry { newest, running: false, queued: false, deletion_seen: false, failures: 0 },
+                Entry { newest, running: false, queued: false, shown: false, deletion_seen: false, failures: 0 },
             );
         }
         if to_do {
@@ -147,7 +147,7 @@ impl Supervisor {
     }
 
     fn start_waiting(&mut self) {
-        while self.tasks.len() < MAX_RUNS {
+        while self.tasks.len() < self.context.config.max_runs {
             let Some(uid) = self.queue.pop_front() else { return };
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
             entry.queued = false;
@@ -160,8 +160,7 @@ impl Supervisor {
                     // A run that was not begun is the next leader's.
                     () = context.shutdown.cancelled() => return (uid, Ok(())),
                 }
-                let result = replicate(&context, object).await;
-                (uid, result)
+                (uid, contained(replicate(&context, object)).await)
             });
         }
         for uid in self.queue.clone() {
@@ -170,14 +169,14 @@ impl Supervisor {
     }
 
     /// Says once that a run waits for its turn.
-    fn show_pending(&self, uid: &str) {
-        let Some(object) = self.entries.get(uid).and_then(|entry| entry.newest.borrow().clone()) else { return };
-        if object.status.is_some() {
-            return;
-        }
+    fn show_pending(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|entry| !entry.shown) else { return };
+        entry.shown = true;
+        let Some(object) = entry.newest.borrow().clone().filter(|object| object.status.is_none()) else { return };
         let now = self.context.now();
         let generation = object.metadata.generation;
-        let message = format!("{MAX_RUNS} replications run already; this one waits for its turn");
+        let runs = self.context.config.max_runs;
+        let message = format!("{runs} replications run already; this one waits for its turn");
         let status = ReplicationStatus {
             phase: Some(Phase::Pending),
             phases: vec![PhaseEntry { phase: Phase::Pending, started_at: now.micro_time() }],
@@ -185,9 +184,12 @@ impl Supervisor {
             conditions: conditions::waiting(generation, &message, &[], now),
             ..ReplicationStatus::default()
         };
-        let writer = StatusWriter::start(self.context.client.clone(), self.context.events.clone(), (*object).clone());
-        writer.push(status);
-        tokio::spawn(writer.finish());
+        tokio::spawn(write_unless_changed(
+            self.context.client.clone(),
+            self.context.events.clone(),
+            (*object).clone(),
+            status,
+        ));
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
@@ -220,6 +222,13 @@ impl Supervisor {
     }
 }
 
+/// Runs to the end, or to a panic, which is then a failure of this run alone.
+async fn contained(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // What a run shares with others is whole after every step: maps behind locks, and channels.
+    let ended = AssertUnwindSafe(run).catch_unwind().await;
+    ended.unwrap_or_else(|_| Err(anyhow::anyhow!("the run panicked; the log says where")))
+}
+
 fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
@@ -238,3 +247,7 @@ fn needs_work(object: &ConsistencyGroupReplication) -> bool {
     }
     final_phase(object).is_none()
 }
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod tests;
