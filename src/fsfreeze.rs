@@ -36,19 +36,21 @@ pub fn thaw(root: impl AsFd) -> Result<()> {
     unsafe { ioctl(root, IntegerSetter::<FITHAW>::new_usize(0)) }
 }
 
-/// Kills the process behind `freezer` and thaws until nothing can freeze any more: the process is gone *and* a thaw after
-/// that answered OK or `EINVAL`.
+/// Kills the process behind `freezer` and thaws until nothing of it is frozen or can be any more: a thaw answered OK, or
+/// `EINVAL` after the process was gone.
 ///
 /// One thaw is not enough. A freeze that waits for a stuck writer answers `EINVAL` to every thaw, cannot be killed, and
-/// still completes when the writer ends, even though its caller was killed long before.
+/// still completes when the writer ends, even though its caller was killed long before. More thaws than it takes are wrong
+/// too: a freezer has one order at a time, so what is frozen after a thaw that answered OK is somebody else's.
 pub fn thaw_until_settled(root: impl AsFd, freezer: impl AsFd) {
     // Fails from a pid namespace that does not contain the process (`EINVAL`); then it ends with its agent.
     let _ = pidfd_send_signal(&freezer, Signal::KILL);
     loop {
         let gone = has_exited(&freezer, Duration::ZERO);
-        let thawed = thaw(&root);
-        if gone && matches!(thawed, Ok(()) | Err(Errno::INVAL)) {
-            return;
+        match thaw(&root) {
+            Ok(()) => return,
+            Err(Errno::INVAL) if gone => return,
+            Err(_) => {}
         }
         if gone {
             std::thread::sleep(THAW_RETRY);

@@ -175,7 +175,7 @@ impl Hold {
             }
             (State::Preparing { .. }, Outcome::Looked(look)) => self.looked_while_preparing(look, now),
             (State::Suspending { step: Suspending::Flush, .. }, Outcome::Flushed(Ok(()))) => {
-                self.step_suspending(Suspending::ArmForWarming, now);
+                self.step_suspending(Suspending::Look, now);
             }
             (State::Suspending { step: Suspending::ArmForWarming, .. }, Outcome::Armed) => {
                 run.state = State::Warming { since: now, by: now + run.freeze_limit(), end: None };
@@ -187,7 +187,7 @@ impl Hold {
             }
             (State::Suspending { step: Suspending::Look, .. }, Outcome::Looked(look)) => {
                 if look.is_clean() {
-                    self.step_suspending(Suspending::ArmForHold, now);
+                    self.step_suspending(Suspending::ArmForWarming, now);
                 } else {
                     self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
                 }
@@ -255,14 +255,14 @@ impl Hold {
     }
 
     fn warmed(&mut self, warmed: KernelResult<()>, end: Option<End>, now: Instant) {
-        // No thaw is owed until the next arming, and the look that follows takes as long as it takes.
+        // No thaw is owed until the next arming. That follows at once: the warmth lasts for milliseconds.
         self.actions.push(Action::Disarm);
         let Some(run) = &mut self.run else { return };
         run.state = State::Prepared { until: now + run.prepare_timeout() };
         match (end, warmed) {
             (Some(end), _) => self.stop(end, now),
             (None, Err(errno)) => self.refused(errno, now),
-            (None, Ok(())) => self.step_suspending(Suspending::Look, now),
+            (None, Ok(())) => self.step_suspending(Suspending::ArmForHold, now),
         }
     }
 

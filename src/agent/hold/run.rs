@@ -53,8 +53,8 @@ pub(super) enum Preparing {
 #[derive(Clone, Copy)]
 pub(super) enum Suspending {
     Flush,
-    ArmForWarming,
     Look,
+    ArmForWarming,
     ArmForHold,
 }
 
