@@ -49,7 +49,10 @@ async fn main() -> Result<()> {
     print(terminal, &with, &without);
     let torn_cuts = torn(&with.verdicts);
     ensure!(torn_cuts == 0, "{torn_cuts} cuts of Stillpoint are torn");
-    ensure!(torn(&without.verdicts) > 0, "plain snapshots were never torn, so the check proves nothing: take more cuts");
+    ensure!(
+        torn(&without.verdicts) > 0,
+        "plain snapshots were never torn, so the check proves nothing: take more cuts"
+    );
     Ok(())
 }
 
