@@ -35,7 +35,9 @@ Another kind of cluster:
 Environment:
   STILLPOINT_CACHE       where built parts are kept (default: $XDG_CACHE_HOME/stillpoint, else ~/.cache/stillpoint)
   CLUSTER                native (default), kind, or existing
-  STILLPOINT_KUBECONFIG  the kubeconfig of an existing cluster
+  STILLPOINT_KUBECONFIG  the kubeconfig of an existing cluster; given, it means CLUSTER=existing
+  STILLPOINT_IMAGES      with an existing cluster: what stands before the images' names in its registry
+  STILLPOINT_TAG         and their tag
 """
 
 
@@ -56,7 +58,7 @@ def parser():
     command("status", show_status, "show what runs")
     command("kubeconfig", kubeconfig, "print the path of the kubeconfig")
     command("env", env, "print shell exports: KUBECONFIG, PATH, STILLPOINT_AUDIT_LOG")
-    made = command("load", load, "import image archives into every node")
+    made = command("load", load, "import image archives into every node; with an existing cluster: print what to push")
     made.add_argument("archives", nargs="+", type=Path, metavar="IMAGE_TAR")
 
     made = command("image", make_image, "make an image archive from static files; the same input gives the same bytes")

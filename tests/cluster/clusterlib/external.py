@@ -1,10 +1,16 @@
 """Clusters that we do not make ourselves: kind, and one that is there already. The same commands work on them."""
 
+import json
 import os
+import tarfile
 from pathlib import Path
 
 from . import addons, parts
 from .programs import ClusterError, clean_environment, run, say
+
+# Where the test storage driver's pods find its sidecars, and everything else of this checkout.
+SIDECARS = ("csi-provisioner", "csi-snapshotter")
+DEFAULT_PREFIX, DEFAULT_TAG = "localhost", "dev"
 
 KIND = Path(__file__).resolve().parent.parent / "kind"
 
@@ -21,7 +27,7 @@ def chosen(cluster):
         path = given or os.environ.get("KUBECONFIG")
         if not path:
             raise ClusterError("CLUSTER=existing: set STILLPOINT_KUBECONFIG to the kubeconfig of the cluster to use")
-        return Existing(Path(path).expanduser())
+        return Existing(Path(path).expanduser().absolute())
     raise ClusterError(f"CLUSTER={kind}: use native, kind or existing")
 
 
@@ -79,8 +85,14 @@ class Existing:
                                    "and a CSI driver that makes snapshots")
 
     def load(self, archives):
-        raise ClusterError("an existing cluster takes its images from a registry: push these to one that it can reach: "
-                           f"{', '.join(map(str, archives))}")
+        """Nothing can be put onto nodes that are not ours: say what must be in a registry."""
+        prefix, tag = os.environ.get("STILLPOINT_IMAGES") or DEFAULT_PREFIX, os.environ.get("STILLPOINT_TAG") or DEFAULT_TAG
+        say("an existing cluster takes its images from a registry. Push these, if you have not yet, for example with skopeo:")
+        sidecars = [archive for archive in parts.archives() if archive.stem in SIDECARS]
+        for archive in [*archives, *sidecars]:
+            print(f"skopeo copy docker-archive:{archive} docker://{pushed_name(name_of(archive), prefix, tag)}")
+        if prefix == DEFAULT_PREFIX:
+            say("no registry is chosen, so the nodes must have these images already; see IMAGES and TAG in `make help`")
 
     def down(self):
         say(f"{self.kubeconfig} is not ours, so it stays as it is")
@@ -91,3 +103,15 @@ class Existing:
 
 def nodes_and_pods(kubeconfig):
     return [addons.kubectl(kubeconfig, "get", "nodes,pods", "--all-namespaces", "--output=wide").stdout.rstrip()]
+
+
+def pushed_name(name, prefix, tag):
+    """What an image of this checkout is called in a registry. Parts keep their tag, which is their version."""
+    repository, _, own_tag = name.removeprefix(f"{DEFAULT_PREFIX}/").rpartition(":")
+    return f"{prefix}/{repository}:{tag if own_tag == DEFAULT_TAG else own_tag}"
+
+
+def name_of(archive):
+    """The name that an image archive was written with."""
+    with tarfile.open(archive) as tar:
+        return json.load(tar.extractfile("manifest.json"))[0]["RepoTags"][0]

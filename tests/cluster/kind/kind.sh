@@ -13,9 +13,15 @@ up)
     if ! kind get clusters 2>/dev/null | grep -qx "$KIND_CLUSTER"; then
         {
             cat "$here/kind.yaml"
-            for _ in $(seq "$2"); do echo "- role: worker"; done
+            for _ in $(seq "$2"); do
+                printf '%s\n' '- role: worker' '  extraMounts:' '  - {hostPath: /dev, containerPath: /dev}'
+            done
         } | kind create cluster --name "$KIND_CLUSTER" --kubeconfig "$KIND_KUBECONFIG" --config - --wait 120s
     fi
+    for node in $(kind get nodes --name "$KIND_CLUSTER"); do
+        docker exec "$node" sh -c '{ command -v mkfs.xfs && command -v mkfs.btrfs; } >/dev/null ||
+            { apt-get update && apt-get install --yes --no-install-recommends e2fsprogs xfsprogs btrfs-progs; }' >&2
+    done
     kind export kubeconfig --name "$KIND_CLUSTER" --kubeconfig "$KIND_KUBECONFIG"
     ;;
 load)

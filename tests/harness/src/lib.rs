@@ -7,11 +7,13 @@
 pub mod bench;
 pub mod cluster;
 pub mod group;
+pub mod images;
 pub mod installed;
 pub mod limits;
 pub mod live;
 pub mod manifests;
 pub mod namespace;
+pub mod processes;
 pub mod replication;
 pub mod restore;
 pub mod snapshots;

@@ -1,13 +1,13 @@
 //! The objects of the test application, built as a user would write them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stillpoint::api::labels;
 
 use crate::group::Member;
+use crate::images::image;
 
 /// The label that all claims of a test application carry.
 pub const APP_LABEL: (&str, &str) = ("app", "ordered");
@@ -23,10 +23,12 @@ pub const WRITER_PORT: u16 = 7001;
 const FIRST_LOCK_PORT: u16 = 7002;
 /// Large enough for the smallest xfs; the image files behind it are sparse.
 const VOLUME_SIZE: &str = "320Mi";
-const WORKLOAD: &str = "localhost/stillpoint-workload:dev";
-const STILLPOINT: &str = "localhost/stillpoint:dev";
+const WORKLOAD: &str = "stillpoint-workload";
+const STILLPOINT: &str = "stillpoint";
 const PROGRAM: &str = "/stillpoint-workload";
 const DATA: &str = "/data";
+/// What users are told to merge into their pods is what is tested here.
+const AGENT_EXAMPLE: &str = include_str!("../../../deploy/examples/agent-sidecar.yaml");
 
 fn object<K: Resource + DeserializeOwned>(value: Value) -> Result<K> {
     serde_json::from_value(value).context("a manifest of the harness does not fit its kind")
@@ -76,12 +78,12 @@ pub fn service(member: &Member) -> Result<Service> {
 /// A member's storage pod: the store, lock holders, and the agent as a native sidecar.
 ///
 /// # Errors
-/// None in practice: the manifest is built here.
+/// The documented example of the agent is not what it should be.
 pub fn storage_pod(member: &Member) -> Result<Pod> {
     let data = json!({"name": "data", "mountPath": DATA});
     let mut containers = vec![json!({
         "name": STORE_CONTAINER,
-        "image": WORKLOAD,
+        "image": image(WORKLOAD),
         "command": [PROGRAM, "store", "--dir", DATA, "--listen", format!("0.0.0.0:{STORE_PORT}")],
         "ports": [{"containerPort": STORE_PORT}],
         "readinessProbe": {"tcpSocket": {"port": STORE_PORT}, "periodSeconds": 1},
@@ -99,7 +101,7 @@ pub fn storage_pod(member: &Member) -> Result<Pod> {
         command.extend(holder.arguments.iter().map(|argument| (*argument).to_owned()));
         containers.push(json!({
             "name": holder.container,
-            "image": WORKLOAD,
+            "image": image(WORKLOAD),
             "command": command,
             "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
             "volumeMounts": [data],
@@ -107,13 +109,12 @@ pub fn storage_pod(member: &Member) -> Result<Pod> {
     }
     let mut spec = json!({
         "nodeSelector": {"kubernetes.io/hostname": member.node},
-        "shareProcessNamespace": true,
         "terminationGracePeriodSeconds": 5,
         "containers": containers,
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": member.name}}],
     });
     if member.agent {
-        add_agent(&mut spec);
+        add_agent(&mut spec)?;
     }
     object(json!({"metadata": {"name": member.pod(), "labels": {"store": member.name}}, "spec": spec}))
 }
@@ -123,41 +124,21 @@ pub fn lock_port(position: usize) -> u16 {
     FIRST_LOCK_PORT + position as u16
 }
 
-fn add_agent(spec: &mut Value) {
-    spec["initContainers"] = json!([{
-        "name": labels::AGENT_CONTAINER,
-        "image": STILLPOINT,
-        "restartPolicy": "Always",
-        "args": [
-            "agent",
-            "--controller", "stillpoint-controller.stillpoint-system.svc:8443",
-            "--ca-file", "/etc/stillpoint/ca/ca.crt",
-            "--token-file", "/var/run/secrets/stillpoint/token",
-            "--guardian", "/run/stillpoint/guardian.sock",
-        ],
-        "env": [{"name": "STILLPOINT_LOG", "value": "info,stillpoint=debug"}],
-        "securityContext": {
-            "runAsUser": 0,
-            "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN", "SYS_PTRACE"]},
-            "readOnlyRootFilesystem": true,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumeMounts": [
-            {"name": "data", "mountPath": "/volumes/data", "readOnly": true},
-            {"name": "stillpoint-ca", "mountPath": "/etc/stillpoint/ca", "readOnly": true},
-            {"name": "stillpoint-token", "mountPath": "/var/run/secrets/stillpoint", "readOnly": true},
-            {"name": "stillpoint-run", "mountPath": "/run/stillpoint"},
-        ],
-    }]);
-    let token = json!({"path": "token", "audience": labels::TOKEN_AUDIENCE, "expirationSeconds": 3600});
-    let more = [
-        json!({"name": "stillpoint-ca", "configMap": {"name": labels::CA_CONFIG_MAP}}),
-        json!({"name": "stillpoint-token", "projected": {"sources": [{"serviceAccountToken": token}]}}),
-        json!({"name": "stillpoint-run", "hostPath": {"path": "/run/stillpoint", "type": "Directory"}}),
-    ];
-    if let Some(volumes) = spec["volumes"].as_array_mut() {
-        volumes.extend(more);
+/// Merges the documented example into a pod's spec. Its claim's volume has the same name there.
+fn add_agent(spec: &mut Value) -> Result<()> {
+    let mut example: Value = serde_saphyr::from_str(AGENT_EXAMPLE).context("the example of the agent is no YAML")?;
+    let example = &mut example["spec"]["template"]["spec"];
+    let agent = &mut example["initContainers"][0];
+    ensure!(agent.is_object(), "the example of the agent has no container");
+    agent["image"] = image(STILLPOINT).into();
+    agent["env"] = json!([{"name": "STILLPOINT_LOG", "value": "info,stillpoint=debug"}]);
+    for field in ["shareProcessNamespace", "initContainers"] {
+        spec[field] = example[field].take();
     }
+    if let (Some(volumes), Some(more)) = (spec["volumes"].as_array_mut(), example["volumes"].as_array_mut()) {
+        volumes.append(more);
+    }
+    Ok(())
 }
 
 /// The ordered writer over the stores of these members.
@@ -172,7 +153,7 @@ pub fn writer_pod(name: &str, members: &[Member]) -> Result<Pod> {
             "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "writer",
-                "image": WORKLOAD,
+                "image": image(WORKLOAD),
                 "command": [PROGRAM, "write", "--stores", stores.join(","), "--listen", format!("0.0.0.0:{WRITER_PORT}")],
                 "readinessProbe": {"httpGet": {"path": "/stats", "port": WRITER_PORT}, "periodSeconds": 1},
             }],
@@ -196,7 +177,7 @@ pub fn checking_pod(name: &str, node: &str, claims: &[&str]) -> Result<Pod> {
             "restartPolicy": "Never",
             "containers": [{
                 "name": "check",
-                "image": WORKLOAD,
+                "image": image(WORKLOAD),
                 "command": [PROGRAM, "check", "--dump", "--report", "/dev/termination-log", "--volumes", named.join(",")],
                 "volumeMounts": mounts.collect::<Vec<_>>(),
             }],

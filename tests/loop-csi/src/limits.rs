@@ -16,7 +16,7 @@ pub const TOOL_POLL: Duration = Duration::from_millis(5);
 
 /// How long a call waits for another call on the same volume or snapshot before it answers ABORTED. Longer than the
 /// sidecars' own call timeout would be pointless; shorter than a copy would make them retry needlessly.
-pub const BUSY_WAIT: Duration = Duration::from_secs(30);
+pub const BUSY_WAIT: Duration = Duration::from_secs(10);
 
 /// How long to wait for FIFREEZE. A writer stuck inside write(2) can hold it up without end.
 pub const SUSPEND_TIMEOUT: Duration = Duration::from_secs(10);
