@@ -7,6 +7,12 @@ SHELL := /bin/bash -o pipefail
 CARGO ?= cargo
 TARGET ?= $(shell uname -m)-unknown-linux-gnu
 
+# Where a cluster that is not ours gets the images from: REGISTRY/PATH, and their tag.
+IMAGES ?= localhost
+TAG ?= dev
+export STILLPOINT_IMAGES = $(IMAGES)
+export STILLPOINT_TAG = $(TAG)
+
 CLUSTER_TOOL := tests/cluster/cluster
 # In front of every command that speaks to the cluster: KUBECONFIG, and kubectl and helm on PATH.
 IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
@@ -16,7 +22,7 @@ STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
 BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench)
-IMAGES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
+ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
 .PHONY: help demo test lint unit kernel control-plane e2e torn bench crds manifests images load install cluster clean-cluster FORCE
 
@@ -69,18 +75,20 @@ manifests: crds ## write deploy/stillpoint.yaml from the chart
 	$(CLUSTER_TOOL) build
 	$(IN_CLUSTER) BLESS=1 $(CARGO) test --package stillpoint --test chart -- --include-ignored the_manifests
 
-images: $(IMAGES) ## image archives, under target/images/
+images: $(ARCHIVES) ## image archives, under target/images/
 
 load: cluster images ## the images, onto the nodes of the test cluster
-	$(CLUSTER_TOOL) load $(IMAGES)
+	$(CLUSTER_TOOL) load $(ARCHIVES)
 
 # The tag never changes, so an annotation with the archive's checksum tells the pods of a new image.
 install: load ## Stillpoint (with Helm) and the test storage driver, into the test cluster
-	$(IN_CLUSTER) kubectl apply --filename tests/loop-csi/deploy/
+	sed --separate 's|localhost/stillpoint-loop-csi:dev|$(IMAGES)/stillpoint-loop-csi:$(TAG)|; s|localhost/stillpoint-parts|$(IMAGES)/stillpoint-parts|; $$a ---' \
+	    tests/loop-csi/deploy/*.yaml > target/loop-csi.yaml
+	$(IN_CLUSTER) kubectl apply --filename target/loop-csi.yaml
 	$(IN_CLUSTER) kubectl patch daemonset/loop-csi --namespace loop-csi --patch \
 	    '{"spec": {"template": {"metadata": {"annotations": {"stillpoint.io/image": "$(call checksum,stillpoint-loop-csi)"}}}}}'
 	$(IN_CLUSTER) helm upgrade --install stillpoint charts/stillpoint --namespace stillpoint-system --create-namespace \
-	    --set image.repository=localhost/stillpoint,image.tag=dev \
+	    --set image.repository=$(IMAGES)/stillpoint,image.tag=$(TAG) \
 	    --set-string 'controller.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
 	    --set-string 'guardian.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
 	    --wait --timeout 3m
@@ -110,6 +118,6 @@ target/images/stillpoint-workload.tar: $(BIN)/stillpoint-workload
 target/images/stillpoint-loop-csi.tar: $(BIN)/loop-csi
 	$(CLUSTER_TOOL) image --name localhost/stillpoint-loop-csi:dev --out $@ --file $<:/loop-csi --entrypoint /loop-csi
 
-$(IMAGES): | target/images
+$(ARCHIVES): | target/images
 target/images:
 	mkdir --parents $@
