@@ -1,5 +1,6 @@
-# `make help` lists the targets. The cluster is this checkout's own and needs no container engine; CLUSTER=kind takes kind,
-# CLUSTER=existing with STILLPOINT_KUBECONFIG a cluster that is there (tests/cluster/cluster --help).
+# `make help` lists the targets. The cluster is this checkout's own and needs no container engine. CLUSTER=kind takes kind;
+# CLUSTER=existing STILLPOINT_KUBECONFIG=FILE IMAGES=REGISTRY/PATH TAG=TAG takes a cluster that is there, for load, install,
+# demo, e2e and torn (tests/cluster/cluster --help).
 
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
@@ -7,7 +8,7 @@ SHELL := /bin/bash -o pipefail
 CARGO ?= cargo
 TARGET ?= $(shell uname -m)-unknown-linux-gnu
 
-# Where a cluster that is not ours gets the images from: REGISTRY/PATH, and their tag.
+# Where pods find their images. With CLUSTER=existing: a registry that its nodes can reach; `make load` says what to push.
 IMAGES ?= localhost
 TAG ?= dev
 export STILLPOINT_IMAGES = $(IMAGES)
@@ -56,7 +57,7 @@ control-plane: ## tests against a real API server without nodes
 	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
 
 e2e: install ## tests on a real cluster with real filesystems
-	$(IN_CLUSTER) $(TEST) --test e2e
+	$(IN_CLUSTER) $(TEST) --test e2e -- --test-threads 3
 
 torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
 	$(IN_CLUSTER) $(BIN)/torn
@@ -100,7 +101,7 @@ checksum = $(shell sha256sum target/images/$1.tar | cut -c -16)
 cluster: ## bring the test cluster up (the first time its parts are built)
 	$(CLUSTER_TOOL) up
 
-clean-cluster: ## take the test cluster down and leave nothing behind
+clean-cluster: ## take the test cluster down (the cache, Debian packages and target/ stay)
 	$(CLUSTER_TOOL) down
 
 # Cargo knows what is stale; it leaves a fresh binary's time alone, and so its image is not made again.
