@@ -7,9 +7,11 @@
 
 mod agents;
 mod chart;
+mod events;
 mod fixture;
 mod objects;
 mod phases;
+mod publish;
 mod refusals;
 mod snapshots;
 mod validation;
