@@ -11,8 +11,3 @@ mod status;
 pub use kube::core::Duration;
 pub use spec::*;
 pub use status::*;
-
-/// The API group of every Stillpoint kind.
-pub const GROUP: &str = "stillpoint.io";
-/// The only served version.
-pub const VERSION: &str = "v1alpha1";

@@ -32,7 +32,7 @@ pub struct ReplicationStatus {
     /// The consistency that was achieved; unset until it is proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
-    /// The time in which all members were suspended together.
+    /// The time in which writes of any member were held. All members were suspended together within it, for the cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldStatus>,
     /// Members that are ready (or further) of all, like `3/3`.
@@ -85,22 +85,21 @@ pub struct PhaseEntry {
 /// How consistent the replicas are with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Consistency {
-    /// Every member's application was quiesced.
-    Application,
     /// One common crash-consistent cut: as if the power had failed everywhere at one moment.
     Crash,
 }
 
-/// The time in which all members were suspended together, by the controller's clock.
+/// From the first member that was ready to the last that had resumed, by the controller's clock. Between the first request
+/// for a replica and the last confirmed cut, all members were suspended together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HoldStatus {
-    /// When the first member reported ready.
+    /// When the controller learnt that the first member was suspended and clean.
     pub started_at: MicroTime,
-    /// When the last member had resumed.
+    /// When the controller learnt that the last member had resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<MicroTime>,
-    /// From `startedAt` to `endedAt`.
+    /// From `startedAt` to `endedAt`. Not how long one member was suspended: that is its `suspendedFor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
     /// The part of it that went to waiting for the cuts: from the first request for a replica to the last confirmed cut.
@@ -146,7 +145,7 @@ pub struct MemberStatus {
     /// When the controller learnt that its writes were given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<MicroTime>,
-    /// How long its writes were suspended, by the agent's monotonic clock.
+    /// How long its writes were suspended, by the agent's monotonic clock. Unset when they never were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_for: Option<Duration>,
     /// Its replica.
@@ -164,7 +163,7 @@ fn is_zero(n: &u32) -> bool {
 pub struct ClaimReference {
     /// Name, in the namespace of the replication.
     pub name: String,
-    /// UID.
+    /// UID; empty when no claim of that name exists.
     pub uid: String,
 }
 

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::sessions_client::SessionsClient;
-use stillpoint::wire::{AgentMessage, Attempt, Blocker, Hello, NotReady, Prepared, Protection, Ready, Released};
+use stillpoint::wire::{
+    AgentMessage, Attempt, Blocker, Hello, NotReady, Prepared, Protection, Ready, Released, Waiting,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +23,10 @@ use crate::objects::agent_token;
 pub enum Behaviour {
     /// Ready, and holds until it is released.
     Clean,
-    /// Answers Prepare with this blocker, for good.
-    Blocked(Box<Blocker>),
+    /// Answers Prepare with these blockers, for good.
+    Blocked(Vec<Blocker>),
+    /// Answers Prepare with these blockers, and goes on looking.
+    Waits(Vec<Blocker>),
     /// Never answers Suspend.
     SilentWhenSuspended,
     /// Holds, but cannot say so at release.
@@ -90,10 +94,10 @@ impl FakeAgent {
 }
 
 /// A lock of a process, as an agent would report it.
-pub fn lock_blocker() -> Box<Blocker> {
-    Box::new(Blocker {
+pub fn lock_blocker(path: &str) -> Blocker {
+    Blocker {
         reason: "LockHeld".to_owned(),
-        message: "process 7 (writer) holds a POSIX WRITE lock on bytes 0-99 of journal".to_owned(),
+        message: format!("process 7 (writer) holds a POSIX WRITE lock on bytes 0-99 of {path}"),
         container_id: "ab".repeat(32),
         pid: 7,
         process: "writer".to_owned(),
@@ -103,9 +107,9 @@ pub fn lock_blocker() -> Box<Blocker> {
             start: 0,
             end: Some(99),
         }),
-        path: "journal".to_owned(),
+        path: path.to_owned(),
         seen_us: 1_000,
-    })
+    }
 }
 
 async fn say(reports: &mpsc::Sender<AgentMessage>, report: Report) {
@@ -123,13 +127,16 @@ fn kind(command: &Command) -> Told {
 
 fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
     match (command, behaviour) {
-        (Command::Prepare(prepare), Behaviour::Blocked(blocker)) => Some(Report::NotReady(NotReady {
+        (Command::Prepare(prepare), Behaviour::Blocked(blockers)) => Some(Report::NotReady(NotReady {
             attempt: prepare.attempt,
             round: 0,
             retryable: false,
-            blockers: vec![(**blocker).clone()],
+            blockers: blockers.clone(),
             more_blockers: 0,
         })),
+        (Command::Prepare(prepare), Behaviour::Waits(blockers)) => {
+            Some(Report::Waiting(Waiting { attempt: prepare.attempt, blockers: blockers.clone(), more_blockers: 0 }))
+        }
         (Command::Prepare(prepare), _) => Some(Report::Prepared(Prepared {
             attempt: prepare.attempt,
             filesystem: "ext4".to_owned(),

@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 /// How long a condition may take before the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between looks at what no watch tells.
-pub const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// Where the controller keeps its CA and its Lease.
 pub const SYSTEM_NAMESPACE: &str = "stillpoint-system";
 
@@ -82,6 +82,16 @@ impl Fixture {
                 panic!("{name}: not {what} within {DEADLINE:?}; it is {:#?}", self.api::<K>().get_opt(name).await)
             }
         }
+    }
+
+    /// Waits until something holds that no single object tells.
+    pub async fn wait_until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let looks = async {
+            while !holds().await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, looks).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"));
     }
 
     /// The CA that the controller published into the namespace.

@@ -7,10 +7,12 @@
 
 mod agents;
 mod chart;
+mod events;
 mod fixture;
 mod objects;
 mod phases;
 mod proof;
+mod publish;
 mod refusals;
 mod snapshots;
 mod validation;

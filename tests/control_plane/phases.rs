@@ -1,5 +1,7 @@
 //! Whole runs: what a watcher sees, what agents are told, what is kept.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
@@ -12,7 +14,7 @@ use stillpoint::api::{Consistency, ConsistencyGroupReplication, MemberState, Pha
 use tokio::task::JoinHandle;
 
 use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};
-use crate::fixture::{DEADLINE, Fixture, POLL};
+use crate::fixture::{DEADLINE, Fixture};
 use crate::objects::{DRIVER, bound_claim, pod_with_agent, snapshot_class};
 use crate::snapshots;
 
@@ -94,6 +96,13 @@ async fn a_clean_group_is_done_and_every_phase_is_seen() {
     assert_eq!(status.consistency, Some(Consistency::Crash));
     assert_eq!(status.ready_members.as_deref(), Some("2/2"));
     assert!(status.members.iter().all(|member| member.state == MemberState::Released));
+    let hold = status.hold.expect("a hold");
+    assert!(hold.ended_at.is_some() && hold.duration.is_some() && hold.cut_duration.is_some(), "{hold:?}");
+    for member in status.members {
+        assert_eq!(member.suspended_for, Some(Duration::from_millis(40).into()));
+        let replica = member.replica.expect("a replica");
+        assert!(replica.cut_at.is_some() && replica.cut_took.is_some(), "{replica:?}");
+    }
 
     let replicas = replicas(&fixture).await;
     assert_eq!(replicas.len(), 2);
@@ -108,7 +117,7 @@ async fn a_clean_group_is_done_and_every_phase_is_seen() {
 async fn a_blocked_member_aborts_the_group_before_anybody_is_suspended() {
     let fixture = Fixture::new("blocked").await;
     let class = snapshot_class(&fixture, DRIVER).await;
-    let agents = group(&fixture, [Behaviour::Clean, Behaviour::Blocked(lock_blocker())]).await;
+    let agents = group(&fixture, [Behaviour::Clean, Behaviour::Blocked(vec![lock_blocker("journal")])]).await;
     fixture.replicate("nightly", spec(&fixture, &class)).await;
 
     let aborted = fixture.wait_for_phase("nightly", Phase::Aborted).await;
@@ -241,6 +250,42 @@ async fn an_object_deleted_in_the_hold_gives_writes_back_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_object_deleted_while_agents_look_is_gone_and_they_are_released() {
+    let fixture = Fixture::new("deleted-early").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    let blocked = Behaviour::Waits(vec![lock_blocker("journal")]);
+    let agents = group(&fixture, [Behaviour::Clean, blocked]).await;
+    let mut spec = spec(&fixture, &class);
+    spec["suspension"]["prepareTimeout"] = json!("1m");
+    let run = fixture.replicate("nightly", spec).await;
+
+    let asked = async || agents.iter().all(|agent| agent.told() == [Told::Prepare]);
+    fixture.wait_until("both agents are asked", asked).await;
+    fixture.wait_for_phase("nightly", Phase::Checking).await;
+    delete(&fixture, &run).await;
+    for agent in &agents {
+        assert_eq!(agent.told(), [Told::Prepare, Told::Release]);
+    }
+    assert_eq!(replicas(&fixture).await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_object_deleted_after_it_ended_is_gone() {
+    for (behaviour, end) in
+        [(Behaviour::Blocked(vec![lock_blocker("journal")]), Phase::Aborted), (Behaviour::Breaks, Phase::Failed)]
+    {
+        let fixture = Fixture::new("deleted-late").await;
+        let class = snapshot_class(&fixture, DRIVER).await;
+        let _agents = group(&fixture, [Behaviour::Clean, behaviour]).await;
+        let _snapshots = snapshots::play(&fixture, |_| Some(snapshots::usable()));
+        let run = fixture.replicate("nightly", spec(&fixture, &class)).await;
+        fixture.wait_for_phase("nightly", end).await;
+        delete(&fixture, &run).await;
+        assert_eq!(replicas(&fixture).await.len(), 0);
+    }
+}
+
+#[tokio::test]
 async fn replicas_are_retained_without_an_owner_when_asked() {
     let fixture = Fixture::new("retain").await;
     let class = snapshot_class(&fixture, DRIVER).await;
@@ -276,12 +321,7 @@ async fn a_snapshot_that_turns_up_between_the_clean_up_and_the_end_is_deleted() 
     let class = snapshot_class(&fixture, DRIVER).await;
     let [_ledger, orders] = group(&fixture, [Behaviour::Clean, Behaviour::Clean]).await;
     let run = fixture.replicate("nightly", spec(&fixture, &class)).await;
-    let both = async {
-        while replicas(&fixture).await.len() < 2 {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, both).await.expect("two replicas in time");
+    fixture.wait_until("two replicas are there", async || replicas(&fixture).await.len() == 2).await;
     // It cannot answer the release any more, so that the run waits for it when everything is removed already.
     orders.die();
     assert_no_replica_is_left(&fixture).await;

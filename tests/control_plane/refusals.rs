@@ -5,7 +5,8 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, Phase};
+use stillpoint::api::{ConsistencyGroupReplication, MemberState, Phase};
+use stillpoint::wire::Blocker;
 
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::Fixture;
@@ -121,6 +122,76 @@ async fn a_hold_above_the_ceiling() {
     let mut spec = one("orders", json!({}));
     spec["suspension"]["holdTimeout"] = json!("10m");
     assert_refused(&fixture, spec, "HoldTimeoutTooLong", &["600s", "30s"]).await;
+}
+
+#[tokio::test]
+async fn every_member_that_is_refused_is_named_with_its_blocker() {
+    let fixture = Fixture::new("two-refused").await;
+    let claim = unbound_claim(&fixture, "orders", json!({})).await;
+    let spec = json!({"source": {"persistentVolumeClaimNames": ["orders", "ledger"]}, "mode": "Check"});
+    assert_refused(&fixture, spec, "ClaimNotFound", &["ledger", "(and 1 more, see status.members)"]).await;
+    let refused = fixture.wait_for_phase("refused", Phase::Aborted).await;
+    let members: Vec<(String, String, String)> = refused
+        .status
+        .expect("a status")
+        .members
+        .into_iter()
+        .map(|member| {
+            let claim = member.persistent_volume_claim;
+            (claim.name, claim.uid, member.blockers[0].reason.clone())
+        })
+        .collect();
+    let text = str::to_owned;
+    let expected = [
+        (text("ledger"), String::new(), text("ClaimNotFound")),
+        (text("orders"), claim.uid().expect("a UID"), text("ClaimNotBound")),
+    ];
+    assert_eq!(members, expected);
+}
+
+#[tokio::test]
+async fn a_claim_that_another_run_holds() {
+    let fixture = Fixture::new("held").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    let pod = pod_with_agent(&fixture, "orders").await;
+    let agent = FakeAgent::connect(&fixture, &pod, Behaviour::Clean).await;
+    // Nobody plays the snapshot controller: the first run stays in the hold.
+    let spec = one("orders", json!({"volumeSnapshotClassName": class}));
+    fixture.replicate("first", spec).await;
+    fixture.wait_for_phase("first", Phase::Replicating).await;
+    let check = json!({"source": {"persistentVolumeClaimNames": ["orders"]}, "mode": "Check"});
+    fixture.replicate("second", check).await;
+    let refused = fixture.wait_for_phase("second", Phase::Aborted).await.status.expect("a status");
+    let blocker = &refused.members[0].blockers[0];
+    assert_eq!(blocker.reason, "HeldByAnother");
+    assert!(blocker.message.contains("orders") && blocker.message.contains("first"), "{}", blocker.message);
+    assert_eq!(agent.told(), [Told::Prepare, Told::Suspend], "the first run goes on");
+}
+
+#[tokio::test]
+async fn what_an_agent_cannot_suspend_is_told_by_its_reason() {
+    let fixture = Fixture::new("reasons").await;
+    // What the agent makes of EPERM, EOPNOTSUPP and EBUSY of FIFREEZE, and of locks that it cannot look for.
+    for reason in ["MissingCapability", "CannotFreeze", "AlreadyFrozen", "Blind"] {
+        let name = reason.to_lowercase();
+        bound_claim(&fixture, &name).await;
+        let pod = pod_with_agent(&fixture, &name).await;
+        let message = format!("the agent says {reason}");
+        let blocker = Blocker { reason: reason.to_owned(), message: message.clone(), ..Blocker::default() };
+        let agent = FakeAgent::connect(&fixture, &pod, Behaviour::Blocked(vec![blocker])).await;
+        fixture.replicate(&name, json!({"source": {"persistentVolumeClaimNames": [name]}, "mode": "Check"})).await;
+
+        let status = fixture.wait_for_phase(&name, Phase::Aborted).await.status.expect("a status");
+        for kind in ["Ready", "Stalled", "Blocked"] {
+            let condition = status.conditions.iter().find(|condition| condition.type_ == kind).expect(kind);
+            assert_eq!(condition.reason, reason, "{kind}");
+            assert!(condition.message.contains(&message) && condition.message.contains(&name), "{condition:?}");
+        }
+        let member = &status.members[0];
+        assert_eq!((member.state, member.blockers[0].reason.as_str()), (MemberState::NotReady, reason));
+        assert_eq!(agent.told(), [Told::Prepare, Told::Release]);
+    }
 }
 
 #[tokio::test]

@@ -121,7 +121,10 @@ fn progress(run: &Run, observed: &Observed) -> String {
         }
         Stage::Cutting => waits("every member holds; replicas are being cut"),
         Stage::Releasing { .. } => waits("writes are being given back"),
-        Stage::AwaitingUsable { .. } => waits("the cut is proven and writes go on; replicas are becoming usable"),
+        Stage::AwaitingUsable { .. } => {
+            let trouble = run.replica_trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            format!("the cut is proven and writes go on; replicas are becoming usable{trouble}")
+        }
         Stage::Abandoning { .. } | Stage::Ended => match &run.verdict {
             Some(verdict) => format!("{}. Everything is being given back.", verdict.message),
             None => waits("the run has ended"),

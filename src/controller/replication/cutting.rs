@@ -138,7 +138,7 @@ impl Draft<'_> {
 
     /// Outside the hold, nobody waits: replicas may take long to become usable.
     pub fn awaiting_usable(&mut self, since: Moment) -> bool {
-        self.look_at_replicas();
+        self.run.replica_trouble = self.look_at_replicas().map(|verdict| verdict.message);
         let missing = self
             .run
             .members
@@ -155,8 +155,11 @@ impl Draft<'_> {
         if self.now.since(&since) < READY_TO_USE_TIMEOUT {
             return false;
         }
-        let message =
-            format!("VolumeSnapshot {} was not readyToUse within {READY_TO_USE_TIMEOUT:?}", waiting.replica_name);
+        let trouble = self.run.replica_trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        let message = format!(
+            "VolumeSnapshot {} was not readyToUse within {READY_TO_USE_TIMEOUT:?}{trouble}",
+            waiting.replica_name
+        );
         self.abandon(Verdict::new("ReplicaNotUsable", message))
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::facts::PodFacts;
-use super::observe::{self, within};
+use super::observe::{self, is_absent, within};
 use super::observed::Observed;
 use super::plan::Step;
 use crate::api::snapshot::VolumeSnapshot;
@@ -159,7 +159,7 @@ async fn delete_once(
     let listed = match tokio::time::timeout(API_TIMEOUT, api.list_metadata(&labelled)).await? {
         Ok(list) => list.items,
         // Without the snapshot API there are no snapshots.
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let listed = listed.iter().map(ResourceExt::name_any);
@@ -168,7 +168,7 @@ async fn delete_once(
             Ok(_) => {
                 found.insert(name);
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::execute::{Pauses, delete_replicas};
-use super::observe::within;
+use super::observe::{is_absent, within};
 use crate::api::snapshot::VolumeSnapshot;
 use crate::api::{ConsistencyGroupReplication, Mode, Phase, labels};
 use crate::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
@@ -153,7 +153,7 @@ async fn judge_once(client: &Client, endings: &Endings, snapshot: &Snapshot) -> 
     tracing::info!(name = snapshot.name_any(), namespace, "deletes a snapshot of a voided attempt that turned up late");
     let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), &namespace);
     match tokio::time::timeout(API_TIMEOUT, api.delete(&snapshot.name_any(), &DeleteParams::default())).await? {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(()),
         result => Ok(result.map(drop)?),
     }
 }

@@ -28,29 +28,45 @@ pub struct Candidates {
     pub taken: BTreeMap<String, String>,
 }
 
-/// The claims that the source means, by name.
+/// What a source means.
+#[derive(Clone, Debug)]
+pub struct Selection<'a> {
+    /// The claims, by name.
+    pub claims: Vec<&'a Claim>,
+    /// Names of claims that do not exist.
+    pub missing: Vec<&'a str>,
+}
+
+/// Why a group cannot be cut.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The first reason, and how many more there are.
+    pub verdict: Verdict,
+    /// All members, with what stands in their way; none where the members are not known, or not the trouble.
+    pub members: Vec<Member>,
+}
+
+impl From<Verdict> for Refusal {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, members: Vec::new() }
+    }
+}
+
+/// The claims that the source means.
 ///
 /// # Errors
-/// When a named claim is missing, none matches, or too many do.
-pub fn select<'a>(source: &Source, claims: &'a [Claim]) -> Result<Vec<&'a Claim>, Verdict> {
+/// When none matches, or too many do.
+pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'a>, Verdict> {
     let selector: Option<Selector> = source.selector.clone().map(TryInto::try_into).transpose().map_err(|error| {
         Verdict::new("SelectorInvalid", format!("spec.source.selector cannot be understood: {error}"))
     })?;
+    let mut missing = Vec::new();
     let mut chosen: Vec<&Claim> = match (&source.persistent_volume_claim_names, &selector) {
-        (Some(names), _) => names
-            .iter()
-            .map(|name| {
-                claims.iter().find(|claim| claim.name == name.0).ok_or_else(|| {
-                    Verdict::new(
-                        "ClaimNotFound",
-                        format!(
-                            "PersistentVolumeClaim {} does not exist in this namespace; create it, or leave it out",
-                            name.0
-                        ),
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?,
+        (Some(names), _) => {
+            let find = |name: &str| claims.iter().find(|claim| claim.name == name);
+            missing.extend(names.iter().map(|name| name.0.as_str()).filter(|name| find(name).is_none()));
+            names.iter().filter_map(|name| find(&name.0)).collect()
+        }
         (None, Some(selector)) if !selector.selects_all() => {
             claims.iter().filter(|claim| selector.matches(&claim.labels)).collect()
         }
@@ -58,7 +74,7 @@ pub fn select<'a>(source: &Source, claims: &'a [Claim]) -> Result<Vec<&'a Claim>
         (None, _) => Vec::new(),
     };
     chosen.sort_by(|a, b| a.name.cmp(&b.name));
-    if chosen.is_empty() {
+    if chosen.is_empty() && missing.is_empty() {
         let selector = selector.map(|selector| format!(" `{selector}`")).unwrap_or_default();
         return Err(Verdict::new(
             "NoMembers",
@@ -73,22 +89,63 @@ pub fn select<'a>(source: &Source, claims: &'a [Claim]) -> Result<Vec<&'a Claim>
             format!("spec.source matches {} claims, and a group has at most {MAX_MEMBERS}; narrow it", chosen.len()),
         ));
     }
-    Ok(chosen)
+    Ok(Selection { claims: chosen, missing })
 }
 
 /// Resolves the members, or says why the group cannot be cut.
 ///
 /// # Errors
-/// The first refusal in the order of the checks below.
+/// The first refusal that concerns the whole group, or else one for each member that has any: whoever mends one shall not
+/// learn of the next only then.
 pub fn resolve(
     spec: &ConsistencyGroupReplicationSpec,
     request: &Request,
     ceiling: Duration,
     candidates: &Candidates,
-) -> Result<Vec<Member>, Verdict> {
+) -> Result<Vec<Member>, Refusal> {
     check_hold_timeout(request, ceiling)?;
-    let claims = select(&spec.source, &candidates.claims)?;
-    claims.into_iter().map(|claim| resolve_member(spec, request, candidates, claim)).collect()
+    let selection = select(&spec.source, &candidates.claims)?;
+    check_snapshot_api(request, candidates)?;
+    let missing = selection.missing.into_iter().map(|name| {
+        let claim = ClaimReference { name: name.to_owned(), uid: String::new() };
+        (claim, Err(claim_not_found(name)))
+    });
+    let found = selection.claims.into_iter().map(|claim| {
+        let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
+        (reference, resolve_member(spec, request, candidates, claim))
+    });
+    let mut refusals = Vec::new();
+    let members = missing.chain(found).map(|(claim, resolved)| {
+        resolved.unwrap_or_else(|verdict| {
+            let member = Member::refused(claim, &verdict);
+            refusals.push(verdict);
+            member
+        })
+    });
+    let members = members.collect();
+    let Some(first) = refusals.first() else { return Ok(members) };
+    let more = match refusals.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more, see status.members)"),
+    };
+    Err(Refusal { verdict: Verdict::new(&first.reason, format!("{}{more}", first.message)), members })
+}
+
+fn claim_not_found(name: &str) -> Verdict {
+    Verdict::new(
+        "ClaimNotFound",
+        format!("PersistentVolumeClaim {name} does not exist in this namespace; create it, or leave it out"),
+    )
+}
+
+fn check_snapshot_api(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
+    if request.mode == Mode::Check || candidates.classes.is_some() {
+        return Ok(());
+    }
+    Err(Verdict::new(
+        "SnapshotApiMissing",
+        "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
+    ))
 }
 
 fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdict> {
@@ -228,12 +285,6 @@ fn find_class(
     claim: &Claim,
     driver: &str,
 ) -> Result<String, Verdict> {
-    let Some(classes) = &candidates.classes else {
-        return Err(Verdict::new(
-            "SnapshotApiMissing",
-            "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
-        ));
-    };
     if driver.is_empty() {
         return Err(Verdict::new(
             "NotACsiVolume",
@@ -244,6 +295,7 @@ fn find_class(
         ));
     }
     let asked = spec.replication.as_ref().and_then(|how| how.volume_snapshot.volume_snapshot_class_name.as_deref());
+    let classes = candidates.classes.as_deref().unwrap_or_default();
     choose_class(asked, driver, classes).map_err(|error| {
         Verdict::new(error.reason(), format!("PersistentVolumeClaim {} cannot be cut: {error}", claim.name))
     })

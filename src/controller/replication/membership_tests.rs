@@ -84,7 +84,7 @@ fn group() -> Group {
 
 fn resolved(group: &Group) -> Result<Vec<Member>, String> {
     let ceiling = Duration::from_secs(30);
-    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|verdict| {
+    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
         assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
         verdict.reason
     })
@@ -135,6 +135,37 @@ fn every_refusal_has_its_reason() {
 }
 
 #[test]
+fn every_member_that_is_refused_says_why() {
+    let mut group = group();
+    group.spec.source = names(&["a", "b", "c", "gone"]);
+    group.candidates.claims[0].block = true;
+    group.candidates.claims[1].volume = None;
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    assert_eq!(refusal.verdict.reason, "ClaimNotFound");
+    assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
+    let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
+    let members: Vec<_> =
+        refusal.members.iter().map(|member| (&*member.claim.name, &*member.claim.uid, reasons(member))).collect();
+    assert_eq!(
+        members,
+        [
+            ("gone", "", vec!["ClaimNotFound".to_owned()]),
+            ("a", "uid-a", vec!["BlockVolume".to_owned()]),
+            ("b", "uid-b", vec!["ClaimNotBound".to_owned()]),
+            ("c", "uid-c", vec![]),
+        ]
+    );
+}
+
+#[test]
+fn what_concerns_the_whole_group_is_no_members_blocker() {
+    let mut group = group();
+    group.candidates.classes = None;
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
+}
+
+#[test]
 fn a_check_needs_no_snapshots() {
     let mut group = group();
     group.request.mode = Mode::Check;
@@ -156,7 +187,7 @@ fn selectors_are_understood_whole() {
     claims[1].labels.insert("tier".into(), "cache".into());
     let chosen = |source: &Source| -> Vec<String> {
         select(source, &claims)
-            .map_or_else(|_| Vec::new(), |chosen| chosen.iter().map(|claim| claim.name.clone()).collect())
+            .map_or_else(|_| Vec::new(), |chosen| chosen.claims.iter().map(|claim| claim.name.clone()).collect())
     };
     assert_eq!(chosen(&expression("app", "In", &["shop"])), ["a", "b"]);
     assert_eq!(chosen(&expression("tier", "Exists", &[])), ["b"]);

@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
+use kube::core::Status;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -213,8 +214,8 @@ pub async fn classes(client: &Client) -> anyhow::Result<Option<Vec<Class>>> {
     let api: Api<VolumeSnapshotClass> = Api::all(client.clone());
     match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
         Ok(list) => Ok(Some(list.items.into_iter().map(Class::from).collect())),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-        Err(error) => Err(error).context("the VolumeSnapshotClasses could not be read"),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
+        Err(error) => Err(anyhow::anyhow!(sentence(&error))).context("the VolumeSnapshotClasses could not be read"),
     }
 }
 
@@ -237,10 +238,48 @@ pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Resu
     answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
 }
 
+/// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
+/// [`Status::is_not_found`] looks for.
+pub fn is_absent(status: &Status) -> bool {
+    status.code == 404
+}
+
 /// What the API server said, without the fields of its answer that the sentence repeats.
 pub fn sentence(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use axum::Router;
+    use axum::http::StatusCode;
+
+    use super::super::execute::delete_replicas;
+    use super::*;
+
+    /// An API server that answers every request so.
+    fn answering(status: StatusCode, body: &'static str) -> Client {
+        Client::new(Router::new().fallback(move || async move { (status, body) }), "shop")
+    }
+
+    #[tokio::test]
+    async fn without_the_snapshot_crds_there_are_neither_classes_nor_snapshots() {
+        // What kube-apiserver says of a group that nobody serves: not a Status object.
+        let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
+        assert_eq!(classes(&client).await.unwrap(), None);
+        assert_eq!(delete_replicas(&client, "shop", "uid", &[]).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_one_sentence() {
+        let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not allowed to list",
+            "reason": "Forbidden", "code": 403}"#;
+        let error = classes(&answering(StatusCode::FORBIDDEN, status)).await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "the VolumeSnapshotClasses could not be read: not allowed to list");
     }
 }

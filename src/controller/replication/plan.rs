@@ -253,7 +253,8 @@ fn absorb(member: &mut Member, content: &AnswerContent, at: Moment, round: u32, 
         }
         (Command::Suspend | Command::Release, AnswerContent::Released { unbroken, reason, suspended }) => {
             member.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
-            member.suspended_for = Some(*suspended);
+            // Of a member that was never suspended there is no time to tell.
+            member.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
             if member.state != MemberState::NotReady {
                 let held = member.ready.is_none() || *unbroken;
                 member.state = if held { MemberState::Released } else { MemberState::Broken };

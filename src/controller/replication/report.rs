@@ -41,7 +41,8 @@ fn hold(run: &Run) -> Option<HoldStatus> {
     })
 }
 
-fn member_status(member: &Member) -> MemberStatus {
+/// Renders one member.
+pub fn member_status(member: &Member) -> MemberStatus {
     MemberStatus {
         persistent_volume_claim: member.claim.clone(),
         volume: member.volume.clone(),

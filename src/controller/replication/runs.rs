@@ -15,10 +15,11 @@ use super::answers;
 use super::conditions;
 use super::events::Events;
 use super::execute::{Executor, Outcome, delete_replicas, set_finalizer};
-use super::membership::{self, Candidates};
+use super::membership::{self, Candidates, Refusal};
 use super::observe::{self, Watches, within};
 use super::observed::Observed;
 use super::plan::plan;
+use super::report;
 use super::resume::resume;
 use super::state::{Member, Moment, Request, Run, Stage, Verdict};
 use super::status::StatusWriter;
@@ -153,7 +154,7 @@ async fn run_to_end(
                 let before = object.status.clone().unwrap_or_default();
                 (Run::new(members, before, context.now()), Some(claimed))
             }
-            Err(verdict) => return refuse(context, object, &request, verdict).await,
+            Err(refusal) => return refuse(context, object, &request, refusal).await,
         },
     };
     let Some(object) = guard(context, object).await? else { return Ok(()) };
@@ -196,11 +197,11 @@ async fn resolve(
     object: &ConsistencyGroupReplication,
     request: &Request,
     observed: &Observed,
-) -> anyhow::Result<Result<(Vec<Member>, Claimed), Verdict>> {
+) -> anyhow::Result<Result<(Vec<Member>, Claimed), Refusal>> {
     let claims: Vec<_> = observed.claims.values().cloned().collect();
     let chosen = match membership::select(&object.spec.source, &claims) {
-        Ok(chosen) => chosen,
-        Err(verdict) => return Ok(Err(verdict)),
+        Ok(selection) => selection.claims,
+        Err(verdict) => return Ok(Err(verdict.into())),
     };
     let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
     let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
@@ -219,7 +220,9 @@ async fn resolve(
     let members = membership::resolve(&object.spec, request, context.config.hold_ceiling, &candidates);
     Ok(members.and_then(|members| match claimed {
         Some(claimed) => Ok((members, claimed)),
-        None => Err(Verdict::new("HeldByAnother", "a member belongs to another replication that is still running")),
+        None => {
+            Err(Verdict::new("HeldByAnother", "a member belongs to another replication that is still running").into())
+        }
     }))
 }
 
@@ -228,7 +231,7 @@ async fn refuse(
     context: &Context,
     object: &ConsistencyGroupReplication,
     request: &Request,
-    verdict: Verdict,
+    Refusal { verdict, members }: Refusal,
 ) -> anyhow::Result<()> {
     tracing::info!(namespace = request.namespace, name = request.name, reason = verdict.reason, "refused");
     let now = context.now();
@@ -239,6 +242,7 @@ async fn refuse(
         phase: Some(Phase::Aborted),
         phases,
         observed_generation: request.generation,
+        members: members.iter().map(report::member_status).collect(),
         conditions: conditions::refused(request.generation, &verdict, &before.conditions, now),
         ..ReplicationStatus::default()
     };
@@ -254,7 +258,7 @@ async fn say_goodbye(context: &Context, object: &ConsistencyGroupReplication) ->
     let request = request(context, object);
     let status = object.status.clone().unwrap_or_default();
     let keep = status.phase == Some(Phase::Done) && request.deletion_policy == DeletionPolicy::Retain;
-    if !keep && request.mode == Mode::Replicate {
+    if !keep && status.attempt > 0 && request.mode == Mode::Replicate {
         let names = status.members.iter().map(|member| {
             let claim = &member.persistent_volume_claim;
             snapshot_name(&request.name, &request.uid, status.attempt, &claim.name, &claim.uid)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
+use super::answers::shorten;
 use super::facts::RunningContainer;
 use crate::api::{
     Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
@@ -180,6 +181,13 @@ impl Member {
         }
     }
 
+    /// A member that cannot be part of any attempt.
+    pub fn refused(claim: ClaimReference, verdict: &Verdict) -> Self {
+        let blocker =
+            Blocker { reason: verdict.reason.clone(), message: shorten(&verdict.message), ..Blocker::default() };
+        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, String::new(), None) }
+    }
+
     /// Whether its agent was asked for something and has not said since that it let go.
     pub fn owes_release(&self) -> bool {
         self.asked.is_some() && self.released.is_none()
@@ -291,6 +299,8 @@ pub struct Run {
     pub cut_confirmed: Option<Moment>,
     /// Every member has proven that it held.
     pub proven: bool,
+    /// What the storage system last said is wrong with a replica of a cut that is proven. It may mend itself.
+    pub replica_trouble: Option<String>,
     /// Why it ends as it does, when it does not end well.
     pub verdict: Option<Verdict>,
     /// The conditions as last rendered, for the times of their transitions.
@@ -314,6 +324,7 @@ impl Run {
             cut_requested: None,
             cut_confirmed: None,
             proven: false,
+            replica_trouble: None,
             verdict: None,
             conditions: before.conditions,
         }

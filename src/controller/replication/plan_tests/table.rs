@@ -263,3 +263,33 @@ fn a_release_that_did_not_arrive_is_sent_again() {
     world.turn();
     assert_eq!(releases(&world), before + 1);
 }
+
+#[test]
+fn a_driver_error_after_the_cut_is_shown_while_the_run_waits() {
+    let mut world = World::awaiting(2);
+    world.snapshot(1, VolumeSnapshotStatus { error: snapshot_error().error, ..cut(false) });
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::AwaitingUsable { .. }));
+    let shown = |world: &World| {
+        let conditions = &world.statuses.last().unwrap().conditions;
+        conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message.clone()
+    };
+    assert!(shown(&world).contains("no space"), "{}", shown(&world));
+    world.snapshot(1, cut(false));
+    world.turn();
+    assert!(!shown(&world).contains("no space"), "{}", shown(&world));
+}
+
+#[test]
+fn a_member_that_was_never_suspended_has_no_time_of_suspension() {
+    let mut world = World::preparing(Mode::Replicate, 2, 0);
+    world.answer(0, prepared());
+    world.answer(1, not_ready(0, false));
+    world.turn();
+    let never = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
+    world.answer(0, never.clone());
+    world.answer(1, never);
+    world.turn();
+    assert_eq!(world.phases().last(), Some(&Phase::Aborted));
+    assert!(world.run.members.iter().all(|member| member.released.is_some() && member.suspended_for.is_none()));
+}
