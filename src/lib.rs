@@ -12,4 +12,5 @@ pub mod limits;
 pub mod picture;
 pub mod replica;
 pub mod telemetry;
+pub mod text;
 pub mod wire;

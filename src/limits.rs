@@ -8,8 +8,15 @@ pub const MAX_MEMBERS: usize = 100;
 pub const MAX_BLOCKERS: usize = 10;
 /// Entries kept in `status.phases`.
 pub const MAX_PHASES: usize = 16;
+/// Blockers listed in one status; the rest is counted. With the limits of their texts a status stays well below the 1.5 MiB
+/// that etcd takes by default (`--max-request-bytes`), whatever agents say.
+pub const MAX_STATUS_BLOCKERS: usize = 200;
 /// Characters of one message in a status or an event.
-pub const MAX_MESSAGE_CHARS: usize = 1_024;
+pub const MAX_MESSAGE_CHARS: usize = 512;
+/// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
+pub const MAX_PATH_CHARS: usize = 256;
+/// Characters of one word in a status, such as a reason or a process's name.
+pub const MAX_WORD_CHARS: usize = 64;
 /// Replications that run at the same time in one controller; others wait in `Pending`.
 pub const MAX_RUNS: usize = 64;
 /// Rounds of Suspend within one attempt.

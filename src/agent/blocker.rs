@@ -1,6 +1,7 @@
 //! Blockers as the agent words them: a reason for programs and a sentence for people.
 
 use crate::limits::MAX_MESSAGE_CHARS;
+use crate::text::printable;
 use crate::wire::Blocker;
 
 /// A process holds a lock on the dataset.
@@ -19,9 +20,4 @@ pub const NOT_MOUNTED: &str = "NotMounted";
 /// A blocker without a process or a lock. The message is made fit for a status: printable and bounded.
 pub fn blocker(reason: &str, message: &str) -> Blocker {
     Blocker { reason: reason.to_owned(), message: printable(message, MAX_MESSAGE_CHARS), ..Blocker::default() }
-}
-
-/// `text` with control characters (a file name may hold any) replaced, and cut to `limit` characters.
-pub fn printable(text: &str, limit: usize) -> String {
-    text.chars().take(limit).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -107,19 +107,6 @@ fn wants_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The first characters of a text that is too long, with an ellipsis.
-fn shorten(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// A name from a file that anyone may have written: it may not steer a terminal, nor break an XML document.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,13 +140,5 @@ mod tests {
             let object = parse(json.as_bytes()).expect("one replication");
             assert_eq!(object.metadata.name.as_deref(), Some("a"));
         }
-    }
-
-    #[test]
-    fn long_and_hostile_names_are_tamed() {
-        assert_eq!(shorten("orders", 6), "orders");
-        assert_eq!(shorten("orders", 4), "ord…");
-        assert_eq!(shorten("é".repeat(9).as_str(), 3), "éé…");
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::scale;
 use super::timeline::{Interval, Member, Suspension, Timeline};
-use super::{scale, shorten};
 use crate::api::{MemberState, Phase};
+use crate::text::printable;
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 28.0;
@@ -117,7 +118,7 @@ impl Drawing {
             _ => "held",
         };
         let consistency = timeline.consistency.map(|level| format!(" · {level:?} consistency")).unwrap_or_default();
-        self.text(MARGIN, 42.0, r#"font-size="19" font-weight="650""#, &shorten(&timeline.name, 64));
+        self.text(MARGIN, 42.0, r#"font-size="19" font-weight="650""#, &printable(&timeline.name, 64));
         self.text(
             WIDTH - MARGIN,
             42.0,
@@ -161,9 +162,9 @@ impl Drawing {
     fn member(&mut self, axis: &Axis, member: &Member, middle: f64) {
         let has_place = !member.place.is_empty();
         let name_at = if has_place { middle - 2.0 } else { middle + 4.0 };
-        self.text(MARGIN, name_at, r#"font-size="13" font-weight="600""#, &shorten(&member.claim, LABEL_CHARS));
+        self.text(MARGIN, name_at, r#"font-size="13" font-weight="600""#, &printable(&member.claim, LABEL_CHARS));
         if has_place {
-            let place = shorten(&member.place, PLACE_CHARS);
+            let place = printable(&member.place, PLACE_CHARS);
             self.text(MARGIN, middle + 13.0, r#"font-size="10.5" class="soft""#, &place);
         }
         if member.state != MemberState::Unmounted {

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::scale;
 use super::timeline::{Interval, Member, Suspension, Timeline};
-use super::{scale, shorten};
 use crate::api::{MemberState, Phase};
+use crate::text::printable;
 
 /// How the text may look.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +34,9 @@ pub fn render(timeline: &Timeline, style: Style) -> String {
     line(&mut out, "");
     line(&mut out, &format!(" {:label$} {}", "", paint.dim(&axis.ticks())));
     for member in &timeline.members {
-        let name = shorten(&member.claim, label);
+        let name = printable(&member.claim, label);
         let row = paint.row(&axis.row(member));
-        line(&mut out, &format!(" {name:label$} {row} {:>REMARK$}", shorten(&member.remark(), REMARK)));
+        line(&mut out, &format!(" {name:label$} {row} {:>REMARK$}", printable(&member.remark(), REMARK)));
     }
     if let Some(together) = timeline.together {
         line(&mut out, &format!(" {:label$} {}", "", paint.dim(&axis.bracket(together))));
@@ -52,7 +53,7 @@ fn line(out: &mut String, text: &str) {
 }
 
 fn title(timeline: &Timeline, paint: Paint) -> String {
-    let mut text = format!(" {}  {}", paint.bold(&shorten(&timeline.name, 40)), paint.phase(timeline.phase));
+    let mut text = format!(" {}  {}", paint.bold(&printable(&timeline.name, 40)), paint.phase(timeline.phase));
     if let Some(consistency) = timeline.consistency {
         let _ = write!(text, ", {consistency:?} consistency");
     }

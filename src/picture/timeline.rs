@@ -7,6 +7,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::api::{Consistency, Duration, MemberState, MemberStatus, Phase, ReplicationStatus};
+use crate::limits::MAX_MESSAGE_CHARS;
+use crate::text::printable;
 
 /// The hold of one replication, ready to be drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +100,7 @@ impl Timeline {
             return Err(nothing(name, status));
         };
         Ok(Self {
-            name: super::printable(name),
+            name: printable(name, MAX_MESSAGE_CHARS),
             phase,
             consistency: status.consistency,
             together: together(&members),
@@ -163,8 +165,8 @@ impl Member {
         });
         let place = [&member.pod, &member.node].into_iter().flatten().cloned().collect::<Vec<_>>().join(" on ");
         Self {
-            claim: super::printable(&member.persistent_volume_claim.name),
-            place: super::printable(&place),
+            claim: printable(&member.persistent_volume_claim.name, MAX_MESSAGE_CHARS),
+            place: printable(&place, MAX_MESSAGE_CHARS),
             state: member.state,
             suspension,
             ready,

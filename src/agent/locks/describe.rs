@@ -1,10 +1,11 @@
 //! Puts a lock into words: who holds what, where.
 
 use super::attribution::Held;
-use crate::agent::blocker::{LOCK_HELD, blocker as worded, printable};
+use crate::agent::blocker::{LOCK_HELD, blocker as worded};
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::view::Process;
-use crate::limits::MAX_MESSAGE_CHARS;
+use crate::limits::{MAX_PATH_CHARS, MAX_WORD_CHARS};
+use crate::text::printable;
 use crate::wire;
 
 /// Characters of a container's id in a message, when it has no name: as runtimes abbreviate it.
@@ -16,7 +17,7 @@ const SHORT_ID: usize = 12;
 pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container]) -> wire::Blocker {
     let pid = held.holder.as_ref().map_or(held.lock.pid, |holder| holder.pid);
     let process = processes.iter().find(|process| process.pid == pid);
-    let name = printable(&process.map(Process::name).unwrap_or_default(), MAX_MESSAGE_CHARS);
+    let name = printable(&process.map(Process::name).unwrap_or_default(), MAX_WORD_CHARS);
     let container_id = process.map(|process| container_of(process, containers)).unwrap_or_default();
 
     let holder = match process {
@@ -43,7 +44,7 @@ pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container
             start: held.lock.start,
             end: held.lock.end,
         }),
-        path: printable(&below_root.unwrap_or_default(), MAX_MESSAGE_CHARS),
+        path: printable(&below_root.unwrap_or_default(), MAX_PATH_CHARS),
         ..worded(LOCK_HELD, &message)
     }
 }

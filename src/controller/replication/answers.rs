@@ -7,7 +7,8 @@ use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
 use super::state::{Command, Member, MemberPod, Moment, Request, Run};
 use crate::api::{Blocker, BlockingLock, BlockingProcess, Protection};
-use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
+use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
 
 /// Why a report was not taken as an answer.
@@ -70,7 +71,7 @@ pub fn accept(
             it.attempt,
             AnswerContent::Released {
                 unbroken: it.unbroken,
-                reason: shorten(&it.reason),
+                reason: printable(&it.reason, MAX_MESSAGE_CHARS),
                 suspended: Duration::from_micros(it.suspended_us),
             },
         ),
@@ -94,33 +95,28 @@ fn blockers(blockers: Vec<wire::Blocker>, pod: Option<&PodFacts>) -> Vec<Blocker
     blockers.into_iter().take(MAX_BLOCKERS).map(|blocker| name_blocker(blocker, pod)).collect()
 }
 
+/// Offsets in a file are signed (`off_t`), and so are numbers in a CRD: what is beyond cannot be stored.
+const LAST_BYTE: u64 = i64::MAX as u64;
+
 /// Agents know containers by id; people know them by name.
 fn name_blocker(blocker: wire::Blocker, pod: Option<&PodFacts>) -> Blocker {
     let container = pod.and_then(|pod| pod.containers.iter().find(|container| container.id == blocker.container_id));
-    let text = |text: String| (!text.is_empty()).then(|| shorten(&text));
+    let word = |text: &str| printable(text, MAX_WORD_CHARS);
     Blocker {
-        reason: shorten(&blocker.reason),
-        message: shorten(&blocker.message),
+        reason: word(&blocker.reason),
+        message: printable(&blocker.message, MAX_MESSAGE_CHARS),
         pod: pod.map(|pod| pod.name.clone()),
         container: container.map(|container| container.name.clone()),
-        process: (blocker.pid != 0).then(|| BlockingProcess { pid: blocker.pid, name: shorten(&blocker.process) }),
+        process: (blocker.pid != 0).then(|| BlockingProcess { pid: blocker.pid, name: word(&blocker.process) }),
         lock: blocker.lock.map(|lock| BlockingLock {
-            kind: shorten(&lock.kind),
-            mode: shorten(&lock.mode),
-            start: lock.start,
-            end: lock.end,
+            kind: word(&lock.kind),
+            mode: word(&lock.mode),
+            start: lock.start.min(LAST_BYTE),
+            end: lock.end.map(|end| end.min(LAST_BYTE)),
         }),
-        path: text(blocker.path),
+        path: (!blocker.path.is_empty()).then(|| printable(&blocker.path, MAX_PATH_CHARS)),
         seen_for: (blocker.seen_us != 0).then(|| Duration::from_micros(blocker.seen_us).into()),
     }
-}
-
-/// Cuts a text to [`MAX_MESSAGE_CHARS`].
-pub fn shorten(text: &str) -> String {
-    if text.chars().count() <= MAX_MESSAGE_CHARS {
-        return text.to_owned();
-    }
-    text.chars().take(MAX_MESSAGE_CHARS - 1).chain(['…']).collect()
 }
 
 /// Writes a command for a member.

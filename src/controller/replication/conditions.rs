@@ -4,10 +4,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::answers::shorten;
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run, Stage, Verdict};
 use crate::api::{Mode, Phase};
+use crate::limits::MAX_MESSAGE_CHARS;
+use crate::text::printable;
 
 /// A condition before it is compared with the one before it.
 struct Claimed {
@@ -64,7 +65,7 @@ fn settle(claimed: Claimed, generation: Option<i64>, before: &[Condition], now: 
         type_: claimed.kind.to_owned(),
         status: claimed.status.to_owned(),
         reason: claimed.reason,
-        message: shorten(&claimed.message),
+        message: printable(&claimed.message, MAX_MESSAGE_CHARS),
         last_transition_time: same.map_or(Time(now.wall), |one| one.last_transition_time.clone()),
         observed_generation: generation,
     }

@@ -8,10 +8,10 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::answers::shorten;
 use super::observe::within;
 use crate::api::{Blocker, ClaimReference, Phase, ReplicationStatus};
-use crate::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS};
+use crate::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS, MAX_MESSAGE_CHARS};
+use crate::text::printable;
 
 /// What Events have told of one replication.
 #[derive(Default)]
@@ -99,7 +99,7 @@ fn began(phase: Phase, status: &ReplicationStatus) -> Event {
     Event {
         type_: if ended_badly { EventType::Warning } else { EventType::Normal },
         reason: format!("{phase:?}"),
-        note: ready.map(|ready| shorten(&ready.message)),
+        note: ready.map(|ready| printable(&ready.message, MAX_MESSAGE_CHARS)),
         action: format!("{phase:?}"),
         secondary: None,
     }
@@ -109,7 +109,7 @@ fn blocked(phase: Phase, claim: &ClaimReference, blocker: &Blocker, object: &Obj
     Event {
         type_: EventType::Warning,
         reason: blocker.reason.clone(),
-        note: Some(shorten(&format!("{}: {}", claim.name, blocker.message))),
+        note: Some(printable(&format!("{}: {}", claim.name, blocker.message), MAX_MESSAGE_CHARS)),
         action: format!("{phase:?}"),
         secondary: Some(ObjectReference {
             api_version: Some("v1".to_owned()),

@@ -4,6 +4,7 @@ use super::conditions;
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run};
 use crate::api::{Consistency, HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+use crate::limits::MAX_STATUS_BLOCKERS;
 
 /// Renders the status.
 pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) -> ReplicationStatus {
@@ -20,7 +21,7 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         consistency: replicated.then_some(Consistency::Crash),
         hold: hold(run),
         ready_members: (!run.members.is_empty()).then(|| format!("{ready}/{}", run.members.len())),
-        members: run.members.iter().map(member_status).collect(),
+        members: members(run),
         conditions: conditions::render(request, run, observed, now),
     }
 }
@@ -39,6 +40,19 @@ fn hold(run: &Run) -> Option<HoldStatus> {
         duration: run.hold_ended.map(|at| at.since(&began).into()),
         cut_duration: cut.map(|(requested, confirmed)| confirmed.since(&requested).into()),
     })
+}
+
+/// Renders the members. The status as a whole is bounded too: what does not fit is counted.
+fn members(run: &Run) -> Vec<MemberStatus> {
+    let mut room = MAX_STATUS_BLOCKERS;
+    let bounded = |mut member: MemberStatus| {
+        let left_out = member.blockers.len().saturating_sub(room);
+        member.blockers.truncate(room);
+        member.more_blockers = member.more_blockers.saturating_add(u32::try_from(left_out).unwrap_or(u32::MAX));
+        room -= member.blockers.len();
+        member
+    };
+    run.members.iter().map(member_status).map(bounded).collect()
 }
 
 /// Renders one member.

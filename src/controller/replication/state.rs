@@ -5,12 +5,13 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
-use super::answers::shorten;
 use super::facts::RunningContainer;
 use crate::api::{
     Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
     ReplicationStatus,
 };
+use crate::limits::MAX_MESSAGE_CHARS;
+use crate::text::printable;
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,8 +184,11 @@ impl Member {
 
     /// A member that cannot be part of any attempt.
     pub fn refused(claim: ClaimReference, verdict: &Verdict) -> Self {
-        let blocker =
-            Blocker { reason: verdict.reason.clone(), message: shorten(&verdict.message), ..Blocker::default() };
+        let blocker = Blocker {
+            reason: verdict.reason.clone(),
+            message: printable(&verdict.message, MAX_MESSAGE_CHARS),
+            ..Blocker::default()
+        };
         Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, String::new(), None) }
     }
 

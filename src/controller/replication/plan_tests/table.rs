@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::api::{Consistency, MemberState};
-use crate::limits::{MAX_ROUNDS, READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::limits::{
+    MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_ROUNDS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS,
+    READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT,
+};
 
 #[test]
 fn a_group_is_cut_phase_by_phase() {
@@ -292,4 +295,27 @@ fn a_member_that_was_never_suspended_has_no_time_of_suspension() {
     world.turn();
     assert_eq!(world.phases().last(), Some(&Phase::Aborted));
     assert!(world.run.members.iter().all(|member| member.released.is_some() && member.suspended_for.is_none()));
+}
+
+#[test]
+fn a_status_stays_small_enough_to_be_stored_whatever_agents_say() {
+    // What one blocker may be at the most: its texts are bounded where answers are taken in.
+    let blocker = Blocker {
+        reason: "R".repeat(MAX_WORD_CHARS),
+        message: "\u{fffd}".repeat(MAX_MESSAGE_CHARS),
+        path: Some("\u{fffd}".repeat(MAX_PATH_CHARS)),
+        ..Blocker::default()
+    };
+    let mut world = World::preparing(Mode::Replicate, MAX_MEMBERS, 0);
+    for member in 0..MAX_MEMBERS {
+        world.answer(member, AnswerContent::Waiting { blockers: vec![blocker.clone(); MAX_BLOCKERS], more: 7 });
+    }
+    world.turn();
+    let status = world.statuses.last().unwrap();
+    let listed: usize = status.members.iter().map(|member| member.blockers.len()).sum();
+    let counted: u32 = status.members.iter().map(|member| member.more_blockers).sum();
+    assert_eq!(listed, MAX_STATUS_BLOCKERS);
+    assert_eq!(counted as usize, MAX_MEMBERS * (MAX_BLOCKERS + 7) - MAX_STATUS_BLOCKERS);
+    // etcd takes 1.5 MiB by default.
+    assert!(serde_json::to_vec(status).unwrap().len() < 1024 * 1024);
 }
