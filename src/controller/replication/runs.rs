@@ -170,13 +170,24 @@ async fn run_to_end(
         replication_uid: request.uid.clone(),
         outcomes: outcomes_in,
     };
-    let agents = context.sessions.attach(&request.uid);
     let pods = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
+    let agents = context.sessions.attach(&request.uid, pods.clone());
     observed.connected = pods.filter(|pod| context.sessions.connected(pod)).collect();
     let writer = StatusWriter::start(context.client.clone(), context.events.clone(), object);
-    Wheel { context, request, run, observed, watches, agents: Some(agents), executor, outcomes, updates, writer }
-        .turn()
-        .await;
+    let wheel = Wheel {
+        context,
+        request,
+        run,
+        observed,
+        watches,
+        agents: Some(agents),
+        executor,
+        outcomes,
+        updates,
+        writer,
+        stopping: false,
+    };
+    wheel.turn().await;
     Ok(())
 }
 
@@ -283,6 +294,8 @@ struct Wheel<'a> {
     outcomes: mpsc::Receiver<Outcome>,
     updates: ObjectWatch,
     writer: StatusWriter,
+    /// The controller's shutdown has been noticed.
+    stopping: bool,
 }
 
 impl Wheel<'_> {
@@ -338,7 +351,6 @@ impl Wheel<'_> {
     /// Waits for news, or until it is time.
     async fn wait(&mut self, wake_at: Option<Duration>) {
         let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
-        let stopping = self.observed.cut_off.is_some();
         tokio::select! {
             change = self.watches.next() => self.watches.apply(change, &mut self.observed),
             event = next_event(&mut self.agents) => self.hear(event),
@@ -346,7 +358,8 @@ impl Wheel<'_> {
             () = self.writer.recorded(), if !self.observed.recorded => self.observed.recorded = true,
             Ok(()) = self.updates.changed() => self.note_deletion(),
             () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
-            () = self.context.shutdown.cancelled(), if !stopping => {
+            () = self.context.shutdown.cancelled(), if !self.stopping => {
+                self.stopping = true;
                 self.observed.cut_off = Some("the controller was stopped during the attempt".to_owned());
             }
         }

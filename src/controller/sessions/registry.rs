@@ -35,6 +35,8 @@ struct Slot {
 /// The registry's end of one attachment.
 struct Attached {
     replication_uid: String,
+    /// Pods of the run's members. What happens to others is none of its business, however many of them come and go.
+    pods: HashSet<String>,
     /// Pods that were commanded for this replication. Reports of others are dropped, so that an agent cannot speak in, or
     /// flood, a run that never asked it.
     asked: HashSet<String>,
@@ -100,7 +102,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`SendError::NoSession`] when the pod has no session; [`SendError::QueueFull`] when [`SESSION_QUEUE`] commands wait
-    /// already, which also closes the session (every attachment hears `Lost`).
+    /// already, which also closes the session (its runs hear `Lost`).
     pub fn send(&self, pod_uid: &str, message: ControllerMessage) -> Result<(), SendError> {
         let mut state = self.lock();
         if let Some(attempt) = command_attempt(&message) {
@@ -120,13 +122,18 @@ impl Sessions {
         }
     }
 
-    /// Starts to listen for one replication: its reports, and every `Lost` and `Connected`. Attach before asking
-    /// [`Sessions::connected`], so that no change falls between the two.
-    pub fn attach(&self, replication_uid: &str) -> Attachment {
+    /// Starts to listen for one replication: its reports, and the `Lost` and `Connected` of its members' pods. Attach before
+    /// asking [`Sessions::connected`], so that no change falls between the two.
+    pub fn attach(&self, replication_uid: &str, pod_uids: impl IntoIterator<Item = String>) -> Attachment {
         let (sender, events) = mpsc::channel(RUN_QUEUE);
         let mut state = self.lock();
         let key = state.next_key();
-        let attached = Attached { replication_uid: replication_uid.to_owned(), asked: HashSet::new(), events: sender };
+        let attached = Attached {
+            replication_uid: replication_uid.to_owned(),
+            pods: pod_uids.into_iter().collect(),
+            asked: HashSet::new(),
+            events: sender,
+        };
         state.attached.insert(key, attached);
         Attachment { sessions: self.clone(), key, events }
     }
@@ -182,7 +189,7 @@ impl State {
         // A session that is gone already needs no reason.
         let _ = slot.end.send(reason);
         if slot.greeted {
-            self.tell(|_| true, &AgentEvent::Lost { pod_uid: pod_uid.to_owned() });
+            self.tell(|a| a.pods.contains(pod_uid), &AgentEvent::Lost { pod_uid: pod_uid.to_owned() });
         }
     }
 
@@ -224,12 +231,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes the session usable and tells every attachment `Connected`. Nothing happens when it was replaced already.
+    /// Makes the session usable and tells its runs `Connected`. Nothing happens when it was replaced already.
     pub fn greet(&self) {
         let mut state = self.sessions.lock();
         let Some(slot) = state.by_pod.get_mut(&self.pod_uid).filter(|slot| slot.key == self.key) else { return };
         if !std::mem::replace(&mut slot.greeted, true) {
-            state.tell(|_| true, &AgentEvent::Connected { pod_uid: self.pod_uid.clone() });
+            let event = AgentEvent::Connected { pod_uid: self.pod_uid.clone() };
+            state.tell(|a| a.pods.contains(&self.pod_uid), &event);
         }
     }
 
