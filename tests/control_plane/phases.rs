@@ -351,6 +351,30 @@ async fn create_late_snapshot(fixture: &Fixture, run: &ConsistencyGroupReplicati
     fixture.create::<VolumeSnapshot>(late).await;
 }
 
+#[tokio::test]
+async fn a_run_that_only_waits_for_its_uploads_keeps_no_other_away() {
+    let fixture = Fixture::new("uploads").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    let agents = group(&fixture, [Behaviour::Clean, Behaviour::Clean]).await;
+    let _snapshots = snapshots::play(&fixture, |_| {
+        let mut cut = snapshots::usable();
+        cut["readyToUse"] = json!(false);
+        Some(cut)
+    });
+    for name in ["first", "second"] {
+        fixture.replicate(name, spec(&fixture, &class)).await;
+        let cut = |object: Option<&ConsistencyGroupReplication>| {
+            let status = object.and_then(|object| object.status.as_ref());
+            status.is_some_and(|status| status.creation_time.is_some() && status.phase == Some(Phase::Replicating))
+        };
+        fixture.wait_for(name, "cut and not usable yet", cut).await;
+    }
+    for agent in &agents {
+        let once = [Told::Prepare, Told::Suspend, Told::Release];
+        assert_eq!(agent.told(), [once, once].concat());
+    }
+}
+
 /// Deletes a replication and waits until it is gone.
 async fn delete(fixture: &Fixture, run: &ConsistencyGroupReplication) {
     let (name, uid) = (run.name_any(), run.uid().expect("a UID"));

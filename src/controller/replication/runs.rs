@@ -146,7 +146,7 @@ async fn run_to_end(
     let mut watches = Watches::start(&context.client, &request.namespace);
     watches.synchronise(&mut observed).await?;
     let declared = object.status.as_ref().filter(|status| status.attempt > 0);
-    let (run, _claimed) = match declared {
+    let (run, claimed) = match declared {
         Some(status) => (resume(&request, status, &observed.pods, context.now()), None),
         None if object.metadata.deletion_timestamp.is_some() => return Ok(()),
         None => match resolve(context, object, &request, &observed).await? {
@@ -185,6 +185,7 @@ async fn run_to_end(
         outcomes,
         updates,
         writer,
+        claimed,
         stopping: false,
     };
     wheel.turn().await;
@@ -294,6 +295,8 @@ struct Wheel<'a> {
     outcomes: mpsc::Receiver<Outcome>,
     updates: ObjectWatch,
     writer: StatusWriter,
+    /// Keeps other runs away from the members; given back when no agent is needed any more, long before an upload ends.
+    claimed: Option<Claimed>,
     /// The controller's shutdown has been noticed.
     stopping: bool,
 }
@@ -303,6 +306,9 @@ impl Wheel<'_> {
         self.note_deletion();
         loop {
             let wake_at = self.plan_and_execute();
+            if !self.run.stage.needs_agents() {
+                self.claimed = None;
+            }
             if self.run.stage == Stage::Ended {
                 break;
             }
