@@ -101,7 +101,7 @@ impl Freezer {
 /// The freezer's own life. Ends when the agent's end of the socket closes; a freeze that stands is thawed before.
 ///
 /// # Errors
-/// If the filesystem cannot be thawed at the end for another reason than that it is not frozen.
+/// If the process cannot be named.
 pub fn run() -> anyhow::Result<()> {
     // Without it, `ps` would call the process "exe".
     rustix::thread::set_name(c"freezer")?;
@@ -126,11 +126,9 @@ pub fn run() -> anyhow::Result<()> {
             break;
         }
     }
-    while frozen {
-        frozen = !matches!(thaw(root), Ok(()) | Err(Errno::INVAL));
-        if frozen {
-            std::thread::sleep(THAW_RETRY);
-        }
+    if frozen {
+        // `EINVAL`: the guardian or somebody else was faster.
+        let _ = thaw_for_certain(root);
     }
     Ok(())
 }
@@ -138,9 +136,20 @@ pub fn run() -> anyhow::Result<()> {
 fn carry_out(order: Order, root: BorrowedFd<'_>) -> KernelResult<()> {
     match order {
         Order::Flush => syncfs(root),
-        Order::Warm => freeze(root).and_then(|()| thaw(root)),
+        Order::Warm => freeze(root).and_then(|()| thaw_for_certain(root)),
         Order::Freeze => freeze(root),
         Order::Thaw => thaw(root),
+    }
+}
+
+/// Thaws what was frozen a moment ago. Nobody owes a thaw after a warming, so this one must have settled before it is said to
+/// be over; meanwhile the agent's limit and the guardian stand behind it.
+fn thaw_for_certain(root: BorrowedFd<'_>) -> KernelResult<()> {
+    loop {
+        match thaw(root) {
+            settled @ (Ok(()) | Err(Errno::INVAL)) => return settled,
+            Err(_) => std::thread::sleep(THAW_RETRY),
+        }
     }
 }
 

@@ -87,10 +87,10 @@ impl Draft<'_> {
         self.give_up_in_time()
     }
 
-    /// Everybody has let go; the next round begins when the pause is over.
+    /// The next round begins when the pause is over and everybody has said that it let go: one that is away may still hold.
     pub fn pausing(&mut self, until: Duration) -> bool {
         self.release_returned();
-        let free = self.run.members.iter().all(|member| !member.owes_release() || self.was_lost(member));
+        let free = self.run.members.iter().all(|member| !member.owes_release());
         if !free || self.now.monotonic < until {
             return self.give_up_in_time();
         }

@@ -319,3 +319,23 @@ fn a_status_stays_small_enough_to_be_stored_whatever_agents_say() {
     // etcd takes 1.5 MiB by default.
     assert!(serde_json::to_vec(status).unwrap().len() < 1024 * 1024);
 }
+
+#[test]
+fn no_round_begins_while_a_member_is_away_that_may_still_hold() {
+    let mut world = World::suspending(Mode::Replicate, 2);
+    world.answer(1, not_ready(1, true));
+    world.turn();
+    let let_go = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
+    world.answer(1, let_go.clone());
+    world.lose(0);
+    world.pass(Duration::from_secs(5));
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::Pausing { .. }), "{:?}", world.run.stage);
+
+    world.observed.connected.insert(pod_uid(0));
+    world.turn();
+    assert_eq!(world.last_command(0), Some(Command::Release), "it is told again when it is back");
+    world.answer(0, let_go);
+    world.turn();
+    assert_eq!((world.run.round, world.run.stage.clone()), (2, Stage::Preparing));
+}
