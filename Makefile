@@ -33,7 +33,9 @@ help: ## list the targets
 demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
 
-test: lint unit kernel control-plane e2e ## everything that a change must pass
+test: lint unit kernel control-plane ## everything that a change must pass; a cluster that it brings up it takes down
+	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
+	$(MAKE) e2e; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
