@@ -109,13 +109,9 @@ fn row(member: &MemberStatus) -> Vec<String> {
         member.node.clone().unwrap_or_default(),
         member.pod.clone().unwrap_or_default(),
         format!("{:?}", member.state),
-        member.suspended_for.as_ref().map(duration).map(suspended).unwrap_or_default(),
+        member.suspended_for.as_ref().map(duration).map_or_else(|| "never".to_owned(), seconds),
         member.replica.as_ref().map(|replica| replica.volume_snapshot_name.clone()).unwrap_or_default(),
     ]
-}
-
-fn suspended(time: Duration) -> String {
-    if time.is_zero() { "never".into() } else { seconds(time) }
 }
 
 fn state_colour(state: MemberState) -> Colour {
