@@ -2,7 +2,7 @@
 //! line in a log.
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use stillpoint::api::{ConsistencyGroupReplication, MemberState, MemberStatus, Phase, ReplicationStatus};
 
