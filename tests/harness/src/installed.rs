@@ -1,10 +1,9 @@
 //! Whether Stillpoint and the test driver are in the cluster. `make install` puts them there.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::Api;
-use kube::api::ListParams;
 
 use crate::cluster::Cluster;
 use crate::limits::CONTROLLER;
@@ -22,14 +21,20 @@ pub const DRIVER: &str = "loop.csi.stillpoint.io";
 /// # Errors
 /// One of them is not there, and what to do.
 pub async fn check(cluster: &Cluster) -> Result<()> {
-    let drivers = Api::<CSINode>::all(cluster.client.clone()).list(&ListParams::default()).await?;
-    let nodes = drivers.iter().filter(|node| node.spec.drivers.iter().any(|driver| driver.name == DRIVER)).count();
-    let all = cluster.nodes.len();
-    ensure!(nodes >= all, "the test driver {DRIVER} runs on {nodes} of {all} nodes: run `make install`");
+    // A driver's pod runs a moment before the kubelet has registered it.
+    let nodes = Api::<CSINode>::all(cluster.client.clone());
+    for node in &cluster.nodes {
+        let what = format!("the test driver {DRIVER} to be registered (`make install` puts it there)");
+        until(&nodes, node, &what, CONTROLLER, |node| Ok(node.is_some_and(has_driver).then_some(()))).await?;
+    }
     let api = Api::<Deployment>::namespaced(cluster.client.clone(), SYSTEM);
     let what = "the controller to run (`make install` puts it there)";
     until(&api, "stillpoint-controller", what, CONTROLLER, |controller| Ok(controller.is_some_and(runs).then_some(())))
         .await
+}
+
+fn has_driver(node: &CSINode) -> bool {
+    node.spec.drivers.iter().any(|driver| driver.name == DRIVER)
 }
 
 fn runs(deployment: &Deployment) -> bool {
