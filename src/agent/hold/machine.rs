@@ -13,6 +13,7 @@ use crate::wire;
 use crate::wire::agent_message::Report;
 
 /// The hold of one member. See the module's documentation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hold {
     /// Longest hold that is accepted.
     pub(super) ceiling: Duration,
@@ -29,6 +30,7 @@ pub struct Hold {
     pub(super) actions: Vec<Action>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ended {
     pub(super) attempt: wire::Attempt,
     pub(super) released: wire::Released,

@@ -42,7 +42,7 @@ pub type Session = u64;
 pub type Ticket = u64;
 
 /// What happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A controller commands.
     Command(Session, Command),
@@ -61,7 +61,7 @@ pub enum Event {
 }
 
 /// A command, with its attempt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Look, and get everything ready.
     Prepare(wire::Attempt, wire::Prepare),
@@ -81,7 +81,7 @@ impl Command {
 }
 
 /// What to do. Those with a ticket must be answered by [`Event::Done`], once; the others need no answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Open and check the dataset, start the freezer, hand both to the guardian.
     Preflight(Ticket, Box<wire::Prepare>),
@@ -109,7 +109,7 @@ pub enum Action {
 }
 
 /// How an action ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Preflight: the filesystem's type, or why the member cannot be held.
     Preflighted(Result<String, Vec<wire::Blocker>>),

@@ -9,6 +9,7 @@ use crate::wire;
 use crate::wire::agent_message::Report;
 
 /// One attempt, from Prepare on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Run {
     /// Where the last command came from, and where answers go.
     pub session: Session,
@@ -21,6 +22,7 @@ pub(super) struct Run {
     pub state: State,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
     /// Writes go on.
     Preparing { step: Preparing, by: Instant, seen: Look },
@@ -42,7 +44,7 @@ pub(super) enum State {
     Settling { since: Instant, end: Option<End> },
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Preparing {
     Preflight,
     Flush,
@@ -50,7 +52,7 @@ pub(super) enum Preparing {
     Pause { until: Instant },
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Suspending {
     Flush,
     Look,
@@ -59,6 +61,7 @@ pub(super) enum Suspending {
 }
 
 /// What follows once writes go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
     /// Say so; `reusable`: stay prepared for another round.
     NotReady { retryable: bool, look: Look, reusable: bool },

@@ -24,7 +24,7 @@ use holders::Scan;
 pub use sightings::Sightings;
 
 /// Whether the dataset is suspended while the agent looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Suspension {
     /// Writes go on. The look may take its time: it goes through every descriptor in view, and mappings where needed.
     Writable,
@@ -35,7 +35,7 @@ pub enum Suspension {
 }
 
 /// What one look found.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Look {
     /// What stands in the way, at most [`MAX_BLOCKERS`]: first where the agent is blind, then locks by file.
     pub blockers: Vec<Blocker>,

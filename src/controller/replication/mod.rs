@@ -4,7 +4,7 @@
 //! place that acts, [`status`] writes what users see. [`runs`] turns the wheel for one replication, [`supervise`]
 //! starts the runs, [`late`] removes what turns up after its attempt was voided.
 
-mod answers;
+pub mod answers;
 mod checking;
 mod conditions;
 mod cutting;
@@ -12,16 +12,16 @@ mod disturbances;
 mod ending;
 mod events;
 mod execute;
-mod facts;
+pub mod facts;
 mod late;
 mod membership;
 mod observe;
-mod observed;
-mod plan;
+pub mod observed;
+pub mod plan;
 mod report;
-mod resume;
+pub mod resume;
 mod runs;
-mod state;
+pub mod state;
 mod status;
 mod supervise;
 
