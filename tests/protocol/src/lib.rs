@@ -1,0 +1,1 @@
+//! The production state machines of agents and controllers, joined by a simulated kernel, network and API server.
