@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::blocker::blocker;
 use super::dataset::{self, Dataset};
 use super::freezer::{Freezer, Order};
-use super::hold::{Action, Command, Event, Hold, Outcome, Session, Ticket, no_guardian};
+use super::hold::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian};
 use super::locks::{self, Look, Sightings, Suspension};
 use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
@@ -129,7 +129,7 @@ impl Member {
                 if ticket == self.preflight {
                     self.equipment = Some(*equipment);
                 }
-                Outcome::Preflighted(Ok(filesystem))
+                Outcome::Preflighted(Ok(Equipped { filesystem, protection: wire::Protection::NodeGuardian }))
             }
             Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
             Work::Looked(mut look) => {

@@ -161,8 +161,8 @@ impl Hold {
     fn done(&mut self, outcome: Outcome, now: Instant) {
         let Some(run) = &mut self.run else { return };
         match (&mut run.state, outcome) {
-            (State::Preparing { step: Preparing::Preflight, .. }, Outcome::Preflighted(Ok(filesystem))) => {
-                run.filesystem = filesystem;
+            (State::Preparing { step: Preparing::Preflight, .. }, Outcome::Preflighted(Ok(equipped))) => {
+                run.equipped = Some(equipped);
                 self.step_preparing(Preparing::Flush);
             }
             (State::Preparing { .. }, Outcome::Preflighted(Err(blockers))) => {
@@ -241,8 +241,8 @@ impl Hold {
         let State::Preparing { step, seen, .. } = &mut run.state else { return };
         if look.is_clean() {
             run.state = State::Prepared { until: now + run.prepare_timeout() };
-            let filesystem = run.filesystem.clone();
-            let protection = wire::Protection::NodeGuardian.into();
+            let filesystem = run.filesystem().to_owned();
+            let protection = run.equipped.as_ref().map_or(wire::Protection::Unspecified, |it| it.protection).into();
             self.say(|attempt| Report::Prepared(wire::Prepared { attempt, filesystem, protection }));
             return;
         }
@@ -292,7 +292,7 @@ impl Hold {
 
     fn refused(&mut self, errno: Errno, now: Instant) {
         let Some(run) = &self.run else { return };
-        let (why, retryable) = freeze_refused(errno, &run.filesystem);
+        let (why, retryable) = freeze_refused(errno, run.filesystem());
         self.stop(End::not_ready(retryable, why), now);
     }
 
@@ -389,8 +389,8 @@ impl Hold {
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
         let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
-        let (filesystem, request) = (String::new(), Box::new(prepare.clone()));
-        self.run = Some(Run { session, attempt, prepare, filesystem, round: 0, said: None, state });
+        let request = Box::new(prepare.clone());
+        self.run = Some(Run { session, attempt, prepare, equipped: None, round: 0, said: None, state });
         self.ask(|ticket| Action::Preflight(ticket, request));
     }
 

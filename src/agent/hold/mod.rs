@@ -108,11 +108,20 @@ pub enum Action {
     Report(Session, Report),
 }
 
+/// What a preflight found and got ready.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Equipped {
+    /// The filesystem's type.
+    pub filesystem: String,
+    /// What gives writes back if the agent dies.
+    pub protection: wire::Protection,
+}
+
 /// How an action ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Preflight: the filesystem's type, or why the member cannot be held.
-    Preflighted(Result<String, Vec<wire::Blocker>>),
+    /// Preflight: what was found, or why the member cannot be held.
+    Preflighted(Result<Equipped, Vec<wire::Blocker>>),
     /// The flush.
     Flushed(Result<(), Errno>),
     /// What stands in the way.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Equipped, Session};
 use crate::agent::locks::Look;
 use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
 use crate::wire;
@@ -15,7 +15,8 @@ pub(super) struct Run {
     pub session: Session,
     pub attempt: wire::Attempt,
     pub prepare: wire::Prepare,
-    pub filesystem: String,
+    /// What the preflight found; none before it has come back.
+    pub equipped: Option<Equipped>,
     pub round: u32,
     /// What was said last, for a repeated command.
     pub said: Option<Report>,
@@ -72,6 +73,11 @@ pub(super) enum End {
 }
 
 impl Run {
+    /// The filesystem's type, as far as it is known.
+    pub fn filesystem(&self) -> &str {
+        self.equipped.as_ref().map_or("", |it| &it.filesystem)
+    }
+
     pub fn hold_limit(&self) -> Duration {
         Duration::from_millis(self.prepare.hold_timeout_ms.into())
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Action, Command, Event, Hold, Outcome, Session, Ticket};
+use super::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket};
 use crate::agent::locks::Look;
 use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
 use crate::wire::agent_message::Report;
-use crate::wire::{Attempt, Blocker, Prepare, Released};
+use crate::wire::{Attempt, Blocker, Prepare, Protection, Released};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
@@ -57,7 +57,9 @@ fn ticket(action: &Action) -> Option<Ticket> {
 /// How an action ends when all goes well.
 fn success(action: &Action) -> Outcome {
     match action {
-        Action::Preflight(..) => Outcome::Preflighted(Ok("ext4".to_owned())),
+        Action::Preflight(..) => {
+            Outcome::Preflighted(Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian }))
+        }
         Action::Flush(_) => Outcome::Flushed(Ok(())),
         Action::Look(..) => Outcome::Looked(Look::default()),
         Action::Arm(..) => Outcome::Armed,
