@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::hold::Ticket;
-use crate::fsfreeze::{freeze, thaw};
-use crate::limits::THAW_RETRY;
+use super::record::Process;
+use crate::fsfreeze::{freeze, thaw, thaw_for_certain};
 
 const ORDER_BYTES: usize = 9;
 const ANSWER_BYTES: usize = ORDER_BYTES + 4;
@@ -43,6 +43,7 @@ pub enum Order {
 pub struct Freezer {
     socket: UnixStream,
     process: Arc<OwnedFd>,
+    identity: Process,
     /// Kept so that tokio reaps the process when it ends, now or after this is dropped.
     _child: Child,
 }
@@ -66,12 +67,19 @@ impl Freezer {
             .spawn()?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(Errno::SRCH)?;
         let process = Arc::new(pidfd_open(pid, PidfdFlags::empty())?);
-        Ok(Self { socket, process, _child: child })
+        // It has not been waited for yet, so the id is still its own.
+        let identity = Process::find(pid.as_raw_pid())?;
+        Ok(Self { socket, process, identity, _child: child })
     }
 
     /// A pidfd of the process.
     pub fn process(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.process)
+    }
+
+    /// How the process can be found again.
+    pub fn identity(&self) -> Process {
+        self.identity
     }
 
     /// Gives an order; the answer comes with this ticket.
@@ -136,20 +144,11 @@ pub fn run() -> anyhow::Result<()> {
 fn carry_out(order: Order, root: BorrowedFd<'_>) -> KernelResult<()> {
     match order {
         Order::Flush => syncfs(root),
+        // Nobody owes a thaw after a warming, so this one must have been answered before it is said to be over; meanwhile the
+        // agent's limit and the guardian stand behind it.
         Order::Warm => freeze(root).and_then(|()| thaw_for_certain(root)),
         Order::Freeze => freeze(root),
         Order::Thaw => thaw(root),
-    }
-}
-
-/// Thaws what was frozen a moment ago. Nobody owes a thaw after a warming, so this one must have settled before it is said to
-/// be over; meanwhile the agent's limit and the guardian stand behind it.
-fn thaw_for_certain(root: BorrowedFd<'_>) -> KernelResult<()> {
-    loop {
-        match thaw(root) {
-            settled @ (Ok(()) | Err(Errno::INVAL)) => return settled,
-            Err(_) => std::thread::sleep(THAW_RETRY),
-        }
     }
 }
 

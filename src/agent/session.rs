@@ -66,7 +66,7 @@ impl Members {
         if members.len() >= MAX_AGENT_MEMBERS {
             bail!("the controller asks for more than {MAX_AGENT_MEMBERS} members, the limit of one agent");
         }
-        let (inbox, task) = member::start(self.settings.clone());
+        let (inbox, task) = member::start(self.settings.clone(), claim_uid);
         members.insert(claim_uid.to_owned(), Member { inbox: inbox.clone(), task });
         Ok(inbox)
     }

@@ -41,9 +41,14 @@ pub(super) fn guard(connection: &OwnedFd, armed: &Arc<AtomicUsize>) {
     let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
     let begun = Instant::now();
     let thawing = Counted::new(armed);
-    thaw_until_settled(&guarded.root, &guarded.freezer);
+    let thawed = thaw_until_settled(&guarded.root, &guarded.freezer);
     drop(thawing);
-    tracing::warn!(member = guarded.label, why, took = ?begun.elapsed(), "gave writes back in the agent's place");
+    let (member, took) = (guarded.label, begun.elapsed());
+    match thawed {
+        Ok(()) => tracing::warn!(member, why, ?took, "gave writes back in the agent's place"),
+        Err(Errno::INVAL) => tracing::info!(member, why, ?took, "writes had already been given back"),
+        Err(errno) => tracing::error!(member, why, %errno, "cannot give writes back: has the guardian SYS_ADMIN?"),
+    }
 }
 
 /// Says why not. An agent that is gone need not be told.

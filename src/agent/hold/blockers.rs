@@ -79,6 +79,17 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
     )
 }
 
+/// What is about to be frozen cannot be written down.
+pub fn not_recorded(why: &str) -> wire::Blocker {
+    blocker(
+        "NotRecorded",
+        &format!(
+            "if this agent and the guardian both died, the next agent would not know what to give back: what is to be \
+             frozen cannot be written to --record-dir ({why}); mount an emptyDir with medium Memory there"
+        ),
+    )
+}
+
 pub(super) fn freezer_lost() -> wire::Blocker {
     blocker(
         "FreezerLost",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result as KernelResult};
 
-use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long, no_guardian, too_slow};
+use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long, no_guardian, not_recorded, too_slow};
 use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
 use super::{Action, Command, Event, Outcome, Session, Ticket};
 use crate::agent::locks::{Look, Suspension};
@@ -189,11 +189,15 @@ impl Hold {
             }
             (State::Suspending { step: Suspending::Look, .. }, Outcome::Looked(look)) => {
                 if look.is_clean() {
-                    self.step_suspending(Suspending::ArmForWarming, now);
+                    self.step_suspending(Suspending::Record, now);
                 } else {
                     self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
                 }
             }
+            (State::Suspending { step: Suspending::Record, .. }, Outcome::Recorded(recorded)) => match recorded {
+                Ok(()) => self.step_suspending(Suspending::ArmForWarming, now),
+                Err(why) => self.stop(End::failed(not_recorded(&why)), now),
+            },
             (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed) => {
                 run.state = State::Freezing { since: now, by: now + run.freeze_limit(), end: None };
                 self.ask(Action::Freeze);
@@ -358,7 +362,7 @@ impl Hold {
                     Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers })
                 });
                 if reusable {
-                    self.actions.push(Action::Disarm);
+                    self.actions.extend([Action::Disarm, Action::Forget]);
                     return;
                 }
                 wire::Released { attempt: None, unbroken: false, reason, suspended_us }
@@ -373,7 +377,7 @@ impl Hold {
                 released
             }
         };
-        self.actions.push(Action::Close);
+        self.actions.extend([Action::Forget, Action::Close]);
         self.ended = self.run.take().map(|run| Ended { attempt: run.attempt, released });
         if let Some((session, attempt, prepare)) = self.next.take() {
             self.begin(session, attempt, prepare, now);
@@ -412,6 +416,7 @@ impl Hold {
             Suspending::Flush => self.ask(Action::Flush),
             Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, warming)),
             Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
+            Suspending::Record => self.ask(Action::Record),
             Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, holding)),
         }
     }

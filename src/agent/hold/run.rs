@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Equipped, Session};
 use crate::agent::locks::Look;
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, RECORD_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -57,6 +57,7 @@ pub(super) enum Preparing {
 pub(super) enum Suspending {
     Flush,
     Look,
+    Record,
     ArmForWarming,
     ArmForHold,
 }
@@ -127,6 +128,7 @@ impl Suspending {
         match self {
             Self::Flush => FLUSH_TIMEOUT,
             Self::Look => LOOK_TIMEOUT,
+            Self::Record => RECORD_TIMEOUT,
             Self::ArmForWarming | Self::ArmForHold => GUARDIAN_TIMEOUT,
         }
     }
@@ -135,6 +137,7 @@ impl Suspending {
         match self {
             Self::Flush => "writing dirty pages back (syncfs)",
             Self::Look => "the look for locks",
+            Self::Record => "recording what is to be frozen",
             Self::ArmForWarming | Self::ArmForHold => "arming the guardian",
         }
     }

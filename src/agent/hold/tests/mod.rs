@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket};
 use crate::agent::locks::Look;
-use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
+use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
 use crate::wire::agent_message::Report;
 use crate::wire::{Attempt, Blocker, Prepare, Protection, Released};
 
@@ -45,12 +45,13 @@ fn ticket(action: &Action) -> Option<Ticket> {
         Action::Preflight(ticket, _)
         | Action::Flush(ticket)
         | Action::Look(ticket, _)
+        | Action::Record(ticket)
         | Action::Arm(ticket, _)
         | Action::Warm(ticket)
         | Action::Freeze(ticket)
         | Action::Thaw(ticket)
         | Action::Settle(ticket) => Some(*ticket),
-        Action::Disarm | Action::Close | Action::Report(..) => None,
+        Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => None,
     }
 }
 
@@ -62,12 +63,13 @@ fn success(action: &Action) -> Outcome {
         }
         Action::Flush(_) => Outcome::Flushed(Ok(())),
         Action::Look(..) => Outcome::Looked(Look::default()),
+        Action::Record(_) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
         Action::Warm(_) => Outcome::Warmed(Ok(())),
         Action::Freeze(_) => Outcome::Frozen(Ok(())),
         Action::Thaw(_) => Outcome::Thawed(Ok(())),
         Action::Settle(_) => Outcome::Settled,
-        Action::Disarm | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
+        Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
     }
 }
 
@@ -76,7 +78,7 @@ struct Story {
     hold: Hold,
     now: Instant,
     asked: Option<Action>,
-    /// What was done without an answer, in order: `D`isarm and `C`lose.
+    /// What was done without an answer, in order: `D`isarm, `F`orget and `C`lose.
     let_go: String,
     said: Vec<(Session, Report)>,
 }
@@ -92,6 +94,7 @@ impl Story {
             match action {
                 Action::Report(session, report) => self.said.push((session, report)),
                 Action::Disarm => self.let_go.push('D'),
+                Action::Forget => self.let_go.push('F'),
                 Action::Close => self.let_go.push('C'),
                 asked => self.asked = Some(asked),
             }
@@ -181,7 +184,20 @@ fn a_hold_from_prepare_to_release() {
     assert!(released.unbroken && released.reason.is_empty(), "{released:?}");
     assert_eq!(released.suspended_us, 5_000_000);
     assert_eq!(story.release(), released, "a repeated Release has the same answer");
-    assert!(story.hold.is_idle() && story.let_go.ends_with('C'));
+    assert!(story.hold.is_idle());
+    assert_eq!(story.let_go, "DFC", "the record stays between the warming and the hold");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_frozen() {
+    let mut story = Story::suspending_until("Record");
+    story.done(Outcome::Recorded(Err("no space".to_owned())));
+    assert!(story.asked.is_none() && story.let_go == "FC");
+    assert_eq!(story.refusal(), ("NotRecorded".to_owned(), false));
+    let mut story = Story::suspending_until("Record");
+    story.pass(RECORD_TIMEOUT);
+    assert!(story.asked.as_ref().is_some_and(|asked| matches!(asked, Action::Record(_))) && story.let_go == "FC");
+    assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
 }
 
 #[test]
@@ -198,7 +214,7 @@ fn waits_for_a_clean_look_and_speaks_only_of_changes() {
     assert!(story.said.is_empty(), "the same blocker is no news");
     story.pass(PREPARE);
     assert_eq!(story.refusal(), ("LockHeld".to_owned(), true));
-    assert!(story.hold.is_idle() && story.let_go == "C");
+    assert!(story.hold.is_idle() && story.let_go == "FC");
 }
 
 #[test]
@@ -395,6 +411,6 @@ fn a_hold_that_is_too_long_is_refused() {
 fn a_preparation_that_nobody_uses_is_let_go() {
     let mut story = Story::prepared();
     story.pass(PREPARE);
-    assert!(story.hold.is_idle() && story.let_go == "C");
+    assert!(story.hold.is_idle() && story.let_go == "FC");
     assert_eq!(story.hold.poll_timeout(), None);
 }
