@@ -301,6 +301,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn no_contents_panic(bytes: Vec<u8>, cut in 0..200_usize, at in 0..200_usize, byte: u8) {
             let _ = Record::parse(&bytes);

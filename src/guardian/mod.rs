@@ -5,11 +5,12 @@
 //! agent, a descriptor of the dataset's root and a pidfd of the process that will freeze. The guardian thaws when the
 //! deadline passes or the connection ends. It never freezes and never mounts anything.
 //!
-//! Every connection has a thread of its own, because a thaw can hang on a dead disk and must not hold up the others.
+//! [`watch`] decides when a thaw is owed. Every connection has a thread of its own, because a thaw can hang on a dead disk and must not hold up the others.
 
 pub mod client;
 mod guard;
 pub mod protocol;
+pub mod watch;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -53,12 +54,12 @@ async fn serve(path: &Path) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = UnixListener::from_std(listen_on(path)?.into())?;
     let connections = Arc::new(AtomicUsize::new(0));
-    let armed = Arc::new(AtomicUsize::new(0));
+    let owed = Arc::new(AtomicUsize::new(0));
     tracing::info!(socket = %path.display(), "guarding");
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted.and_then(|(connection, _)| connection.into_std()) {
-                Ok(connection) => admit(connection.into(), &connections, &armed),
+                Ok(connection) => admit(connection.into(), &connections, &owed),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(THAW_RETRY).await;
@@ -72,21 +73,21 @@ async fn serve(path: &Path) -> anyhow::Result<()> {
     let _ = fs::remove_file(path);
     drop(listener);
     let last = tokio::time::Instant::now() + MAX_HOLD + GUARDIAN_GRACE;
-    while armed.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < last {
+    while owed.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < last {
         tokio::time::sleep(THAW_RETRY).await;
     }
     Ok(())
 }
 
-fn admit(connection: OwnedFd, connections: &Arc<AtomicUsize>, armed: &Arc<AtomicUsize>) {
+fn admit(connection: OwnedFd, connections: &Arc<AtomicUsize>, owed: &Arc<AtomicUsize>) {
     if connections.load(Ordering::Acquire) >= MAX_GUARDED {
         guard::refuse(&connection, &format!("this guardian already guards {MAX_GUARDED} members, its limit"));
         return;
     }
     let counted = Counted::new(connections);
-    let armed = Arc::clone(armed);
+    let owed = Arc::clone(owed);
     let started = std::thread::Builder::new().name("guard".to_owned()).stack_size(STACK).spawn(move || {
-        guard::guard(&connection, &armed);
+        guard::guard(&connection, &owed);
         drop(counted);
     });
     if let Err(error) = started {
