@@ -21,7 +21,7 @@ use super::record::{self, Record};
 use super::recovery::Recovery;
 use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
-use crate::guardian::protocol::Answer;
+use crate::guardian::protocol::{Answer, Scope};
 use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -144,10 +144,14 @@ impl Member {
         let outcome = match work {
             Work::Preflighted(Ok(equipment)) => {
                 let filesystem = equipment.dataset.filesystem.clone();
+                let protection = match equipment.guardian.scope() {
+                    Scope::Node => wire::Protection::NodeGuardian,
+                    Scope::Pod => wire::Protection::PodGuardian,
+                };
                 if ticket == self.preflight {
                     self.equipment = Some(*equipment);
                 }
-                Outcome::Preflighted(Ok(Equipped { filesystem, protection: wire::Protection::NodeGuardian }))
+                Outcome::Preflighted(Ok(Equipped { filesystem, protection }))
             }
             Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
             Work::Looked(mut look) => {
@@ -327,7 +331,7 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
         answer = guardian.answer(), if !*guardian_lost => match answer {
             Ok(Answer::Armed { ticket }) => Event::Done(ticket, Outcome::Armed),
             // It can be relied on no more, whatever it meant.
-            Ok(Answer::Guarding | Answer::Refused { .. }) | Err(_) => {
+            Ok(Answer::Guarding { .. } | Answer::Refused { .. }) | Err(_) => {
                 *guardian_lost = true;
                 Event::GuardianLost
             }

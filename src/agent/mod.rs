@@ -38,7 +38,8 @@ pub struct Args {
     /// The pod's projected service-account token, with the audience stillpoint.io/controller.
     #[arg(long, value_name = "PATH")]
     pub token_file: PathBuf,
-    /// Unix socket of the guardian of this node, which gives writes back if this agent dies. Without it nothing is frozen.
+    /// Unix socket of the guardian of this node, or of this pod, which gives writes back if this agent dies. Without it
+    /// nothing is frozen.
     #[arg(long, value_name = "PATH", default_value = "/run/stillpoint/guardian.sock")]
     pub guardian: PathBuf,
     /// Directory for records of what is about to be frozen, which the agent that follows this one gives back. It must

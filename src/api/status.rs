@@ -204,6 +204,8 @@ pub enum Method {
 pub enum Protection {
     /// The guardian of the node, in a pod of its own: outlives the agent and its whole pod.
     NodeGuardian,
+    /// A guardian in a container of the agent's pod: outlives the agent's container, but not the pod.
+    PodGuardian,
 }
 
 /// What stands in a member's way.

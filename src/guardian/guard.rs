@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
 
 use super::Counted;
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Request, Scope};
 use super::watch::{Event, Reason, Step, Watch};
 use crate::fsfreeze::thaw_until_settled;
 use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
@@ -26,7 +26,7 @@ struct Guarded {
 }
 
 /// Guards until the connection ends or the deadline passes, and thaws if a thaw is owed.
-pub(super) fn guard(connection: &OwnedFd, owed: &Arc<AtomicUsize>) {
+pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>) {
     let guarded = match receive(connection) {
         Ok(guarded) => guarded,
         Err(why) => {
@@ -34,7 +34,7 @@ pub(super) fn guard(connection: &OwnedFd, owed: &Arc<AtomicUsize>) {
             return refuse(connection, &why);
         }
     };
-    if answer(connection, &Answer::Guarding).is_err() {
+    if answer(connection, &Answer::Guarding { scope }).is_err() {
         return;
     }
     let Some((reason, owed)) = watch(connection, owed) else { return };

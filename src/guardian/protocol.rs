@@ -27,11 +27,24 @@ pub enum Request {
     Disarm,
 }
 
+/// What a guardian outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// In a pod of its own on every node: outlives the agent's whole pod.
+    #[default]
+    Node,
+    /// In a container of the agent's pod: outlives the agent's container, and ends with the pod.
+    Pod,
+}
+
 /// From the guardian.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// The descriptors are accepted.
-    Guarding,
+    Guarding {
+        /// What this guardian outlives.
+        scope: Scope,
+    },
     /// The thaw is promised.
     Armed {
         /// Of the request.
@@ -48,6 +61,8 @@ const GUARD: u8 = b'G';
 const ARM: u8 = b'A';
 const DISARM: u8 = b'D';
 const REFUSED: u8 = b'R';
+/// After `GUARD`, of a guardian that is in the agent's pod. One of the node says nothing.
+const POD: u8 = b'P';
 
 impl Request {
     /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer label is cut.
@@ -84,7 +99,8 @@ impl Answer {
     /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer reason is cut.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Guarding => vec![GUARD],
+            Self::Guarding { scope: Scope::Node } => vec![GUARD],
+            Self::Guarding { scope: Scope::Pod } => vec![GUARD, POD],
             Self::Armed { ticket } => {
                 let mut bytes = vec![ARM];
                 bytes.extend(ticket.to_le_bytes());
@@ -97,7 +113,8 @@ impl Answer {
     /// `None`: not an answer.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
-            (&GUARD, []) => Some(Self::Guarding),
+            (&GUARD, []) => Some(Self::Guarding { scope: Scope::Node }),
+            (&GUARD, [POD]) => Some(Self::Guarding { scope: Scope::Pod }),
             (&ARM, ticket) => Some(Self::Armed { ticket: u64::from_le_bytes(ticket.try_into().ok()?) }),
             (&REFUSED, why) => Some(Self::Refused { why: String::from_utf8_lossy(why).into_owned() }),
             _ => None,
@@ -121,7 +138,8 @@ mod tests {
         for request in [Request::Guard { label: "orders".into() }, Request::Arm { ticket: 7, limit }, Request::Disarm] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
-        for answer in [Answer::Guarding, Answer::Armed { ticket: 7 }, Answer::Refused { why: "full".into() }] {
+        let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });
+        for answer in scopes.into_iter().chain([Answer::Armed { ticket: 7 }, Answer::Refused { why: "full".into() }]) {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
     }

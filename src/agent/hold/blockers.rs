@@ -74,7 +74,7 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
         "NoGuardian",
         &format!(
             "nobody would give the writes back if this agent died ({why}); check the DaemonSet stillpoint-guardian on \
-             this node"
+             this node, or the guardian beside the agent"
         ),
     )
 }

@@ -71,3 +71,17 @@ fn blockers_are_named_and_bounded() {
     assert_eq!((first.pod.as_deref(), first.container.as_deref()), (Some("db"), Some("postgres")));
     assert_eq!(first.message.chars().count(), MAX_MESSAGE_CHARS);
 }
+
+#[test]
+fn every_protection_that_an_agent_reports_is_shown() {
+    let (request, run, pods, now) = setting();
+    let shown = |protection: i32| {
+        let prepared = wire::Prepared { attempt: Some(attempt()), filesystem: "ext4".into(), protection };
+        let (_, answer) = accept(&request, &run, &pods, "pod", Report::Prepared(prepared), now).unwrap();
+        let AnswerContent::Prepared { protection } = answer.content else { panic!("{answer:?}") };
+        protection
+    };
+    assert_eq!(shown(wire::Protection::NodeGuardian.into()), Some(Protection::NodeGuardian));
+    assert_eq!(shown(wire::Protection::PodGuardian.into()), Some(Protection::PodGuardian));
+    assert_eq!(shown(99), None, "an agent newer than this controller");
+}
