@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod controller;
+mod deaths;
 mod recovery;
 mod scene;
 mod stuck;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
-use rustix::process::{Signal, kill_process};
-use scene::{HOLD, Running, Scene, attempt, guardian, in_uninterruptible_sleep, until};
+use rustix::process::Signal;
+use scene::{HOLD, Running, Scene, attempt, in_uninterruptible_sleep, until};
 use stillpoint::fsfreeze;
 use stillpoint::limits::MAX_GUARDED;
 use stillpoint::wire::agent_message::Report;
@@ -76,89 +77,6 @@ async fn xfs_is_held_and_released() {
 #[ignore = "needs root and loop devices"]
 async fn btrfs_is_held_and_released() {
     holds_and_releases("btrfs").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_killed_agent_is_replaced_by_the_guardian() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    // Else it would thaw first.
-    kill_process(scene.agent.freezer().unwrap(), Signal::STOP).unwrap();
-    scene.agent.signal(Signal::KILL);
-    println!("agent killed: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_killed_pod_is_replaced_by_the_guardian() {
-    let mut scene = Scene::new("xfs").await;
-    scene.hold(HOLD).await;
-    kill_process(scene.pod.pause_process, Signal::KILL).unwrap();
-    println!("pod killed: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_freezer_without_its_agent_and_guardian_thaws() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    scene.guardian.as_ref().unwrap().signal(Signal::STOP);
-    scene.agent.signal(Signal::KILL);
-    println!("agent killed, guardian stopped: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_stopped_agent_is_overruled_at_its_deadline() {
-    let limit = Duration::from_secs(1);
-    let mut scene = Scene::new("xfs").await;
-    scene.hold(limit).await;
-    scene.agent.signal(Signal::STOP);
-    let took = scene.writer.goes_on();
-    println!("agent stopped, limit {limit:?}: writes went on after {took:?}");
-    assert!(took > limit / 2 && took < limit * 2);
-    scene.agent.signal(Signal::CONT);
-    let released = scene.release().await;
-    assert!(!released.unbroken, "{released:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_its_guardian_the_agent_resumes_at_once() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    drop(scene.guardian.take());
-    println!("guardian killed: writes went on after {:?}", scene.writer.goes_on());
-    scene.broken("guardian").await;
-    let Report::NotReady(NotReady { blockers, .. }) = scene.prepare(HOLD).await else { panic!("prepared") };
-    assert_eq!(blockers[0].reason, "NoGuardian");
-    println!("{}", blockers[0].message);
-    // A new guardian takes the place of the dead one's socket, and the agent finds it.
-    scene.guardian = Some(guardian(&scene.volume.directory.join("guardian.sock")));
-    scene.hold(HOLD).await;
-    assert!(scene.release().await.unbroken);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_a_guardian_nothing_is_frozen() {
-    let mut scene = Scene::begin("ext4", false).await;
-    let Report::NotReady(NotReady { blockers, .. }) = scene.prepare(HOLD).await else { panic!("prepared") };
-    assert_eq!(blockers[0].reason, "NoGuardian");
-    let Report::NotReady(NotReady { blockers, .. }) = scene.suspend(1).await else { panic!("suspended") };
-    assert_eq!(blockers[0].reason, "NotPrepared");
-    assert!(!scene.volume.is_frozen());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_its_freezer_the_agent_thaws_itself() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    kill_process(scene.agent.freezer().unwrap(), Signal::KILL).unwrap();
-    println!("freezer killed: writes went on after {:?}", scene.writer.goes_on());
-    scene.broken("freezer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

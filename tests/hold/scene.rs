@@ -1,13 +1,15 @@
 //! One agent in its pod, its guardian and its controller, on one volume that somebody writes to.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use stillpoint::limits::GUARDIAN_GRACE;
 use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::{Attempt, Prepare, Ready, Release, Released, Suspend};
@@ -17,6 +19,8 @@ use crate::volume::{Volume, Writer};
 
 const PROTOTYPE: i32 = Errno::PROTOTYPE.raw_os_error();
 pub const HOLD: Duration = Duration::from_secs(10);
+/// What a busy machine may add to a limit.
+const SLACK: Duration = Duration::from_millis(500);
 
 /// Dropped in this order: processes first, then the volume.
 pub struct Scene {
@@ -134,9 +138,22 @@ impl Scene {
         self.guardian.as_ref().unwrap()
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.volume.directory.join("guardian.sock")
+    }
+
+    /// The guardian runs in a container of the agent's pod.
+    pub fn move_guardian_into_pod(&mut self) {
+        self.guardian = None;
+        let socket = self.socket();
+        let arguments = ["guardian", "--scope=pod", "--socket", socket.to_str().unwrap()].map(str::to_owned);
+        self.guardian = Some(self.pod.container(&arguments));
+        until("the guardian listens", || listens(&socket));
+    }
+
     pub fn restart_guardian(&mut self) {
         self.guardian = None;
-        self.guardian = Some(guardian(&self.volume.directory.join("guardian.sock")));
+        self.guardian = Some(guardian(&self.socket()));
     }
 
     /// The agent's container starts again, in the same pod.
@@ -180,6 +197,17 @@ impl Scene {
         }
     }
 
+    /// Writes go on, within the limit of the hold and what may come on top of it, and nothing is left of the freeze.
+    pub fn given_back(&self, limit: Duration) -> Duration {
+        let took = self.writer.goes_on();
+        assert!(took < limit + GUARDIAN_GRACE + SLACK, "suspended for {took:?}");
+        assert!(!self.volume.is_frozen());
+        let mut file = fs::File::create(self.volume.mount.join("after")).unwrap();
+        file.write_all(b"writable").unwrap();
+        file.sync_all().unwrap();
+        took
+    }
+
     pub async fn broken(&mut self, why: &str) {
         let released = self.release().await;
         assert!(!released.unbroken, "{released:?}");
@@ -204,12 +232,15 @@ fn agent_arguments(volume: &Volume, controller: &Controller) -> [String; 11] {
     ]
 }
 
-pub fn guardian(socket: &std::path::Path) -> Running {
+fn guardian(socket: &Path) -> Running {
     let guardian = Running::start(&["guardian", "--socket", socket.to_str().unwrap()]);
-    // A stream socket is of the wrong type, and only a listener says so.
-    let listens = || UnixStream::connect(socket).is_err_and(|error| error.raw_os_error() == Some(PROTOTYPE));
-    until("the guardian listens", listens);
+    until("the guardian listens", || listens(socket));
     guardian
+}
+
+/// A stream socket is of the wrong type, and only a listener says so.
+fn listens(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_err_and(|error| error.raw_os_error() == Some(PROTOTYPE))
 }
 
 pub fn attempt() -> Attempt {
