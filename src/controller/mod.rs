@@ -26,7 +26,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Duration;
+use crate::api::{Duration, duration};
 use crate::limits::{CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
 use certificates::{KeepError, Keeper, ServerCertificate, server_names};
 use health::Stage;
@@ -60,7 +60,7 @@ pub struct Args {
 }
 
 fn hold_ceiling(text: &str) -> Result<Duration, String> {
-    let ceiling: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let ceiling = duration::parse(text)?;
     if ceiling <= std::time::Duration::ZERO || ceiling > MAX_HOLD {
         return Err(format!(
             "must be above 0s and at most {} s, the longest hold that an agent accepts",
