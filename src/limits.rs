@@ -26,8 +26,14 @@ pub const MAX_ROUNDS: u32 = 5;
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
 /// Sessions that a controller accepts.
 pub const MAX_SESSIONS: usize = 10_000;
+/// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
+/// cannot take the sessions of all.
+pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
 /// Connections that a controller accepts: one per session, and room for those that still prove themselves.
 pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
+/// Connections from one address that have not carried an authenticated session yet; more are closed at once, so that whoever
+/// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
+pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
 /// Concurrent streams of one connection. An agent needs one.
 pub const MAX_STREAMS: u32 = 4;
 /// Tokens that the API server is asked about at the same time.
@@ -136,12 +142,21 @@ pub const LEASE_GIVE_UP: Duration = Duration::from_secs(10);
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.
 pub const CONTROLLER_RETRY: Duration = Duration::from_secs(5);
-/// Validity of the CA.
-pub const CA_VALIDITY: Duration = Duration::from_secs(3_650 * 86_400);
-/// Validity of the controller's own certificate.
-pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+/// Validity of the CA. Twice [`CA_ROTATE`]: a controller that did not run for a year still finds a valid one.
+pub const CA_VALIDITY: Duration = Duration::from_secs(730 * 86_400);
+/// Age at which the CA is rotated.
+pub const CA_ROTATE: Duration = Duration::from_secs(365 * 86_400);
+/// How long a next CA is published before it signs anything. Kubelets bring a changed ConfigMap into a running pod within a
+/// minute or two; a day leaves room for a node that has trouble.
+pub const CA_OVERLAP: Duration = Duration::from_secs(86_400);
+/// How long a replaced CA stays published: until nothing that it has signed is valid any more, by any clock.
+pub const CA_RETIRE: Duration = Duration::from_secs(CERTIFICATE_VALIDITY.as_secs() + CLOCK_SKEW.as_secs());
+/// How often every controller looks at the Secret of the CA.
+pub const CA_LOOK: Duration = Duration::from_secs(10);
+/// Validity of the controller's own certificate. Short, because it bounds how long a replaced CA must be trusted.
+pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 /// Age at which a running controller replaces its own certificate.
-pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(60 * 86_400);
+pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(2 * 86_400);
 /// How far back certificates are dated, for machines whose clocks run behind.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 

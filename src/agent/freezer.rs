@@ -189,7 +189,48 @@ fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<()>)> {
     let (order, ticket) = decode_order(order)?;
     let result = match i32::from_le_bytes(errno.try_into().ok()?) {
         0 => Ok(()),
-        errno => Err(Errno::from_raw_os_error(errno)),
+        // The kernel's range (IS_ERR_VALUE in include/linux/err.h); rustix panics on anything else.
+        errno @ 1..=4095 => Err(Errno::from_raw_os_error(errno)),
+        _ => return None,
     };
     Some((ticket, order, result))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order() -> impl Strategy<Value = Order> {
+        prop_oneof![Just(Order::Flush), Just(Order::Warm), Just(Order::Freeze), Just(Order::Thaw)]
+    }
+
+    proptest! {
+        #[test]
+        fn packets_survive_the_socket(order in order(), ticket: Ticket, errno in 0..=4095_i32) {
+            prop_assert_eq!(decode_order(&encode_order(order, ticket)), Some((order, ticket)));
+            let result = if errno == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(errno)) };
+            prop_assert_eq!(decode_answer(&encode_answer(order, ticket, result)), Some((ticket, order, result)));
+        }
+
+        /// What is not exactly a packet is refused, so that a torn one cannot pass for a thaw that succeeded.
+        #[test]
+        fn anything_else_is_refused(code in prop_oneof![Just(b'T'), Just(b'F'), any::<u8>()], rest: Vec<u8>) {
+            let bytes = [&[code], &rest[..]].concat();
+            if let Some((order, ticket)) = decode_order(&bytes) {
+                prop_assert_eq!(&encode_order(order, ticket)[..], &bytes[..]);
+            }
+            if let Some((ticket, order, result)) = decode_answer(&bytes) {
+                prop_assert_eq!(&encode_answer(order, ticket, result)[..], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn no_errno_panics(order in order(), ticket: Ticket, errno: i32) {
+            let mut bytes = encode_answer(order, ticket, Ok(()));
+            bytes[ORDER_BYTES..].copy_from_slice(&errno.to_le_bytes());
+            prop_assert_eq!(decode_answer(&bytes).is_some(), (0..=4095).contains(&errno));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, ReplicationStatus};
+use super::{Duration, ReplicationStatus, duration};
 
 /// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
 /// create another object for another run.
@@ -114,12 +114,12 @@ pub enum Mode {
 )]
 pub struct Suspension {
     /// A member's time to become ready, retries included. Writes are not suspended while a member waits.
-    #[serde(default = "Suspension::default_prepare_timeout")]
+    #[serde(default = "Suspension::default_prepare_timeout", deserialize_with = "duration::asked")]
     #[schemars(schema_with = "duration_schema")]
     pub prepare_timeout: Duration,
     /// The longest time that any member's writes may stay suspended; every agent enforces it by itself. The chart sets the
     /// ceiling.
-    #[serde(default = "Suspension::default_hold_timeout")]
+    #[serde(default = "Suspension::default_hold_timeout", deserialize_with = "duration::asked")]
     #[schemars(schema_with = "duration_schema")]
     pub hold_timeout: Duration,
 }

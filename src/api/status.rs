@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, duration};
 
 /// Where a replication stands. Every list is bounded; what was left out is counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,10 +100,10 @@ pub struct HoldStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<MicroTime>,
     /// From `startedAt` to `endedAt`. Not how long one member was suspended: that is its `suspendedFor`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub duration: Option<Duration>,
     /// The part of it that went to waiting for the cuts: from the first request for a replica to the last confirmed cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub cut_duration: Option<Duration>,
 }
 
@@ -146,7 +146,7 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<MicroTime>,
     /// How long its writes were suspended, by the agent's monotonic clock. Unset when they never were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub suspended_for: Option<Duration>,
     /// Its replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,7 +232,7 @@ pub struct Blocker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// For how long it has been seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub seen_for: Option<Duration>,
 }
 
@@ -278,7 +278,7 @@ pub struct ReplicaStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_at: Option<MicroTime>,
     /// From `requestedAt` to `cutAt`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub cut_took: Option<Duration>,
     /// Whether it can be restored from.
     #[serde(default)]

@@ -14,6 +14,7 @@ pub mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use kube::Client;
@@ -22,12 +23,12 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Duration;
-use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
-use certificates::{Authority, KeepError, ServerCertificate, server_names};
+use crate::api::{Duration, duration};
+use crate::limits::{CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
+use certificates::{KeepError, Keeper, ServerCertificate, server_names};
 use health::Stage;
 use leadership::Leadership;
 use sessions::Sessions;
@@ -59,7 +60,7 @@ pub struct Args {
 }
 
 fn hold_ceiling(text: &str) -> Result<Duration, String> {
-    let ceiling: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let ceiling = duration::parse(text)?;
     if ceiling <= std::time::Duration::ZERO || ceiling > MAX_HOLD {
         return Err(format!(
             "must be above 0s and at most {} s, the longest hold that an agent accepts",
@@ -102,16 +103,16 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     aside.spawn(async move { health::serve(health, stage_seen).await.context("the health server failed") });
 
     let client = Client::try_default().await.context("cannot find out how to reach the API server")?;
-    let Some(authority) = stop.run_until_cancelled(keep_authority(&client, &args.namespace)).await else {
+    let Some(keeper) = stop.run_until_cancelled(open_keeper(&client, &args.namespace)).await else {
         return Ok(());
     };
-    let authority = Arc::new(authority?);
+    let keeper = Arc::new(keeper?);
     let names = server_names(&args.service, &args.namespace);
-    let certificate = ServerCertificate::issue(&authority, &names)?;
+    let certificate = ServerCertificate::issue(keeper.known().borrow().current(), names, SystemTime::now())?;
     let tls = certificate.tls_config().context("cannot set up TLS")?;
     aside.spawn({
-        let authority = authority.clone();
-        async move { certificate.renew(&authority, &names).await }
+        let keeper = keeper.clone();
+        async move { match keeper.follow(&certificate).await.context("cannot renew the server certificate")? {} }
     });
 
     let sessions = Sessions::default();
@@ -122,7 +123,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tracing::info!(sessions = %args.listen, health = %args.health, "listening");
 
     let outcome = tokio::select! {
-        outcome = lead(&client, &args, &sessions, &authority, &stop) => outcome,
+        outcome = lead(&client, &args, &sessions, &keeper, &stop) => outcome,
         ended = &mut server => Err(early_end("the session server", ended)),
         Some(ended) = aside.join_next() => Err(early_end("the health server or the renewal of the certificate", ended)),
     };
@@ -138,7 +139,7 @@ async fn lead(
     client: &Client,
     args: &Args,
     sessions: &Sessions,
-    authority: &Authority,
+    keeper: &Keeper,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let identity = args.pod_name.clone().unwrap_or_else(host_name);
@@ -150,9 +151,11 @@ async fn lead(
         epoch: leadership.epoch(),
         instance: identity.clone(),
     };
+    let (everywhere, published) = watch::channel(String::new());
     tokio::select! {
         () = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => {}
-        () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
+        () = publish::publish(client.clone(), keeper.known(), everywhere) => bail!("publishing of the CA ended"),
+        never = keeper.rotate(published) => match never {},
         // Another controller may lead from here on.
         lost = leadership.keep() => return Err(lost),
         () = too_long(stop) => bail!("the runs did not give writes back within {} s", SHUTDOWN_TIMEOUT.as_secs()),
@@ -170,14 +173,12 @@ async fn too_long(stop: &CancellationToken) {
 }
 
 /// Reads or makes the CA. Trouble with the API server is waited out, a spoiled Secret is not.
-async fn keep_authority(client: &Client, namespace: &str) -> Result<Authority, KeepError> {
+async fn open_keeper(client: &Client, namespace: &str) -> Result<Keeper, KeepError> {
     loop {
-        let trouble = match timeout(API_TIMEOUT, certificates::keep(client, namespace)).await {
-            Ok(Err(error @ KeepError::Api { .. })) => format!("{:#}", anyhow::Error::from(error)),
-            Ok(result) => return result,
-            Err(_) => format!("no answer from the API server within {} s", API_TIMEOUT.as_secs()),
-        };
-        tracing::warn!("no CA yet, trying again: {trouble}");
+        match Keeper::open(client, namespace, Arc::new(SystemTime::now)).await {
+            Err(trouble @ KeepError::Api { .. }) => tracing::warn!("no CA yet, trying again: {trouble}"),
+            result => return result,
+        }
         sleep(CONTROLLER_RETRY).await;
     }
 }

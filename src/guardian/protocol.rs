@@ -157,5 +157,26 @@ mod tests {
             let _ = Request::decode(&bytes);
             let _ = Answer::decode(&bytes);
         }
+
+        #[test]
+        fn every_message_survives_the_wire(text in ".{0,80}", ticket: u64, limit_ms: u64) {
+            let limit = Duration::from_millis(limit_ms);
+            for request in [Request::Guard { label: text.clone() }, Request::Arm { ticket, limit }, Request::Disarm] {
+                proptest::prop_assert!(request.encode().len() <= MAX_GUARDIAN_MESSAGE);
+                proptest::prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+            }
+            for answer in [Answer::Guarding, Answer::Armed { ticket }, Answer::Refused { why: text.clone() }] {
+                proptest::prop_assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            }
+        }
+
+        /// An order to hold on for longer, or none to thaw, must not come of a packet that is too short or too long.
+        #[test]
+        fn a_torn_packet_is_refused(ticket: u64, limit_ms: u64, length in 0..40_usize) {
+            let packet = Request::Arm { ticket, limit: Duration::from_millis(limit_ms) }.encode();
+            let mut torn = packet.clone();
+            torn.resize(length, 0);
+            proptest::prop_assert_eq!(Request::decode(&torn).is_some(), length == packet.len());
+        }
     }
 }

@@ -52,5 +52,24 @@ mod tests {
             let _ = parse(&bytes);
             let _ = parse(tail.as_bytes());
         }
+
+        /// A process may name itself as it likes (PR_SET_NAME takes any bytes), also like the fields that follow.
+        #[test]
+        fn no_name_misleads(
+            name in prop_oneof![
+                proptest::collection::vec(1u8.., 0..16),
+                "(\\) [SZX] )?[)( ZS0-9]{0,11}".prop_map(String::into_bytes),
+            ],
+            state in "[RSDZTtXI]",
+            (pid, flags, threads) in (1..i32::MAX, any::<u32>(), 1..100_000_u64),
+        ) {
+            let mut text = format!("{pid} (").into_bytes();
+            text.extend(&name);
+            text.extend(format!(") {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 100 0 0\n").bytes());
+            let stat = parse(&text).unwrap();
+            prop_assert_eq!(stat.zombie, state == "Z" || state == "X");
+            prop_assert_eq!(stat.kernel_thread, u64::from(flags) & KERNEL_THREAD != 0);
+            prop_assert_eq!(stat.threads, threads);
+        }
     }
 }

@@ -194,3 +194,47 @@ fn selectors_are_understood_whole() {
     assert_eq!(chosen(&expression("tier", "DoesNotExist", &[])), ["a"]);
     assert_eq!(chosen(&expression("tier", "NotIn", &["cache"])), ["a"]);
 }
+
+proptest::proptest! {
+    /// Whatever a selector says: it is refused with a sentence, or selects what it says; one that says nothing selects nothing.
+    #[test]
+    fn no_selector_panics_and_none_takes_every_claim_by_itself(
+        keys in proptest::collection::vec(("app|tier|.{0,70}", "In|NotIn|Exists|DoesNotExist|.{0,8}", proptest::collection::vec("shop|cache|.{0,70}", 0..3)), 0..4),
+        labels in proptest::collection::btree_map("app|tier|.{0,70}", "shop|cache|.{0,70}", 0..3),
+    ) {
+        let said = !keys.is_empty() || !labels.is_empty();
+        let requirements = keys.into_iter().map(|(key, operator, values)| LabelSelectorRequirement {
+            key,
+            operator,
+            values: Some(values),
+        });
+        let wanted = labels.clone();
+        let selector =
+            LabelSelector { match_expressions: Some(requirements.collect()), match_labels: Some(labels) };
+        let claims = [claim("a"), claim("b")];
+        let source = Source { selector: Some(selector), persistent_volume_claim_names: None };
+        match select(&source, &claims) {
+            Ok(selection) => {
+                proptest::prop_assert!(said && selection.missing.is_empty());
+                for claim in selection.claims {
+                    proptest::prop_assert!(wanted.iter().all(|(key, value)| claim.labels.get(key) == Some(value)));
+                }
+            }
+            Err(verdict) => proptest::prop_assert!(!verdict.message.is_empty()),
+        }
+    }
+
+    /// What is asked for as text is a spec or is refused; its times are what the text says.
+    #[test]
+    fn no_spec_panics(prepare in "-?[0-9]{1,22}(ns|us|ms|s|m|h)|.{0,12}", hold in "[0-9]{1,3}(ms|s)") {
+        let spec = serde_json::json!({
+            "source": {},
+            "suspension": {"prepareTimeout": prepare, "holdTimeout": hold},
+        });
+        if let Ok(spec) = serde_json::from_value::<ConsistencyGroupReplicationSpec>(spec) {
+            let written = serde_json::to_value(&spec).unwrap();
+            let read: ConsistencyGroupReplicationSpec = serde_json::from_value(written).unwrap();
+            proptest::prop_assert_eq!(read.suspension.hold_timeout, spec.suspension.hold_timeout);
+        }
+    }
+}

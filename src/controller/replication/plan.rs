@@ -97,9 +97,10 @@ impl Draft<'_> {
         }
     }
 
-    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing.
+    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing. Once the cut is proven,
+    /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
     fn absorb_answers(&mut self) {
-        if self.run.stage == Stage::Ended {
+        if !self.run.stage.needs_agents() {
             return;
         }
         for member in &mut self.run.members {
