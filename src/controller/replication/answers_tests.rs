@@ -2,23 +2,13 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::super::fixtures;
 use super::*;
-use crate::api::{ClaimReference, DeletionPolicy, Mode, ReplicationStatus};
+use crate::api::{ClaimReference, ReplicationStatus};
 
 fn setting() -> (Request, Run, BTreeMap<String, PodFacts>, Moment) {
     let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
-    let request = Request {
-        name: "nightly".into(),
-        namespace: "shop".into(),
-        uid: "uid".into(),
-        generation: None,
-        mode: Mode::Replicate,
-        prepare_timeout: Duration::from_secs(30),
-        hold_timeout: Duration::from_secs(10),
-        deletion_policy: DeletionPolicy::Delete,
-        owner: None,
-        epoch: 7,
-    };
+    let request = Request { epoch: 7, ..fixtures::request() };
     let pod = MemberPod { name: "db".into(), uid: "pod".into(), node: None, mount_path: "/data".into() };
     let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, String::new(), Some(pod));
     let containers = vec![RunningContainer { name: "postgres".into(), id: "abc".into() }];
