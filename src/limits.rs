@@ -6,8 +6,8 @@ use std::time::Duration;
 pub const MAX_MEMBERS: usize = 100;
 /// Blockers listed per member; the rest is counted.
 pub const MAX_BLOCKERS: usize = 10;
-/// Entries kept in `status.phases`.
-pub const MAX_PHASES: usize = 16;
+/// Entries kept in `status.phases`, the newest. More than a replication of [`MAX_RETRIES`] can have.
+pub const MAX_PHASES: usize = 64;
 /// Blockers listed in one status; the rest is counted. With the limits of their texts a status stays well below the 1.5 MiB
 /// that etcd takes by default (`--max-request-bytes`), whatever agents say.
 pub const MAX_STATUS_BLOCKERS: usize = 200;
@@ -17,10 +17,20 @@ pub const MAX_MESSAGE_CHARS: usize = 512;
 pub const MAX_PATH_CHARS: usize = 256;
 /// Characters of one word in a status, such as a reason or a process's name.
 pub const MAX_WORD_CHARS: usize = 64;
-/// Replications that run at the same time in one controller; others wait in `Pending`.
+/// Replications that need their agents at the same time in one controller; others wait in `Pending`.
 pub const MAX_RUNS: usize = 64;
+/// Proven cuts whose replicas become usable at the same time, beside [`MAX_RUNS`]. One more keeps its place among the runs.
+pub const MAX_UPLOADS: usize = 512;
+/// Ended replications whose deletion is dealt with at the same time, beside [`MAX_RUNS`].
+pub const MAX_GOODBYES: usize = 16;
 /// Rounds of Suspend within one attempt.
 pub const MAX_ROUNDS: u32 = 5;
+/// Largest `spec.retry.limit`: attempts after the first one.
+pub const MAX_RETRIES: u32 = 10;
+/// Shortest `spec.retry.coolDown`.
+pub const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
+/// Longest `spec.retry.coolDown`.
+pub const COOL_DOWN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
@@ -131,13 +141,10 @@ pub const LATE_CONCURRENCY: usize = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
-/// How long a controller's lease lasts after its last renewal.
-pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often the leader renews its lease, and how often the others look at it.
-pub const LEASE_RENEW: Duration = Duration::from_secs(3);
-/// How long a leader may fail to renew before it stops. Shorter than [`LEASE_DURATION`]: it must have stopped before
-/// another one starts.
-pub const LEASE_GIVE_UP: Duration = Duration::from_secs(10);
+/// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
+pub const LEASE_MIN: Duration = Duration::from_secs(3);
+/// Longest `--lease-duration`.
+pub const LEASE_MAX: Duration = Duration::from_secs(60);
 /// How long a stopping controller waits for its runs to give writes back.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.

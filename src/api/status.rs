@@ -16,9 +16,16 @@ pub struct ReplicationStatus {
     /// Every phase that the run has been in, in order, with the time it began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<PhaseEntry>,
-    /// The number of the attempt, from 1. 0 before anything was asked of an agent.
+    /// The number of the attempt, from 1; while the next one is waited for, that of the last. 0 before the first one.
     #[serde(default)]
     pub attempt: u32,
+    /// When the next attempt begins, by the controller's clock. Set while a run that was aborted cools down (`spec.retry`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<MicroTime>,
+    /// The turn of the leading controller that wrote this. It rises with every new leader; a controller that finds a higher
+    /// one than its own has been overtaken and leaves the run alone.
+    #[serde(default)]
+    pub leader_epoch: u64,
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -49,7 +56,7 @@ pub struct ReplicationStatus {
 /// The phases of a run: `Pending`, `Checking`, `Ready`, `Replicating`, `Done`; a run can also end as `Aborted` or `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// Accepted; nothing was asked of any agent.
+    /// Accepted; nothing was asked of any agent. Also between two attempts (`spec.retry`).
     Pending,
     /// Agents were asked whether their member can be cut.
     Checking,

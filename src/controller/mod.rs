@@ -27,10 +27,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Duration, duration};
-use crate::limits::{CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
+use crate::limits::{CONTROLLER_RETRY, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
 use certificates::{KeepError, Keeper, ServerCertificate, server_names};
 use health::Stage;
-use leadership::Leadership;
+use leadership::{Leadership, Terms};
 use sessions::Sessions;
 
 /// Threads that run the controller. Two, so that a burst of handshakes does not delay a release.
@@ -57,6 +57,10 @@ pub struct Args {
     /// Longest `holdTimeout` that a replication may ask for, such as `30s`. Writes never stay suspended longer.
     #[arg(long, env = "STILLPOINT_HOLD_CEILING", default_value = "30s", value_parser = hold_ceiling, value_name = "DURATION")]
     pub hold_ceiling: Duration,
+    /// How long a leader that died keeps the lead, in whole seconds from 3s to 60s: when its lease has not been renewed for
+    /// so long, another replica takes over. Every replica should be given the same.
+    #[arg(long, default_value = "15s", value_parser = lease_duration, value_name = "DURATION")]
+    pub lease_duration: Duration,
 }
 
 fn hold_ceiling(text: &str) -> Result<Duration, String> {
@@ -68,6 +72,16 @@ fn hold_ceiling(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(ceiling)
+}
+
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let duration: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let lasts = std::time::Duration::from(duration);
+    if duration.is_negative() || lasts.subsec_nanos() != 0 || !(LEASE_MIN..=LEASE_MAX).contains(&lasts) {
+        let (min, max) = (LEASE_MIN.as_secs(), LEASE_MAX.as_secs());
+        return Err(format!("must be whole seconds, from {min} s to {max} s"));
+    }
+    Ok(duration)
 }
 
 /// Runs the controller until SIGTERM or SIGINT.
@@ -143,7 +157,8 @@ async fn lead(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let identity = args.pod_name.clone().unwrap_or_else(host_name);
-    let acquire = Leadership::acquire(client, &args.namespace, &identity);
+    let terms = Terms::new(args.lease_duration.into());
+    let acquire = Leadership::acquire(client, &args.namespace, &identity, terms);
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
     let config = replication::Config {
         hold_ceiling: args.hold_ceiling.into(),
@@ -153,7 +168,7 @@ async fn lead(
     };
     let (everywhere, published) = watch::channel(String::new());
     tokio::select! {
-        () = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => {}
+        () = replication::run(client.clone(), sessions.clone(), config, leadership.tenure(), stop.clone()) => {}
         () = publish::publish(client.clone(), keeper.known(), everywhere) => bail!("publishing of the CA ended"),
         never = keeper.rotate(published) => match never {},
         // Another controller may lead from here on.

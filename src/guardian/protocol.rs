@@ -165,7 +165,7 @@ mod tests {
                 proptest::prop_assert!(request.encode().len() <= MAX_GUARDIAN_MESSAGE);
                 proptest::prop_assert_eq!(Request::decode(&request.encode()), Some(request));
             }
-            for answer in [Answer::Guarding, Answer::Armed { ticket }, Answer::Refused { why: text.clone() }] {
+            for answer in [Answer::Guarding { scope: Scope::Node }, Answer::Guarding { scope: Scope::Pod }, Answer::Armed { ticket }, Answer::Refused { why: text.clone() }] {
                 proptest::prop_assert_eq!(Answer::decode(&answer.encode()), Some(answer));
             }
         }

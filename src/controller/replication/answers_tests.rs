@@ -4,27 +4,17 @@ use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::super::fixtures;
 use super::super::observed::Observed;
 use super::super::plan::plan;
 use super::super::state::Stage;
 use super::*;
-use crate::api::{ClaimReference, DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
+use crate::api::{ClaimReference, MemberState, Mode, Phase, ReplicationStatus};
 use crate::limits::MAX_MEMBERS;
 
 fn setting() -> (Request, Run, BTreeMap<String, PodFacts>, Moment) {
     let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
-    let request = Request {
-        name: "nightly".into(),
-        namespace: "shop".into(),
-        uid: "uid".into(),
-        generation: None,
-        mode: Mode::Replicate,
-        prepare_timeout: Duration::from_secs(30),
-        hold_timeout: Duration::from_secs(10),
-        deletion_policy: DeletionPolicy::Delete,
-        owner: None,
-        epoch: 7,
-    };
+    let request = Request { epoch: 7, ..fixtures::request() };
     let pod = MemberPod { name: "db".into(), uid: "pod".into(), node: None, mount_path: "/data".into() };
     let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, String::new(), Some(pod));
     let containers = vec![RunningContainer { name: "postgres".into(), id: "abc".into() }];

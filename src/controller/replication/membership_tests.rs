@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::super::facts::AgentMount;
+use super::super::fixtures::request;
 use super::*;
 use crate::api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
 
@@ -59,19 +60,9 @@ fn group() -> Group {
             suspension: Suspension::default(),
             replication: Some(Replication::default()),
             deletion_policy: DeletionPolicy::Delete,
+            retry: None,
         },
-        request: Request {
-            name: "nightly".into(),
-            namespace: "shop".into(),
-            uid: "uid".into(),
-            generation: Some(1),
-            mode: Mode::Replicate,
-            prepare_timeout: Duration::from_secs(30),
-            hold_timeout: Duration::from_secs(10),
-            deletion_policy: DeletionPolicy::Delete,
-            owner: None,
-            epoch: 1,
-        },
+        request: request(),
         candidates: Candidates {
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
@@ -84,7 +75,7 @@ fn group() -> Group {
 
 fn resolved(group: &Group) -> Result<Vec<Member>, String> {
     let ceiling = Duration::from_secs(30);
-    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
+    resolve(&group.spec, &group.request, 1, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
         assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
         verdict.reason
     })
@@ -140,7 +131,7 @@ fn every_member_that_is_refused_says_why() {
     group.spec.source = names(&["a", "b", "c", "gone"]);
     group.candidates.claims[0].block = true;
     group.candidates.claims[1].volume = None;
-    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!(refusal.verdict.reason, "ClaimNotFound");
     assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
     let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
@@ -161,7 +152,7 @@ fn every_member_that_is_refused_says_why() {
 fn what_concerns_the_whole_group_is_no_members_blocker() {
     let mut group = group();
     group.candidates.classes = None;
-    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
 }
 

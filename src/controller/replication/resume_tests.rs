@@ -4,24 +4,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::facts::AgentMount;
+use super::super::fixtures;
 use super::super::observed::Observed;
 use super::super::plan::{Step, plan};
 use super::*;
-use crate::api::{ClaimReference, Consistency, DeletionPolicy, ReplicaStatus};
+use crate::api::{ClaimReference, Consistency, ReplicaStatus};
 
 fn request() -> Request {
-    Request {
-        name: "nightly".into(),
-        namespace: "shop".into(),
-        uid: "uid".into(),
-        generation: Some(1),
-        mode: Mode::Replicate,
-        prepare_timeout: Duration::from_secs(30),
-        hold_timeout: Duration::from_secs(10),
-        deletion_policy: DeletionPolicy::Delete,
-        owner: None,
-        epoch: 2,
-    }
+    Request { epoch: 2, ..fixtures::request() }
 }
 
 fn status(phase: Phase) -> ReplicationStatus {
@@ -120,6 +110,8 @@ fn full() -> Value {
         "phase": "Replicating",
         "phases": [{"phase": "Checking", "startedAt": at}, {"phase": "Replicating", "startedAt": at}],
         "attempt": 1,
+        "nextAttemptAt": at,
+        "leaderEpoch": 7,
         "observedGeneration": 1,
         "readyToUse": false,
         "creationTime": at,
