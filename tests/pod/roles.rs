@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,9 +47,15 @@ impl Role {
 
     /// Waits until a hand is done with one thing.
     pub fn done(&mut self) {
-        let lines = self.output.by_ref().lines();
-        let done = lines.map(|line| line.expect("a role writes text")).any(|line| line == "done");
-        assert!(done, "the role ended before it was done");
+        let mut line = String::new();
+        while line != "done\n" {
+            line.clear();
+            // Not for longer than any thaw takes: at last the pod's rescue would thaw.
+            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), Duration::from_secs(10));
+            assert!(waited, "what the role was told is still not done");
+            let read = self.output.read_line(&mut line).expect("a role writes text");
+            assert_ne!(read, 0, "the role ended before it was done");
+        }
     }
 
     /// Whether it waits for the thaw of a filesystem.
@@ -78,6 +84,12 @@ impl Drop for Role {
         let _ = self.output.read_to_end(&mut Vec::new());
         let _ = self.child.wait();
     }
+}
+
+fn readable(output: impl AsFd, patience: Duration) -> bool {
+    let patience = rustix::event::Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(&output, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&patience)) == Ok(1)
 }
 
 fn command(wrapper: &[&str], role: &str, args: &[&str]) -> Command {

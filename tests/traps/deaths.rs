@@ -6,16 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, test_kill_process};
 use stillpoint::fsfreeze;
 use stillpoint::guardian::client::Guardian;
 use stillpoint::guardian::protocol::Answer;
 use stillpoint::limits::GUARDIAN_GRACE;
 
-use crate::roles::{Role, threads, until};
+use crate::roles::{Role, threads, until, waits_for_a_thaw};
 use crate::scene::{FILESYSTEMS, HOLD, IN_ITS_POD, Program, Scene, is_frozen, on_a_node};
 use crate::stuck::StuckWrite;
-use crate::volume::{Volume, scratch_dir};
+use crate::volume::{Volume, scratch_dir, text};
 
 #[test]
 #[ignore = "needs root and loop devices"]
@@ -39,10 +39,10 @@ fn trap_01_the_guardian_thaws_a_freeze_that_completes_after_its_caller_was_kille
                 let guardian = scene.guardian.pid;
                 move || switches(guardian) >= before + 5
             });
-            assert!(rustix::process::test_kill_process(freezer).is_ok(), "the caller is killed, and still there");
+            assert!(test_kill_process(freezer).is_ok(), "the caller is killed, and still there");
             stuck.finish();
             writer.done();
-            until("the caller is gone", || rustix::process::test_kill_process(freezer).is_err());
+            until("the caller is gone", || test_kill_process(freezer).is_err());
             assert!(!scene.is_frozen(), "{filesystem}");
         }
     });
@@ -66,12 +66,11 @@ struct Member {
 }
 
 impl Member {
-    /// Guarded, armed, and then frozen. The freezer is in a pid namespace of its own, like a container's processes.
+    /// Guarded, armed, and then frozen.
     async fn frozen(filesystem: &str, socket: &Path, limit: Duration) -> Self {
         let volume = Volume::new(filesystem);
         let root = volume.root();
-        let namespace = ["--pid", "--fork", "--kill-child", "cat"];
-        let freezer = Command::new("unshare").args(namespace).stdin(Stdio::piped()).spawn().unwrap();
+        let freezer = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = pidfd_open(Pid::from_child(&freezer), PidfdFlags::empty()).unwrap();
         let guardian = Guardian::engage(socket, "orders", &root, &process).unwrap();
         guardian.arm(7, limit).unwrap();
@@ -111,6 +110,29 @@ fn trap_02_a_guardian_gives_back_what_a_dead_agent_left_frozen_and_no_more() {
             dead.die();
             until("the guardian thaws", || !dead.is_frozen());
             assert!(other.is_frozen(), "{filesystem}: the hold of the other goes on");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn trap_02_a_killed_pod_ends_although_a_writer_in_it_cannot_be_killed() {
+    on_a_node(async || {
+        for filesystem in FILESYSTEMS {
+            let mut scene = Scene::with_agent(filesystem, &IN_ITS_POD).await;
+            let pod = scene.agent.first_of_its_pod();
+            let in_the_pod = ["nsenter", "--target", &pod.to_string(), "--pid", "--mount"];
+            let mut writer = Role::start(&in_the_pod, "hand", &[text(&scene.volume.file("x"))]);
+            scene.hold(HOLD).await;
+            writer.tell("write record");
+            until("a process waits for the thaw", || {
+                let processes = std::fs::read_dir("/proc").unwrap();
+                let pids = processes.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+                pids.into_iter().any(waits_for_a_thaw)
+            });
+            scene.agent.kill_pod();
+            until("the last process of the pod is gone", || test_kill_process(pod).is_err());
+            assert!(!scene.is_frozen(), "{filesystem}");
         }
     });
 }

@@ -61,10 +61,14 @@ impl Program {
         stat.map_or(true, |stat| stat.contains(") Z "))
     }
 
-    /// Kills what the wrapper began; with [`IN_ITS_POD`] that is the whole pid namespace.
+    /// Process 1 of the pod of a program that was started with [`IN_ITS_POD`].
+    pub fn first_of_its_pod(&self) -> Pid {
+        children(Pid::from_child(&self.child)).next().unwrap()
+    }
+
+    /// Kills its pod: with process 1, the kernel kills every process of the namespace.
     pub fn kill_pod(&self) {
-        let first = children(Pid::from_child(&self.child)).next().unwrap();
-        kill_process(first, Signal::KILL).unwrap();
+        kill_process(self.first_of_its_pod(), Signal::KILL).unwrap();
     }
 
     /// The agent's freezer process.

@@ -36,7 +36,7 @@ PACKAGES = {
     "xfsprogs": "/usr/sbin/mkfs.xfs",
 }
 
-# Enough to build the parts; the cluster itself needs all of them.
+# Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
 TO_BUILD = ("gcc", "libc6-dev")
 
 # PyPI's package of the Go toolchain, for machines without Go. Any version that both go.mod files accept will do.
