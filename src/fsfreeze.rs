@@ -52,14 +52,15 @@ pub fn thaw_for_certain(root: impl AsFd) -> Result<()> {
 /// Kills the process behind `freezer` and thaws until nothing of it is frozen or can be any more: a thaw answered OK, or
 /// `EINVAL` after the process was gone.
 ///
-/// # Errors
-/// As [`thaw_for_certain`].
-///
 /// One thaw is not enough. A freeze that waits for a stuck writer answers `EINVAL` to every thaw, cannot be killed, and
 /// still completes when the writer ends, even though its caller was killed long before. More thaws than it takes are wrong
 /// too: a freezer has one order at a time, so what is frozen after a thaw that answered OK is somebody else's.
+///
+/// # Errors
+/// As [`thaw_for_certain`].
 pub fn thaw_until_settled(root: impl AsFd, freezer: impl AsFd) -> Result<()> {
-    // Fails from a pid namespace that does not contain the process (`EINVAL`); then it ends with its agent.
+    // This only hastens it, and nothing depends on it: from a pid namespace that does not contain the process it fails
+    // (`EINVAL`), and then the process ends when its agent lets go of it, or with its agent.
     let _ = pidfd_send_signal(&freezer, Signal::KILL);
     loop {
         let gone = has_exited(&freezer, Duration::ZERO);

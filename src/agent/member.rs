@@ -247,12 +247,13 @@ impl Member {
     }
 
     fn report(&self, session: Session, report: Report) {
-        log(&report);
+        // First said, then logged: the log may have to wait, and others are held up by a Ready.
         if let Some(reports) = self.sessions.get(&session)
-            && reports.try_send(wire::AgentMessage { report: Some(report) }).is_err()
+            && reports.try_send(wire::AgentMessage { report: Some(report.clone()) }).is_err()
         {
             tracing::warn!(session, "the controller does not take this report; it will ask again or time out");
         }
+        log(&report);
     }
 }
 

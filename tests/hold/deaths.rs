@@ -1,13 +1,16 @@
 //! Processes that are killed or stopped in the middle of a hold: whoever it is, writes go on within the limit.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use stillpoint::limits::GUARDIAN_GRACE;
 use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::{NotReady, Prepared, Protection};
+use stillpoint::wire::controller_message::Command;
+use stillpoint::wire::{NotReady, Prepared, Protection, Suspend};
 
-use crate::scene::{HOLD, Scene, until};
+use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, until};
+use crate::stuck::StuckWrite;
 
 const SHORT: Duration = Duration::from_secs(1);
 /// Whoever sees the death of another acts at once, and not at the limit.
@@ -172,6 +175,32 @@ async fn a_guardian_in_the_pod_replaces_the_agents_container() {
     scene.hold(SHORT).await;
     scene.agent.signal(Signal::STOP);
     println!("agent stopped, guardian in the pod: writes went on after {:?}", scene.given_back(SHORT));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_guardian_that_cannot_kill_the_freezer_still_thaws() {
+    let mut scene = Scene::new("ext4").await;
+    let _pod = scene.move_guardian_into_another_pod();
+    scene.hold(SHORT).await;
+    scene.agent.signal(Signal::STOP);
+    println!("agent stopped, guardian in another pod: writes went on after {:?}", scene.given_back(SHORT));
+    scene.agent.signal(Signal::CONT);
+    scene.broken("").await;
+    // The freeze is still pending when the deadline has passed, and nobody can end it.
+    assert!(matches!(scene.prepare(SHORT).await, Report::Prepared(_)));
+    let stuck = StuckWrite::new(&scene.volume.mount);
+    scene.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round: 1 })).await;
+    until("the freeze is recorded", || fs::read_dir(&scene.volume.records).unwrap().count() == 1);
+    let freezer = scene.agent.freezer().unwrap();
+    until("the freezer is stuck in the kernel", || in_uninterruptible_sleep(freezer));
+    scene.agent.signal(Signal::STOP);
+    let begun = Instant::now();
+    until("the deadline has passed", || begun.elapsed() > SHORT + GUARDIAN_GRACE);
+    assert!(in_uninterruptible_sleep(freezer));
+    stuck.finish();
+    println!("the stuck write ended: writes went on after {:?}", scene.given_back(AT_ONCE));
+    scene.agent.signal(Signal::CONT);
 }
 
 #[test]

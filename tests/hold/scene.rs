@@ -145,10 +145,15 @@ impl Scene {
     /// The guardian runs in a container of the agent's pod.
     pub fn move_guardian_into_pod(&mut self) {
         self.guardian = None;
-        let socket = self.socket();
-        let arguments = ["guardian", "--scope=pod", "--socket", socket.to_str().unwrap()].map(str::to_owned);
-        self.guardian = Some(self.pod.container(&arguments));
-        until("the guardian listens", || listens(&socket));
+        self.guardian = Some(guardian_in(&self.pod, &self.socket(), "pod"));
+    }
+
+    /// The guardian runs as on a cluster: it and the agent do not see each other's processes.
+    pub fn move_guardian_into_another_pod(&mut self) -> Pod {
+        self.guardian = None;
+        let pod = Pod::start();
+        self.guardian = Some(guardian_in(&pod, &self.socket(), "node"));
+        pod
     }
 
     pub fn restart_guardian(&mut self) {
@@ -234,6 +239,13 @@ fn agent_arguments(volume: &Volume, controller: &Controller) -> [String; 11] {
 
 fn guardian(socket: &Path) -> Running {
     let guardian = Running::start(&["guardian", "--socket", socket.to_str().unwrap()]);
+    until("the guardian listens", || listens(socket));
+    guardian
+}
+
+fn guardian_in(pod: &Pod, socket: &Path, scope: &str) -> Running {
+    let guardian =
+        pod.container(&["guardian", "--scope", scope, "--socket", socket.to_str().unwrap()].map(str::to_owned));
     until("the guardian listens", || listens(socket));
     guardian
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Equipped, Session};
 use crate::agent::locks::Look;
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, RECORD_TIMEOUT};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, MAX_BLOCKERS, RECORD_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -62,15 +62,28 @@ pub(super) enum Suspending {
     ArmForHold,
 }
 
-/// What follows once writes go on.
+/// What is said and done once writes go on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum End {
-    /// Say so; `reusable`: stay prepared for another round.
-    NotReady { retryable: bool, look: Look, reusable: bool },
+pub(super) struct End {
+    /// Answers the round, unless Ready already has.
+    pub refusal: Option<Refusal>,
+    pub then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Refusal {
+    pub retryable: bool,
+    pub look: Look,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    /// Stay prepared for another round.
+    Stay,
     /// Nobody waits for an answer now; remember the reason for Release.
-    Broken(String),
+    LetGo(String),
     /// Answer this Release.
-    Release { session: Session, attempt: wire::Attempt, broken: Option<String> },
+    Answer { session: Session, attempt: wire::Attempt, broken: Option<String> },
 }
 
 impl Run {
@@ -144,43 +157,74 @@ impl Suspending {
 }
 
 impl End {
-    pub fn not_ready(retryable: bool, why: wire::Blocker) -> Self {
-        Self::NotReady { retryable, look: only(why), reusable: true }
+    /// Not now: another round may go better.
+    pub fn not_now(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::Stay }
     }
 
-    /// For good: what is needed for another round is gone.
+    /// For good: what is needed for another round is gone, or time is up.
+    pub fn refused(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::LetGo("it was not ready".to_owned()) }
+    }
+
+    /// For good, for this reason alone.
     pub fn failed(why: wire::Blocker) -> Self {
-        Self::NotReady { retryable: false, look: only(why), reusable: false }
+        Self::refused(false, only(why))
     }
 
-    /// The first reason counts; a Release is always answered.
+    pub fn broken(why: impl Into<String>) -> Self {
+        Self { refusal: None, then: Then::LetGo(why.into()) }
+    }
+
+    pub fn release(session: Session, attempt: wire::Attempt, broken: Option<String>) -> Self {
+        Self { refusal: None, then: Then::Answer { session, attempt, broken } }
+    }
+
+    /// The first reason counts; a Release is always answered, and what stood in the way is named before that.
     pub fn and(self, later: Self) -> Self {
-        match (self, later) {
-            (Self::NotReady { .. }, later) => later,
-            (Self::Broken(why), Self::Release { session, attempt, .. }) => {
-                Self::Release { session, attempt, broken: Some(why) }
+        let refusal = match (self.refusal, later.refusal) {
+            (Some(earlier), Some(later)) => Some(earlier.and(later)),
+            (earlier, later) => earlier.or(later),
+        };
+        let then = match (self.then, later.then) {
+            (Then::Stay, later) => later,
+            (Then::LetGo(why), Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken: Some(why) }
             }
-            (Self::Release { broken, .. }, Self::Release { session, attempt, .. }) => {
-                Self::Release { session, attempt, broken }
+            (Then::Answer { broken, .. }, Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken }
             }
-            (earlier @ (Self::Broken(_) | Self::Release { .. }), _) => earlier,
-        }
+            (earlier @ (Then::LetGo(_) | Then::Answer { .. }), _) => earlier,
+        };
+        Self { refusal, then }
     }
 
-    pub fn broken_by(self, why: &str) -> Self {
-        match self {
-            Self::Release { session, attempt, broken } => {
-                Self::Release { session, attempt, broken: broken.or_else(|| Some(why.to_owned())) }
-            }
-            other @ (Self::NotReady { .. } | Self::Broken(_)) => other,
+    pub fn broken_by(mut self, why: &str) -> Self {
+        if let Then::Answer { broken, .. } = &mut self.then {
+            broken.get_or_insert_with(|| why.to_owned());
         }
+        self
     }
 
-    pub fn without_freezer(self) -> Self {
-        match self {
-            Self::NotReady { look, .. } => Self::NotReady { retryable: false, look, reusable: false },
-            other @ (Self::Broken(_) | Self::Release { .. }) => other,
+    pub fn without_freezer(mut self) -> Self {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.retryable = false;
         }
+        if self.then == Then::Stay {
+            self.then = Then::LetGo("it was not ready".to_owned());
+        }
+        self
+    }
+}
+
+impl Refusal {
+    fn and(mut self, later: Self) -> Self {
+        let room = MAX_BLOCKERS.saturating_sub(self.look.blockers.len());
+        let beyond = later.look.blockers.len().saturating_sub(room);
+        self.look.blockers.extend(later.look.blockers.into_iter().take(room));
+        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX).saturating_add(later.look.more_blockers);
+        self.look.more_blockers = self.look.more_blockers.saturating_add(beyond);
+        Self { retryable: self.retryable && later.retryable, look: self.look }
     }
 }
 

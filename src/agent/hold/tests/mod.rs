@@ -139,6 +139,15 @@ impl Story {
         }
     }
 
+    /// Both are said, in this order; returns the reason of the first.
+    fn refusal_and_release(&mut self) -> String {
+        let said: Vec<_> = self.said.drain(..).map(|(_, report)| report).collect();
+        let [Report::NotReady(refusal), Report::Released(released)] = &said[..] else { panic!("{said:?}") };
+        assert!(!released.unbroken && refusal.round == 1, "{said:?}");
+        let reasons: Vec<_> = refusal.blockers.iter().map(|blocker| blocker.reason.as_str()).collect();
+        reasons.join(" ")
+    }
+
     fn release(&mut self) -> Released {
         self.command(Command::Release(attempt(1, 1, 1)));
         self.well_until("");
@@ -241,6 +250,15 @@ fn prepare_after_a_round_that_was_not_clean_waits_until_it_is() {
     assert!(matches!(story.asked, Some(Action::Look(..))));
     story.well_until("");
     assert!(matches!(story.heard(), Report::Prepared(_)));
+
+    let mut story = Story::suspending_until("Look");
+    story.done(Outcome::Looked(locked()));
+    story.refusal();
+    story.command(prepare(attempt(1, 1, 1)));
+    story.done(Outcome::Looked(locked()));
+    assert!(matches!(story.heard(), Report::Waiting(_)));
+    story.pass(PREPARE);
+    assert!(matches!(story.heard(), Report::NotReady(it) if it.round == 0), "it answers Prepare, and no round");
 }
 
 #[test]
@@ -346,12 +364,39 @@ fn a_release_during_the_freeze_waits_for_its_answer() {
     assert!(matches!(story.asked, Some(Action::Freeze(_))) && story.said.is_empty());
     story.done(Outcome::Frozen(Err(Errno::BUSY)));
     assert!(story.asked.is_none(), "what somebody else froze is not thawed");
-    assert!(matches!(story.heard(), Report::Released(released) if !released.unbroken));
+    assert_eq!(story.refusal_and_release(), "AlreadyFrozen");
 
     let mut story = Story::suspending_until("Freeze");
     story.command(Command::Release(attempt(1, 1, 1)));
     story.done(Outcome::Frozen(Ok(())));
     assert!(matches!(story.asked, Some(Action::Thaw(_))));
+}
+
+#[test]
+fn a_release_does_not_hide_what_stood_in_the_way() {
+    let mut story = Story::suspending_until("Freeze");
+    story.done(Outcome::Frozen(Ok(())));
+    story.done(Outcome::Looked(locked()));
+    story.command(Command::Release(attempt(1, 1, 1)));
+    assert!(story.said.is_empty(), "writes do not go on yet");
+    story.well_until("");
+    assert_eq!(story.refusal_and_release(), "LockHeld");
+    assert!(story.hold.is_idle());
+
+    let mut story = Story::suspending_until("Freeze");
+    story.command(Command::Release(attempt(1, 1, 1)));
+    story.pass(FREEZE_TIMEOUT);
+    story.tell(Event::GuardianLost);
+    story.well_until("");
+    assert_eq!(story.refusal_and_release(), "TooSlow NoGuardian");
+
+    // But what comes after Ready is no refusal.
+    let mut story = Story::held();
+    story.command(Command::Release(attempt(1, 1, 1)));
+    story.tell(Event::GuardianLost);
+    story.tell(Event::FreezerLost);
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Released(released) if !released.unbroken));
 }
 
 #[test]
