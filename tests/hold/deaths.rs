@@ -209,7 +209,13 @@ fn a_guardian_without_the_capability_to_thaw_does_not_start() {
     let socket = std::env::temp_dir().join(format!("stillpoint-powerless-{}.sock", std::process::id()));
     let mut setpriv = std::process::Command::new("setpriv");
     setpriv.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", env!("CARGO_BIN_EXE_stillpoint"), "guardian"]);
-    let output = setpriv.arg("--socket").arg(&socket).output().unwrap();
+    let mut guardian = setpriv.arg("--socket").arg(&socket).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while guardian.try_wait().unwrap().is_none() && begun.elapsed() < HOLD {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = guardian.kill();
+    let output = guardian.wait_with_output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && words.contains("SYS_ADMIN"), "{words}");
     assert!(!socket.exists());

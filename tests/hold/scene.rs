@@ -161,6 +161,13 @@ impl Scene {
         self.guardian = Some(guardian(&self.socket()));
     }
 
+    /// Another pod in the place of this one, which was killed: nothing that lay in it is there any more.
+    pub async fn replace_pod(&mut self) {
+        fs::remove_dir_all(&self.volume.records).unwrap();
+        self.pod = Pod::start();
+        self.restart_agent().await;
+    }
+
     /// The agent's container starts again, in the same pod.
     pub async fn restart_agent(&mut self) {
         self.agent = self.pod.container(&agent_arguments(&self.volume, &self.controller));
