@@ -286,6 +286,29 @@ async fn a_flood_harms_nobody_else() {
     assert!(!text.contains("\\u001b") && !text.contains("\\u0000"), "no control characters");
 }
 
+/// Whoever may write statuses can put text there that no schema forbids. It must not keep the controller from its other work,
+/// for which it reads all of them.
+#[tokio::test]
+async fn a_spoiled_status_stops_nobody() {
+    let fixture = Fixture::new("spoiled").await;
+    bound_claim(&fixture, "orders").await;
+    let pod = pod_with_agent(&fixture, "orders").await;
+    let _agent = FakeAgent::connect(&fixture, &pod, Behaviour::Clean).await;
+    let check = json!({"source": {"persistentVolumeClaimNames": ["orders"]}, "mode": "Check"});
+    fixture.replicate("first", check.clone()).await;
+    let first = fixture.wait_for_end("first").await;
+    assert_eq!(first.status.expect("a status").phase, Some(Phase::Done));
+    let replications = fixture.api::<ConsistencyGroupReplication>();
+    for duration in ["1s-2s", "99999999999999999999h", "soon"] {
+        let spoiled = Patch::Merge(json!({"status": {"hold": {"duration": duration}}}));
+        replications.patch_status("first", &PatchParams::default(), &spoiled).await.expect("nothing forbids it");
+    }
+    fixture.replicate("second", check).await;
+    assert_eq!(fixture.wait_for_end("second").await.status.expect("a status").phase, Some(Phase::Done));
+    replications.delete("first", &DeleteParams::default()).await.expect("deleted");
+    fixture.wait_until("it is gone", async || replications.get_opt("first").await.expect("an answer").is_none()).await;
+}
+
 // The CA.
 
 async fn set_date(fixture: &Fixture, annotation: &str, ago: Duration) {

@@ -318,7 +318,7 @@ mod tests {
         for (reason, spoil) in table {
             let mut secret = made();
             spoil(data(&mut secret));
-            let error = Stored::read(secret, now()).err().expect(reason);
+            let error = Stored::read(secret, now()).expect_err(reason);
             assert!(error.contains(reason), "{reason}: {error}");
         }
     }
