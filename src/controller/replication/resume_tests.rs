@@ -269,8 +269,14 @@ proptest! {
     #[test]
     fn a_changed_status_leads_to_no_false_done(
         changes in proptest::collection::vec((proptest::collection::vec(0..20_usize, 1..6), value()), 0..4),
+        phase in prop_oneof![Just("Checking"), Just("Ready"), Just("Replicating")],
+        proven: bool,
     ) {
         let mut changed = full();
+        changed["phase"] = json!(phase);
+        if !proven {
+            changed["consistency"] = Value::Null;
+        }
         for (path, new) in changes {
             replace(&mut changed, &path, new);
         }
