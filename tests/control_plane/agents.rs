@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::fixture::{Fixture, SYSTEM_NAMESPACE};
+use crate::fixture::Fixture;
 use crate::objects::agent_token;
 
 /// How an agent answers.
@@ -31,6 +31,8 @@ pub enum Behaviour {
     SilentWhenSuspended,
     /// Holds, but cannot say so at release.
     Breaks,
+    /// Holds, and never answers Release.
+    SilentWhenReleased,
 }
 
 /// What an agent was told, in order.
@@ -41,56 +43,109 @@ pub enum Told {
     Release,
 }
 
-/// A connected agent.
+/// A command, and the epoch of the leader that sent it.
+#[derive(Clone, Debug)]
+struct Heard {
+    command: Command,
+    epoch: u64,
+}
+
+/// A connected agent, with a session to every controller.
 pub struct FakeAgent {
-    told: Arc<Mutex<Vec<Told>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    sessions: Mutex<Vec<Session>>,
+}
+
+struct Session {
+    reports: mpsc::Sender<AgentMessage>,
     task: JoinHandle<()>,
 }
 
 impl FakeAgent {
-    /// Opens a session as the agent of a pod.
+    /// Opens sessions as the agent of a pod.
     pub async fn connect(fixture: &Fixture, pod: &Pod, behaviour: Behaviour) -> Self {
         let token = agent_token(fixture, pod).await;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(fixture.published_ca().await))
-            .domain_name(format!("stillpoint-controller.{SYSTEM_NAMESPACE}.svc"));
-        let endpoint = Channel::from_shared(format!("https://{}", fixture.controller)).expect("an address");
-        let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("the controller listens");
+            .domain_name(format!("stillpoint-controller.{}.svc", fixture.system));
+        let (behaviour, heard) = (Arc::new(Mutex::new(behaviour)), Arc::default());
+        let mut sessions = Vec::new();
+        for controller in &fixture.controllers {
+            let endpoint = Channel::from_shared(format!("https://{controller}")).expect("an address");
+            let endpoint = endpoint.tls_config(tls.clone()).expect("TLS");
+            sessions.push(open(endpoint, &token, Arc::clone(&behaviour), Arc::clone(&heard)).await);
+        }
+        Self { behaviour, heard, sessions: Mutex::new(sessions) }
+    }
 
-        let (reports, outgoing) = mpsc::channel(16);
-        let hello = Hello { version: "test".to_owned(), kernel: "test".to_owned() };
-        say(&reports, Report::Hello(hello)).await;
-        let mut request = Request::new(ReceiverStream::new(outgoing));
-        let bearer = format!("Bearer {token}").parse().expect("a header");
-        request.metadata_mut().insert("authorization", bearer);
-        let mut commands =
-            SessionsClient::new(channel).open(request).await.expect("the session is accepted").into_inner();
+    /// What it was told so far, by whomever.
+    pub fn told(&self) -> Vec<Told> {
+        self.heard().iter().map(|heard| kind(&heard.command)).collect()
+    }
 
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn({
-            let told = told.clone();
-            async move {
-                while let Ok(Some(message)) = commands.message().await {
-                    let Some(command) = message.command else { continue };
-                    told.lock().expect("no panic inside").push(kind(&command));
-                    if let Some(report) = answer(&behaviour, command) {
-                        say(&reports, report).await;
-                    }
+    /// What it was told so far by the leader of this turn.
+    pub fn told_in(&self, epoch: u64) -> Vec<Told> {
+        self.heard().iter().filter(|heard| heard.epoch == epoch).map(|heard| kind(&heard.command)).collect()
+    }
+
+    /// From now on it answers so.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().expect("no panic inside") = behaviour;
+    }
+
+    /// Says to everybody what a clean agent would have answered to the last command.
+    pub async fn answer_after_all(&self) {
+        let last = self.heard().last().cloned().expect("a command");
+        let report = answer(&Behaviour::Clean, last.command).expect("a clean agent answers everything");
+        let sessions =
+            self.sessions.lock().expect("no panic inside").iter().map(|it| it.reports.clone()).collect::<Vec<_>>();
+        for reports in sessions {
+            say(&reports, report.clone()).await;
+        }
+    }
+
+    /// Ends the sessions, as if the agent had died.
+    pub fn die(&self) {
+        for session in self.sessions.lock().expect("no panic inside").drain(..) {
+            session.task.abort();
+        }
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().expect("no panic inside").clone()
+    }
+}
+
+async fn open(
+    endpoint: Endpoint,
+    token: &str,
+    behaviour: Arc<Mutex<Behaviour>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+) -> Session {
+    let channel = endpoint.connect().await.expect("the controller listens");
+    let (reports, outgoing) = mpsc::channel(16);
+    let hello = Hello { version: "test".to_owned(), kernel: "test".to_owned() };
+    say(&reports, Report::Hello(hello)).await;
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    let bearer = format!("Bearer {token}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut commands = SessionsClient::new(channel).open(request).await.expect("the session is accepted").into_inner();
+    let task = tokio::spawn({
+        let reports = reports.clone();
+        async move {
+            while let Ok(Some(message)) = commands.message().await {
+                let Some(command) = message.command else { continue };
+                let epoch = attempt(&command).map_or(0, |attempt| attempt.epoch);
+                heard.lock().expect("no panic inside").push(Heard { command: command.clone(), epoch });
+                let behaviour = behaviour.lock().expect("no panic inside").clone();
+                if let Some(report) = answer(&behaviour, command) {
+                    say(&reports, report).await;
                 }
             }
-        });
-        Self { told, task }
-    }
-
-    /// What it was told so far.
-    pub fn told(&self) -> Vec<Told> {
-        self.told.lock().expect("no panic inside").clone()
-    }
-
-    /// Ends the session, as if the agent had died.
-    pub fn die(self) {
-        self.task.abort();
-    }
+        }
+    });
+    Session { reports, task }
 }
 
 /// A lock of a process, as an agent would report it.
@@ -125,6 +180,14 @@ fn kind(command: &Command) -> Told {
     }
 }
 
+fn attempt(command: &Command) -> Option<&Attempt> {
+    match command {
+        Command::Prepare(prepare) => prepare.attempt.as_ref(),
+        Command::Suspend(suspend) => suspend.attempt.as_ref(),
+        Command::Release(release) => release.attempt.as_ref(),
+    }
+}
+
 fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
     match (command, behaviour) {
         (Command::Prepare(prepare), Behaviour::Blocked(blockers)) => Some(Report::NotReady(NotReady {
@@ -146,6 +209,7 @@ fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
         (Command::Suspend(suspend), _) => {
             Some(Report::Ready(Ready { attempt: suspend.attempt, round: suspend.round, suspended_us: 1_500 }))
         }
+        (Command::Release(_), Behaviour::SilentWhenReleased) => None,
         (Command::Release(release), Behaviour::Breaks) => {
             Some(released(release.attempt, false, "somebody thawed the filesystem"))
         }

@@ -7,6 +7,7 @@
 
 mod agents;
 mod chart;
+mod endings;
 mod events;
 mod fixture;
 mod objects;
@@ -15,4 +16,5 @@ mod proof;
 mod publish;
 mod refusals;
 mod snapshots;
+mod stages;
 mod validation;
