@@ -92,3 +92,62 @@ async fn a_cool_down_is_waited_for_and_believed_no_longer_than_it_can_be() {
     assert_eq!(left(86_400, false), Some(Duration::from_secs(60)), "another clock");
     assert_eq!(left(20, true), None, "nobody waits with a deletion");
 }
+
+/// An API server with one bound claim that no pod mounts. It stores what is put, and gives every status that was stored.
+fn server_with_a_claim(object: ConsistencyGroupReplication) -> (Client, mpsc::UnboundedReceiver<ReplicationStatus>) {
+    let (store, stored) = mpsc::unbounded_channel();
+    let server = Router::new().fallback(move |request: Request| {
+        let (store, object) = (store.clone(), object.clone());
+        async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            let list = |items: serde_json::Value| json!({"metadata": {"resourceVersion": "1"}, "items": items}).to_string();
+            let claim = json!({"metadata": {"name": "a", "uid": "claim"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+            if method == Method::PUT {
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                let put: ConsistencyGroupReplication = serde_json::from_slice(&body).unwrap();
+                store.send(put.status.unwrap()).unwrap();
+                return (StatusCode::OK, String::from_utf8(body.to_vec()).unwrap());
+            }
+            match path.rsplit('/').next().unwrap_or_default() {
+                "persistentvolumeclaims" => (StatusCode::OK, list(json!([claim]))),
+                "pods" => (StatusCode::OK, list(json!([]))),
+                "pv" => (StatusCode::OK, json!({"metadata": {"name": "pv"}}).to_string()),
+                "nightly" => (StatusCode::OK, serde_json::to_string(&object).unwrap()),
+                _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+            }
+        }
+    });
+    (Client::new(server, "shop"), stored)
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
+    for (lasts, end) in [(Duration::MAX, Phase::Done), (Duration::ZERO, Phase::Aborted)] {
+        let mut object = replication(ReplicationStatus::default());
+        object.status = None;
+        object.spec.mode = Mode::Check;
+        object.metadata.finalizers = Some(vec![crate::api::labels::FINALIZER.to_owned()]);
+        let (client, mut stored) = server_with_a_claim(object.clone());
+        let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
+        let mut context = fixtures::context(client, config);
+        context.tenure = Tenure::new(watch::channel(Instant::now()).1, lasts);
+        let (_newest, updates) = watch::channel(Some(Arc::new(object)));
+        let run = replicate(&context, updates, context.places.try_run().unwrap());
+        tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+        let mut last = None;
+        while let Ok(status) = stored.try_recv() {
+            last = Some(status);
+        }
+        let last = last.unwrap();
+        assert_eq!((last.phase, last.leader_epoch), (Some(end), 5));
+        let reason = if end == Phase::Done { "Done" } else { "ControllerInterrupted" };
+        assert!(
+            last.conditions.iter().any(|one| one.type_ == "Ready" && one.reason == reason),
+            "{:?}",
+            last.conditions
+        );
+    }
+}
