@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
+#[allow(dead_code, reason = "what is shared with the takeover tests is not all used here")]
 mod agents;
 mod chart;
 mod endings;
