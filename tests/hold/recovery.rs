@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use stillpoint::agent::procfs::Device;
 use stillpoint::agent::record::{Process, Record};
 use stillpoint::fsfreeze;
@@ -13,7 +13,7 @@ use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::{NotReady, Suspend};
 
-use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, until};
+use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, until};
 use crate::stuck::StuckWrite;
 use crate::volume::Volume;
 
@@ -25,15 +25,6 @@ fn records(scene: &Scene) -> Vec<String> {
 /// What the guardian owes.
 fn notes(scene: &Scene) -> usize {
     fs::read_dir(scene.volume.directory.join("owed")).unwrap().count()
-}
-
-/// Nobody is left who could react to the death of another.
-fn kill_at_once(processes: &[Pid]) {
-    for signal in [Signal::STOP, Signal::KILL] {
-        for process in processes {
-            kill_process(*process, signal).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

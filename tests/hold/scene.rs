@@ -283,6 +283,27 @@ pub fn child(parent: Pid, name: &str) -> Option<Pid> {
     Pid::from_raw(children.split_whitespace().find(named)?.parse().ok()?)
 }
 
+/// Stops a process, and returns when none of its threads can do anything any more.
+pub fn stop(process: Pid) {
+    kill_process(process, Signal::STOP).unwrap();
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    until("every thread is stopped", || {
+        let mut stats = fs::read_dir(&tasks).unwrap().map(|task| fs::read_to_string(task.unwrap().path().join("stat")));
+        stats.all(|stat| stat.is_ok_and(stopped))
+    });
+}
+
+/// None of them can react to the death of another.
+pub fn kill_at_once(processes: &[Pid]) {
+    for process in processes {
+        stop(*process);
+    }
+    for process in processes {
+        kill_process(*process, Signal::KILL).unwrap();
+    }
+}
+
 pub fn in_uninterruptible_sleep(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
