@@ -1,1 +1,3 @@
 //! The production state machines of agents and controllers, joined by a simulated kernel, network and API server.
+
+pub mod controller;
