@@ -1,1 +1,2 @@
 //! The production state machines of agents and controllers, joined by a simulated kernel, network and API server.
+pub mod node;
