@@ -33,6 +33,10 @@ pub struct Node {
     /// What earlier agents and attempts let go of and what has not ended yet, oldest first.
     old: Vec<Equipment>,
     guardian_alive: bool,
+    /// A guardian lives and refuses whoever comes anew.
+    guardian_full: bool,
+    /// The agent is stopped (SIGSTOP); this is what it will hear when it goes on.
+    stopped: Option<Vec<Event>>,
     locked: bool,
     /// Whose freeze stands.
     frozen: Option<Owner>,
@@ -202,6 +206,8 @@ impl Node {
             equipment: None,
             old: Vec::new(),
             guardian_alive: true,
+            guardian_full: false,
+            stopped: None,
             locked: false,
             frozen: None,
             witness: Witness::default(),
@@ -211,6 +217,10 @@ impl Node {
     /// Takes an event of the agent: a command, a lost session, a shutdown. A dead agent takes none.
     pub fn handle(&mut self, event: Event, now: Instant) -> Reports {
         let Some(hold) = &mut self.hold else { return Reports::new() };
+        if let Some(waiting) = &mut self.stopped {
+            waiting.push(event);
+            return Reports::new();
+        }
         let actions = hold.handle(event, now);
         let mut reports = Reports::new();
         for action in actions {
@@ -391,6 +401,45 @@ impl Node {
         reports
     }
 
+    /// Lets a piece of work that is [`Self::pending`] fail: the preflight refuses, the look sees nothing, the kernel answers an
+    /// I/O error to the freezer's order and does nothing. What cannot fail completes.
+    pub fn fail(&mut self, work: Work, now: Instant) -> Reports {
+        let blind = || vec![blocker("Blind", "the agent cannot see")];
+        let event = match work {
+            Work::Preflight(ticket) if self.came_back(Thread::Preflight(ticket)) => {
+                Event::Done(ticket, Outcome::Preflighted(Err(blind())))
+            }
+            Work::Look(ticket) if self.came_back(Thread::Look(ticket)) => {
+                Event::Done(ticket, Outcome::Looked(Look { blockers: blind(), more_blockers: 0 }))
+            }
+            Work::Freezer(Place::Current) => match self.order_fails() {
+                Some(event) => event,
+                None => return self.complete(work, now),
+            },
+            _ => return self.complete(work, now),
+        };
+        let reports = self.handle(event, now);
+        self.sweep();
+        reports
+    }
+
+    /// The kernel refuses the order that is next at the freezer, if it is one that can be refused.
+    fn order_fails(&mut self) -> Option<Event> {
+        let freezer = &mut self.equipment.as_mut()?.freezer;
+        if freezer.process != Process::Alive || freezer.warming || freezer.orders.is_empty() {
+            return None;
+        }
+        let (order, ticket) = freezer.orders.remove(0);
+        let refused = Err(Errno::IO);
+        let outcome = match order {
+            Order::Flush => Outcome::Flushed(refused),
+            Order::Warm => Outcome::Warmed(refused),
+            Order::Freeze => Outcome::Frozen(refused),
+            Order::Thaw => Outcome::Thawed(refused),
+        };
+        Some(Event::Done(ticket, outcome))
+    }
+
     /// The deadlines that run.
     pub fn timers(&self) -> Vec<(Timer, Instant)> {
         let agent = self.hold.as_ref().and_then(Hold::poll_timeout).map(|due| (Timer::Agent, due));
@@ -419,6 +468,7 @@ impl Node {
     /// The agent dies; its sockets close. Its sessions are the caller's to end. A freezer that outlives it sees that.
     pub fn kill_agent(&mut self) {
         self.hold = None;
+        self.stopped = None;
         self.preflight = 0;
         self.threads.clear();
         if let Some(equipment) = self.equipment.take() {
@@ -430,6 +480,18 @@ impl Node {
     /// The agent starts anew and remembers nothing.
     pub fn restart_agent(&mut self) {
         self.hold.get_or_insert_with(|| Hold::new(self.ceiling));
+    }
+
+    /// The agent is stopped (SIGSTOP): it hears nothing until it goes on. Its freezer and its guardian are other processes. The
+    /// caller completes no thread of it and fires no deadline of it meanwhile.
+    pub fn stop_agent(&mut self) {
+        self.stopped.get_or_insert_default();
+    }
+
+    /// The agent goes on (SIGCONT), and hears what came meanwhile.
+    pub fn continue_agent(&mut self, now: Instant) -> Reports {
+        let waiting = self.stopped.take().unwrap_or_default();
+        waiting.into_iter().flat_map(|event| self.handle(event, now)).collect()
     }
 
     /// Every freezer is killed, as when the memory runs out or the pod is killed.
@@ -453,6 +515,11 @@ impl Node {
     /// A guardian starts; it knows nothing of the one before.
     pub fn restart_guardian(&mut self) {
         self.guardian_alive = true;
+    }
+
+    /// Whether the guardian refuses whoever comes anew. It goes on guarding those that it guards.
+    pub fn refuse_at_guardian(&mut self, refuse: bool) {
+        self.guardian_full = refuse;
     }
 
     /// Somebody else thaws.
@@ -559,7 +626,7 @@ impl Node {
         if !self.came_back(Thread::Preflight(ticket)) {
             return None;
         }
-        let outcome = if self.guardian_alive {
+        let outcome = if self.guardian_alive && !self.guardian_full {
             if ticket == self.preflight {
                 self.equipment = Some(Equipment::new());
             }
