@@ -594,6 +594,30 @@ impl Node {
         self.frozen != Some(Owner::Us) || agent || others
     }
 
+    /// Whether somebody beside the agent and its freezer will thaw: a guardian with a deadline or a thaw under way.
+    pub fn is_guarded(&self) -> bool {
+        self.places().any(|(_, equipment)| match equipment.guard.stage {
+            Guarding::Watching { deadline } => deadline.is_some(),
+            Guarding::Thawing => true,
+            Guarding::Gone => false,
+        })
+    }
+
+    /// Whether nothing of ours is frozen, and no freezer is about to freeze.
+    pub fn is_at_rest(&self) -> bool {
+        self.frozen != Some(Owner::Us) && !self.places().any(|(place, _)| self.is_freezing(place))
+    }
+
+    /// Whether the next order of this freezer freezes.
+    pub fn is_freezing(&self, place: Place) -> bool {
+        let equipment = match place {
+            Place::Current => self.equipment.as_ref(),
+            Place::Old(index) => self.old.get(index),
+        };
+        let order = equipment.and_then(|equipment| equipment.freezer.orders.first());
+        matches!(order, Some((Order::Warm | Order::Freeze, _)))
+    }
+
     /// Takes a request to arm off the wire before the guardian reads it: a lost acknowledgement's opposite, for showing what
     /// happens if an agent does not wait for the guardian.
     pub fn intercept_arm(&mut self) -> Option<Ticket> {

@@ -146,7 +146,7 @@ impl Controller {
             watching: true,
             claims: store.claims.clone(),
             pods: store.pods.clone(),
-            replicas: store.snapshots.clone(),
+            replicas: store.replicas(),
             ..Observed::default()
         };
         if object.spec.mode == Mode::Check {
@@ -349,12 +349,14 @@ fn members(request: &Request, spec: &Spec, store: &Store) -> Vec<Member> {
     claims.map(member).collect()
 }
 
-/// Whether membership would refuse the group as it is now: a claim is missing or on its way out, or mounted twice.
+/// Whether membership would refuse the group as it is now: a claim is missing, on its way out, mounted twice, or mounted without
+/// an agent.
 pub fn is_refused(object: &Object, store: &Store) -> bool {
     object.spec.members.iter().any(|name| {
         let claim = store.claims.values().find(|claim| claim.name == *name);
-        let mounts = store.pods.values().filter(|pod| pod.claims.contains(name)).count();
-        claim.is_none_or(|claim| claim.deleting) || mounts > 1
+        let pods: Vec<&PodFacts> = store.pods.values().filter(|pod| pod.claims.contains(name)).collect();
+        let served = pods.iter().all(|pod| pod.agent_mounts.contains_key(name));
+        claim.is_none_or(|claim| claim.deleting) || pods.len() > 1 || !served
     })
 }
 

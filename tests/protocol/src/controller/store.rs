@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use stillpoint::api::labels::REPLICATION_UID;
 use stillpoint::api::snapshot::VolumeSnapshot;
 use stillpoint::api::{DeletionPolicy, Mode, ReplicationStatus};
 use stillpoint::controller::replication::facts::{Claim, PodFacts};
@@ -135,6 +136,16 @@ impl Store {
         }
         self.snapshots.insert(name, snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// The snapshots that carry the replication's label, by name.
+    pub fn replicas(&self) -> BTreeMap<String, VolumeSnapshot> {
+        let labelled = |snapshot: &VolumeSnapshot| {
+            let labels = snapshot.metadata.labels.as_ref();
+            labels.and_then(|labels| labels.get(REPLICATION_UID)).is_some_and(|uid| uid == UID)
+        };
+        let replicas = self.snapshots.iter().filter(|(_, snapshot)| labelled(snapshot));
+        replicas.map(|(name, snapshot)| (name.clone(), snapshot.clone())).collect()
     }
 
     /// Deletes a snapshot; says whether it was there.
