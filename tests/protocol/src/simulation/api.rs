@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::Rng;
-use stillpoint::api::ReplicationStatus;
 use stillpoint::api::labels;
 use stillpoint::api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
+use stillpoint::api::{Mode, ReplicationStatus};
 use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
 use stillpoint::replica::csi::{SnapshotRequest, snapshot, snapshot_name};
 
@@ -423,7 +423,11 @@ impl World {
         let claim = format!("data-{member}");
         let uid = claim_uid(member);
         let name = snapshot_name(NAME, UID, 1, &claim, &uid);
-        if self.store.snapshots.contains_key(&name) || self.processes.iter().all(|process| process.run.is_none()) {
+        let idle = self.setting.spec.mode == Mode::Check;
+        if idle
+            || self.store.snapshots.contains_key(&name)
+            || self.processes.iter().all(|process| process.run.is_none())
+        {
             return false;
         }
         let mut early = snapshot(&SnapshotRequest {

@@ -278,7 +278,7 @@ impl World {
         }
         if status.phase == Some(Phase::Done) && was != Some(Phase::Done) {
             if self.setting.spec.mode == Mode::Check {
-                self.judge_check();
+                self.judge_check(status);
             } else {
                 self.judge_proof(status);
             }
@@ -322,9 +322,9 @@ impl World {
     }
 
     /// A check is done: all members were suspended at one moment.
-    fn judge_check(&mut self) {
-        let mounted: Vec<usize> =
-            (0..self.members.len()).filter(|member| self.setting.pods_of_members[*member].is_some()).collect();
+    fn judge_check(&mut self, status: &ReplicationStatus) {
+        let mounted = status.members.iter().filter(|member| member.state != MemberState::Unmounted);
+        let mounted: Vec<usize> = mounted.filter_map(|member| member_of(&member.persistent_volume_claim.uid)).collect();
         let freezes = &self.judge.freezes;
         let frozen_at = |member: usize, at: Duration| {
             freezes[member].iter().any(|freeze| freeze.since <= at && freeze.until.is_none_or(|until| at < until))

@@ -12,6 +12,7 @@ mod queue;
 pub mod report;
 mod sessions;
 mod setting;
+mod telling;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

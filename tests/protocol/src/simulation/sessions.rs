@@ -12,6 +12,7 @@ use stillpoint::wire::{self, ControllerMessage};
 
 use super::breaks::Break;
 use super::faults::Fault;
+use super::telling;
 use super::world::{Event, Link, World, member_of};
 use crate::controller::Event as Heard;
 
@@ -99,7 +100,7 @@ impl World {
         }
         self.fire_due(member);
         let before = stale.then(|| self.members[member].node.clone());
-        let what = format!("{command:?}");
+        let what = telling::command(&command);
         self.tell_agent(member, HoldEvent::Command(id, command));
         if before.is_some_and(|before| before != self.members[member].node) && !self.is_agent_stopped(member) {
             self.violate("an older leader commands nothing", format!("member {member} obeyed {what}"));

@@ -19,7 +19,7 @@ use super::faults::KINDS;
 use super::judge::{Judge, Violation};
 use super::queue::Queue;
 use super::setting::Setting;
-use super::{Ending, Story};
+use super::{Ending, Story, telling};
 use crate::controller::{Controller, Event as Heard, Goodbye, Object, PutError, Store, Sweeper};
 use crate::node::{Node, Work};
 
@@ -336,7 +336,7 @@ impl World {
             self.now = at;
             self.steps += 1;
             self.write_on();
-            self.note(|| format!("{event:?}"));
+            self.note(|| telling::event(&event));
             self.dispatch(event);
             self.judge_step();
             if self.judge.violation.is_some() {
