@@ -304,7 +304,8 @@ impl Controller {
     }
 }
 
-fn is_pod_of(member: &Member, pod: &str) -> bool {
+/// Whether a member is mounted by the pod of this UID.
+pub fn is_pod_of(member: &Member, pod: &str) -> bool {
     member.pod.as_ref().is_some_and(|own| own.uid == pod)
 }
 

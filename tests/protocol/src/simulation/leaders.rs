@@ -43,8 +43,11 @@ impl World {
                 }
             }
             ToProcess::Wake => {
-                self.processes[process].wake = None;
-                self.turn(process);
+                // A wake that was put off is still queued for its old time.
+                if self.processes[process].wake.is_some_and(|at| at <= self.now) {
+                    self.processes[process].wake = None;
+                    self.turn(process);
+                }
             }
             ToProcess::Begin => self.begin_work(process),
             ToProcess::Begun(read) => self.begun(process, read.map(|object| object.map(|object| *object))),
@@ -115,12 +118,30 @@ impl World {
         if over {
             return self.run_is_over(process);
         }
-        let Some(wake) = wake else { return };
-        let at = (self.processes[process].started + wake).max(self.now) + self.time(MS / 100, MS * 2);
-        if self.processes[process].wake.is_none_or(|queued| at < queued) {
-            self.processes[process].wake = Some(at);
-            self.send_to_process(process, at - self.now, ToProcess::Wake);
+        if let Some(wake) = wake.filter(|wake| *wake <= now.monotonic) {
+            self.violate(
+                "no busy loop",
+                format!("controller {process} waits for {wake:?}, and it is {:?}", now.monotonic),
+            );
         }
+        self.schedule_wake(process, wake);
+    }
+
+    /// Queues the run's timer, unless it is.
+    fn schedule_wake(&mut self, process: usize, wake: Option<Duration>) {
+        let to = &mut self.processes[process];
+        let Some(due) = wake.map(|wake| to.started + wake) else {
+            to.wake_due = None;
+            to.wake = None;
+            return;
+        };
+        if to.wake.is_some() && to.wake_due == Some(due) {
+            return;
+        }
+        to.wake_due = Some(due);
+        let at = due.max(self.now) + self.time(MS / 100, MS * 2);
+        self.processes[process].wake = Some(at);
+        self.send_to_process(process, at - self.now, ToProcess::Wake);
     }
 
     fn carry_out(&mut self, process: usize, output: Output, purpose: Purpose) {

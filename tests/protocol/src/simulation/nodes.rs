@@ -10,6 +10,7 @@ use stillpoint::limits::THAW_RETRY;
 use super::breaks::Break;
 use super::faults::Fault;
 use super::world::{Event, World, claim_uid};
+use crate::controller::is_pod_of;
 use crate::node::{Reports, Timer, Work};
 
 const MS: Duration = Duration::from_millis(1);
@@ -63,12 +64,24 @@ impl World {
         }
         let due =
             self.members[member].node.timers().into_iter().filter(|(timer, _)| !self.is_timer_halted(member, *timer));
-        let Some(due) = due.map(|(_, due)| due).min() else { return };
-        let due = (due - self.base).max(self.now) + self.time(MS / 100, 2 * MS);
-        if self.members[member].timer.is_none_or(|queued| due < queued) {
-            self.members[member].timer = Some(due);
-            self.queue.put(due, Event::Timer(member));
+        let due = due.map(|(_, due)| due).min();
+        self.schedule_timer(member, due.map(|due| due.saturating_duration_since(self.base)));
+    }
+
+    /// Queues the earliest deadline, unless it is.
+    fn schedule_timer(&mut self, member: usize, due: Option<Duration>) {
+        let of = &mut self.members[member];
+        let Some(due) = due else {
+            (of.timer_due, of.timer) = (None, None);
+            return;
+        };
+        if of.timer.is_some() && of.timer_due == Some(due) {
+            return;
         }
+        of.timer_due = Some(due);
+        let at = due.max(self.now) + self.time(MS / 100, 2 * MS);
+        self.members[member].timer = Some(at);
+        self.queue.put(at, Event::Timer(member));
     }
 
     /// Whether a freeze of this member hangs in the kernel.
@@ -128,6 +141,10 @@ impl World {
 
     /// A deadline may have come.
     pub(super) fn timer(&mut self, member: usize) {
+        // A deadline that was put off is still queued for its old time.
+        if self.members[member].timer.is_none_or(|at| self.now < at) {
+            return;
+        }
         self.members[member].timer = None;
         self.fire_due(member);
         self.arrange(member);
@@ -297,7 +314,12 @@ impl World {
         if !self.pods[pod].alive || !self.store.pods.contains_key(&uid) || !self.may_lose_agent(pod) {
             return false;
         }
-        let forced = self.rng.random_bool(0.5);
+        // A run that begins while a pod is forgotten and writes takes its claims for unmounted, which nothing in the API denies.
+        // What a run has pinned it misses.
+        let pinned = self.processes.iter().any(|process| {
+            process.run.as_ref().is_some_and(|run| run.run.members.iter().any(|member| is_pod_of(member, &uid)))
+        });
+        let forced = pinned && self.rng.random_bool(0.5);
         if forced {
             self.store.pods.remove(&uid);
             self.pod_changed(&uid);

@@ -159,7 +159,8 @@ pub(super) struct Process {
     pub deletion_seen: bool,
     /// It was told to stop.
     pub stopping: bool,
-    /// When the next wake is due that is already queued.
+    /// When the run's timer is due, and when the wake for it comes.
+    pub wake_due: Option<Duration>,
     pub wake: Option<Duration>,
     /// When the last event of each watch arrives: watches keep their order.
     pub watched_until: [Duration; 5],
@@ -202,7 +203,8 @@ pub(super) struct Member {
     pub pod: Option<usize>,
     /// Work whose completion is queued.
     pub scheduled: Vec<Work>,
-    /// The earliest deadline that is queued.
+    /// When the earliest deadline is due, and when it fires.
+    pub timer_due: Option<Duration>,
     pub timer: Option<Duration>,
     /// The kernel completes no freeze before.
     pub hangs_until: Duration,
@@ -276,6 +278,7 @@ impl World {
                 node: Node::new(MAX_HOLD),
                 pod: *pod,
                 scheduled: Vec::new(),
+                timer_due: None,
                 timer: None,
                 hangs_until: Duration::ZERO,
             })
