@@ -106,6 +106,10 @@ pub enum Event {
     Stop,
 }
 
+/// Somebody else has written the status of the object that was to be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed;
+
 /// One run of one controller process.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -134,13 +138,16 @@ impl Controller {
     /// pods whose agents are connected.
     ///
     /// `None`: there is nothing to run (the object is gone, or being deleted and never began).
+    ///
+    /// # Errors
+    /// When somebody else has written the status since the object was read; to be tried again.
     pub fn take_over(
         epoch: u64,
         object: &Object,
         store: &mut Store,
         sessions: BTreeSet<String>,
         now: Moment,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, Changed> {
         let request = request(epoch, object);
         let mut observed = Observed {
             watching: true,
@@ -155,14 +162,19 @@ impl Controller {
         let declared = object.status.as_ref().filter(|status| status.attempt > 0);
         let run = match declared {
             Some(status) => resume(&request, status, &observed.pods, now),
-            None if object.deleting => return None,
+            None if object.deleting => return Ok(None),
             None => Run::new(members(&request, &object.spec, store), object.status.clone().unwrap_or_default(), now),
         };
-        let object = if object.deleting { object.clone() } else { store.add_finalizer()? };
+        let before = &object.status;
+        let guarded = if object.deleting { Some(object.clone()) } else { store.add_finalizer() };
+        let Some(object) = guarded else { return Ok(None) };
+        if object.status != *before {
+            return Err(Changed);
+        }
         let members = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
         observed.connected = members.filter(|pod| sessions.contains(pod)).collect();
         observed.deleted = object.deleting;
-        Some(Self {
+        Ok(Some(Self {
             request,
             run,
             observed,
@@ -173,7 +185,7 @@ impl Controller {
             stopping: false,
             turning: true,
             plan_wake: None,
-        })
+        }))
     }
 
     /// Takes an event into what is known. Give it a [`Controller::turn`] next.

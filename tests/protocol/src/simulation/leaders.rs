@@ -10,7 +10,7 @@ use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, LEASE_DURATION, LEASE_REN
 use super::api::{Purpose, Request};
 use super::breaks::Break;
 use super::world::{Event, Process, ToProcess, World};
-use crate::controller::{Controller, Event as Heard, Goodbye, Object, Output, Sweeper, is_refused, refusal};
+use crate::controller::{Changed, Controller, Event as Heard, Goodbye, Object, Output, Sweeper, is_refused, refusal};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -220,7 +220,11 @@ impl World {
         if self.store.object.as_ref().map(|object| object.version) != version {
             self.object_changed();
         }
-        let Some(run) = run else { return self.part(process) };
+        let run = match run {
+            Ok(Some(run)) => run,
+            Ok(None) => return self.part(process),
+            Err(Changed) => return self.try_again(process),
+        };
         let from = &mut self.processes[process];
         from.failures = 0;
         from.run_number += 1;
