@@ -50,7 +50,8 @@ impl World {
             if let Work::Freezer(place) = work
                 && self.members[member].node.is_freezing(place)
             {
-                if self.strikes(Fault::FreezeHangs) {
+                // Of a filesystem that is frozen already the kernel says so at once.
+                if self.members[member].node.frozen().is_none() && self.strikes(Fault::FreezeHangs) {
                     self.members[member].hangs_until = self.now + self.time(500 * MS, 20 * S);
                 }
                 at = at.max(self.members[member].hangs_until);
