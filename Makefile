@@ -22,10 +22,10 @@ IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
-BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench)
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench simulate)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane e2e torn bench crds manifests images load install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane e2e torn bench simulation crds manifests images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(BIN)/hold-bench target/images/stillpoint.tar ## the hold of 1 to 30 mem
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name bench | tail -n 1)"; \
 	KUBECONFIG="$$kubeconfig" STILLPOINT_LOG=error $(BIN)/hold-bench --image target/images/stillpoint.tar $(BENCH_ARGS); \
 	result=$$?; $(CLUSTER_TOOL) api-down --name bench; exit $$result
+
+simulation: $(BIN)/simulate ## 100,000 seeds of whole groups with faults at every step
+	$(BIN)/simulate $(SIMULATION_ARGS)
 
 crds: ## write the CRDs from the Rust types, for crds/ and the chart
 	BLESS=1 $(CARGO) test --package stillpoint --test crds

@@ -208,9 +208,9 @@ impl Draft<'_> {
                 [next, self.run.prepare_deadline].into_iter().flatten().min()
             }
             Stage::Cutting => self.cut_deadline(),
-            Stage::Releasing { since } => Some(since.monotonic + RELEASE_TIMEOUT),
             Stage::AwaitingUsable { since } => Some(since.monotonic + READY_TO_USE_TIMEOUT),
-            Stage::Abandoning { since, .. } => {
+            Stage::Releasing { since } | Stage::Abandoning { since, .. } => {
+                // Then only the API server can be missing, and it is heard of by itself.
                 let timeout = since.monotonic + RELEASE_TIMEOUT;
                 (self.now.monotonic < timeout).then_some(timeout)
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -215,7 +215,10 @@ async fn run_to_end(
             Err(refusal) => return refuse(context, object, &request, refusal).await,
         },
     };
+    let before = &object.status;
     let Some(object) = guard(context, object).await? else { return Ok(None) };
+    // A leader that was stopped for a while and has not noticed yet that it leads no longer must not begin from an old status.
+    ensure!(object.status == *before, "another controller has written the status of this replication meanwhile");
     if request.mode == Mode::Replicate && observe::classes(&context.client).await?.is_some() {
         watches.watch_replicas(&request.uid);
         watches.synchronise(&mut observed).await?;

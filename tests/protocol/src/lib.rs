@@ -1,1 +1,5 @@
 //! The production state machines of agents and controllers, joined by a simulated kernel, network and API server.
+
+pub mod controller;
+pub mod node;
+pub mod simulation;

@@ -1,0 +1,407 @@
+//! The judge: it sees everything, decides nothing, and says which promise was broken.
+//!
+//! | | what is judged |
+//! |---|---|
+//! | P1 | when snapshots are asked for, the last thing that every mounted member said to this leader in this round is Ready |
+//! | P2 | when a run has ended, every agent that it asked and that is connected was told to release; at the end nothing is held |
+//! | P3 | a freeze of ours lasts from its completion in the kernel at most the hold limit, [`GUARDIAN_GRACE`] and one [`THAW_RETRY`] while the guardian guards it all along, else the hold limit, [`THAW_TIMEOUT`] and one [`THAW_RETRY`]; and at every moment somebody will thaw it by himself |
+//! | P4 | where a status says that a cut is proven, all cuts lie in one moment in which every mounted member was frozen by us, and no cut holds a write without an earlier one of the application |
+//! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object |
+//! | | a final phase is never left, every run ends, an older leader moves no agent, and where nothing goes wrong the run is done |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stillpoint::agent::hold::Command;
+use stillpoint::api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
+use stillpoint::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
+use stillpoint::wire::agent_message::Report;
+
+use super::Ending;
+use super::application::{Content, is_torn};
+use super::world::{World, member_of};
+use crate::node::Owner;
+
+/// What timers and threads may be late, beside what the limits say.
+const SLACK: Duration = Duration::from_millis(25);
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which.
+    pub promise: &'static str,
+    /// How.
+    pub what: String,
+    /// When, in virtual time.
+    pub at: Duration,
+}
+
+/// A cut as the storage system took it.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    /// Of which member.
+    pub member: usize,
+    /// What it holds.
+    pub content: Content,
+    /// When it was taken.
+    at: Duration,
+    /// Since when, and in which freeze of ours, the member was frozen.
+    freeze: Option<usize>,
+}
+
+/// One freeze of ours.
+#[derive(Clone, Copy, Debug)]
+struct Freeze {
+    since: Duration,
+    until: Option<Duration>,
+    /// A working guardian had a deadline all along.
+    guarded: bool,
+}
+
+/// What one controller process asked and heard in its run.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    /// The last command to each member, and through which session.
+    asked: BTreeMap<usize, (Asked, u64)>,
+    /// The last report of each member since then.
+    heard: BTreeMap<usize, Said>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Prepare,
+    Suspend,
+    Release,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Ready { round: u32 },
+    Else,
+}
+
+/// The judge.
+#[derive(Clone, Debug)]
+pub(super) struct Judge {
+    pub violation: Option<Violation>,
+    /// By the name of the snapshot.
+    pub cuts: BTreeMap<String, Cut>,
+    /// How the run ended.
+    pub ending: Option<Ending>,
+    /// The longest freeze of ours.
+    pub longest: Duration,
+    /// Somebody deleted a replica.
+    pub meddled: bool,
+    freezes: Vec<Vec<Freeze>>,
+    ledgers: BTreeMap<usize, Ledger>,
+    /// The highest epoch that each agent has heard.
+    highest: Vec<u64>,
+    limit: Duration,
+}
+
+impl Judge {
+    /// A judge of so many members, whose hold limit is `limit`.
+    pub fn new(members: usize, limit: Duration) -> Self {
+        Self {
+            violation: None,
+            cuts: BTreeMap::new(),
+            ending: None,
+            longest: Duration::ZERO,
+            meddled: false,
+            freezes: vec![Vec::new(); members],
+            ledgers: BTreeMap::new(),
+            highest: vec![0; members],
+            limit,
+        }
+    }
+
+    /// A process begins a run.
+    pub fn begin_run(&mut self, process: usize) {
+        self.ledgers.insert(process, Ledger::default());
+    }
+
+    /// A process has ended.
+    pub fn forget_run(&mut self, process: usize) {
+        self.ledgers.remove(&process);
+    }
+
+    /// An agent has ended, and with it what it had heard.
+    pub fn forget_agent(&mut self, member: usize) {
+        self.highest[member] = 0;
+    }
+
+    /// A process sends a command through a session.
+    pub fn sent(&mut self, process: usize, link: u64, command: &Command) {
+        let Some(member) = member_of(&command.attempt().member) else { return };
+        let asked = match command {
+            Command::Prepare(..) => Asked::Prepare,
+            Command::Suspend(..) => Asked::Suspend,
+            Command::Release(_) => Asked::Release,
+        };
+        let ledger = self.ledgers.entry(process).or_default();
+        ledger.asked.insert(member, (asked, link));
+        ledger.heard.remove(&member);
+    }
+
+    /// Whether this is a release for a member that has said nothing since it was asked.
+    pub fn is_unanswered_release(&self, process: usize, command: &Command) -> bool {
+        let Command::Release(attempt) = command else { return false };
+        let member = member_of(&attempt.member);
+        let heard = |ledger: &Ledger| member.is_some_and(|member| ledger.heard.contains_key(&member));
+        !self.ledgers.get(&process).is_some_and(heard)
+    }
+
+    /// A report of an agent reaches a process that leads in this epoch.
+    pub fn heard(&mut self, process: usize, epoch: u64, report: &Report) {
+        let (attempt, said) = match report {
+            Report::Ready(ready) => (&ready.attempt, Said::Ready { round: ready.round }),
+            Report::NotReady(refused) => (&refused.attempt, Said::Else),
+            Report::Released(released) => (&released.attempt, Said::Else),
+            Report::Prepared(prepared) => (&prepared.attempt, Said::Else),
+            Report::Waiting(waiting) => (&waiting.attempt, Said::Else),
+            Report::Hello(_) => return,
+        };
+        let Some(attempt) = attempt.as_ref().filter(|attempt| attempt.epoch == epoch) else { return };
+        if let Some(member) = member_of(&attempt.member) {
+            self.ledgers.entry(process).or_default().heard.insert(member, said);
+        }
+    }
+
+    /// A command arrives at an agent: whether it is of an older leader than one that this agent has heard.
+    pub fn arrives(&mut self, member: usize, command: &Command) -> bool {
+        let epoch = command.attempt().epoch;
+        let stale = epoch < self.highest[member];
+        self.highest[member] = self.highest[member].max(epoch);
+        stale
+    }
+
+    /// The highest epoch that an agent has heard.
+    pub fn highest(&self, member: usize) -> u64 {
+        self.highest[member]
+    }
+}
+
+impl World {
+    /// After every step.
+    pub(super) fn judge_step(&mut self) {
+        for member in 0..self.members.len() {
+            let ours = self.members[member].node.frozen() == Some(Owner::Us);
+            let guarded = self.members[member].node.is_guarded() && !self.is_guardian_stopped(member);
+            let now = self.now;
+            let open = self.judge.freezes[member].last_mut().filter(|freeze| freeze.until.is_none());
+            let freeze = match (ours, open) {
+                (false, None) => continue,
+                (true, None) => {
+                    self.judge.freezes[member].push(Freeze { since: now, until: None, guarded });
+                    continue;
+                }
+                (true, Some(freeze)) => {
+                    freeze.guarded &= guarded;
+                    *freeze
+                }
+                (false, Some(freeze)) => {
+                    freeze.until = Some(now);
+                    *freeze
+                }
+            };
+            self.judge_freeze(member, freeze, ours);
+        }
+    }
+
+    fn judge_freeze(&mut self, member: usize, freeze: Freeze, stands: bool) {
+        let lasted = self.now - freeze.since;
+        self.judge.longest = self.judge.longest.max(lasted);
+        let beyond = if freeze.guarded { GUARDIAN_GRACE } else { THAW_TIMEOUT };
+        let bound = self.judge.limit + beyond + THAW_RETRY + SLACK;
+        if lasted > bound {
+            self.violate("P3", format!("member {member} is frozen for {lasted:?}, and {bound:?} is the bound"));
+        } else if stands && !self.members[member].node.thaw_is_certain() {
+            self.violate("P3", format!("member {member} is frozen, and nobody is left who would thaw it"));
+        }
+    }
+
+    /// The storage system takes a cut.
+    pub(super) fn judge_cut(&mut self, name: &str, member: usize) {
+        let freezes = &self.judge.freezes[member];
+        let freeze = freezes.last().filter(|freeze| freeze.until.is_none()).map(|_| freezes.len() - 1);
+        let content = self.application.content(member);
+        let taken = Cut { member, content, at: self.now, freeze };
+        self.note(|| format!("   {name} is cut: {content:?}"));
+        self.judge.cuts.insert(name.to_owned(), taken);
+    }
+
+    /// A controller asks for the snapshots.
+    pub(super) fn judge_request_to_cut(&mut self, process: usize) {
+        let Some(run) = &self.processes[process].run else { return };
+        let round = run.run.round;
+        let ledger = self.judge.ledgers.get(&process);
+        let is_ready = |member: usize| {
+            let heard = ledger.and_then(|ledger| ledger.heard.get(&member));
+            heard == Some(&Said::Ready { round })
+        };
+        let mounted = run.run.members.iter().filter(|member| member.pod.is_some());
+        let early = mounted.filter_map(|member| member_of(&member.claim.uid)).find(|member| !is_ready(*member));
+        if let Some(member) = early {
+            self.violate(
+                "P1",
+                format!("snapshots are asked for, and member {member} has not said Ready in round {round}"),
+            );
+        }
+    }
+
+    /// A controller's run has come to its end.
+    pub(super) fn judge_end_of_run(&mut self, process: usize) {
+        let Some(ledger) = self.judge.ledgers.get(&process) else { return };
+        let registry = &self.processes[process].registry;
+        let is_open = |link: u64| registry.values().any(|open| *open == link);
+        let kept = ledger.asked.iter().find(|(_, (asked, link))| *asked != Asked::Release && is_open(*link));
+        if let Some((member, (asked, _))) = kept {
+            let what = format!("the run has ended, and the last that member {member} was told is {asked:?}");
+            self.violate("P2", what);
+        }
+    }
+
+    /// A status is stored.
+    pub(super) fn judge_status(
+        &mut self,
+        process: usize,
+        before: Option<&ReplicationStatus>,
+        status: &ReplicationStatus,
+    ) {
+        let was = before.and_then(|before| before.phase);
+        self.note(|| format!("   controller {process} stores {:?} {}", status.phase, reason(status)));
+        if was.is_some_and(Phase::is_final) && was != status.phase {
+            self.violate("final phase", format!("{was:?} is left for {:?}", status.phase));
+        }
+        if status.consistency.is_some() && before.is_none_or(|before| before.consistency.is_none()) {
+            self.judge_proof(status);
+        }
+        if status.phase == Some(Phase::Done) && was != Some(Phase::Done) {
+            if self.setting.spec.mode == Mode::Check {
+                self.judge_check(status);
+            } else {
+                self.judge_proof(status);
+            }
+        }
+        if status.phase.is_some_and(Phase::is_final) {
+            let mode = self.setting.spec.mode;
+            self.judge.ending = Some(Ending { mode, phase: status.phase, reason: reason(status) });
+        }
+    }
+
+    /// A status says that the cut is proven.
+    fn judge_proof(&mut self, status: &ReplicationStatus) {
+        let mut cuts = Vec::new();
+        for member in &status.members {
+            let name = member.replica.as_ref().map_or("", |replica| &replica.volume_snapshot_name);
+            match self.judge.cuts.get(name) {
+                Some(cut) => cuts.push((cut.clone(), member.state != MemberState::Unmounted)),
+                None => {
+                    let claim = &member.persistent_volume_claim.name;
+                    return self.violate("P4", format!("the cut is said to be proven, and {claim} was never cut"));
+                }
+            }
+        }
+        let contents: Vec<Content> = cuts.iter().map(|(cut, _)| cut.content).collect();
+        if is_torn(&contents) {
+            return self.violate("P4", format!("the cut is said to be proven, and it is torn: {contents:?}"));
+        }
+        let Some(first) = cuts.iter().map(|(cut, _)| cut.at).min() else { return };
+        let last = cuts.iter().map(|(cut, _)| cut.at).max().unwrap_or(first);
+        for (cut, mounted) in cuts {
+            let freeze = cut.freeze.and_then(|freeze| self.judge.freezes[cut.member].get(freeze).copied());
+            let around = |freeze: Freeze| freeze.since <= first && freeze.until.is_none_or(|until| last <= until);
+            if mounted && !freeze.is_some_and(around) {
+                let what = format!(
+                    "the cut is said to be proven, and member {} was not frozen from the first cut to the last: {freeze:?}",
+                    cut.member
+                );
+                return self.violate("P4", what);
+            }
+        }
+    }
+
+    /// A check is done: all members were suspended at one moment.
+    fn judge_check(&mut self, status: &ReplicationStatus) {
+        let mounted = status.members.iter().filter(|member| member.state != MemberState::Unmounted);
+        let mounted: Vec<usize> = mounted.filter_map(|member| member_of(&member.persistent_volume_claim.uid)).collect();
+        let freezes = &self.judge.freezes;
+        let frozen_at = |member: usize, at: Duration| {
+            freezes[member].iter().any(|freeze| freeze.since <= at && freeze.until.is_none_or(|until| at < until))
+        };
+        let mut moments = mounted.iter().flat_map(|member| freezes[*member].iter().map(|freeze| freeze.since));
+        let together = moments.any(|at| mounted.iter().all(|member| frozen_at(*member, at)));
+        if !together && !mounted.is_empty() {
+            self.violate("P4", "the check is done, and at no moment all members were suspended".to_owned());
+        }
+    }
+
+    /// Nothing more will happen by itself, and nobody has deleted the object at the end yet.
+    pub(super) fn judge_rest(&mut self) {
+        let Some(object) = self.store.object.clone() else { return };
+        let status = object.status.clone().unwrap_or_default();
+        if object.deleting {
+            return self.violate("P8", "the object is being deleted, and nobody takes the finalizer off".to_owned());
+        }
+        let Some(phase) = status.phase.filter(|phase| phase.is_final()) else {
+            return self
+                .violate("every run ends", format!("nothing happens any more, and the phase is {:?}", status.phase));
+        };
+        if phase != Phase::Done && self.setting.is_calm() {
+            return self.violate("calm", format!("nothing went wrong, and the run is {phase:?}: {}", reason(&status)));
+        }
+        let replicas = self.store.replicas();
+        if phase == Phase::Done && object.spec.mode == Mode::Replicate && !self.judge.meddled {
+            let usable = |name: &str| {
+                let status = replicas.get(name).and_then(|snapshot| snapshot.status.as_ref());
+                status.is_some_and(|status| status.ready_to_use == Some(true))
+            };
+            let names = status.members.iter().filter_map(|member| member.replica.as_ref());
+            let missing = names.map(|replica| &replica.volume_snapshot_name).find(|name| !usable(name));
+            if let Some(name) = missing.cloned() {
+                self.violate("P4", format!("the run is done, and {name} cannot be used"));
+            }
+        }
+        if phase != Phase::Done && !replicas.is_empty() {
+            let names: Vec<&String> = replicas.keys().collect();
+            self.violate("P8", format!("the run is {phase:?}, and there are replicas: {names:?}"));
+        }
+        self.judge_nodes();
+    }
+
+    /// The very end.
+    pub(super) fn judge_end(&mut self) {
+        if let Some(object) = &self.store.object {
+            let what = format!("the object was deleted, and it is there: finalizer {}", object.finalizer);
+            return self.violate("P8", what);
+        }
+        let done = self.judge.ending.as_ref().is_some_and(|ending| ending.phase == Some(Phase::Done));
+        let kept = done && self.setting.spec.deletion_policy == DeletionPolicy::Retain;
+        let replicas = self.store.replicas();
+        if !kept && !replicas.is_empty() {
+            let names: Vec<&String> = replicas.keys().collect();
+            self.violate("P8", format!("the object is gone, and its replicas are there: {names:?}"));
+        }
+        self.judge_nodes();
+    }
+
+    fn judge_nodes(&mut self) {
+        for member in 0..self.members.len() {
+            let node = &self.members[member].node;
+            let frozen = node.frozen() == Some(Owner::Us);
+            let held = node.agent_alive() && !node.is_idle();
+            if frozen || held {
+                let what = format!(
+                    "nothing happens any more, and member {member} is {}",
+                    if frozen { "frozen" } else { "held" }
+                );
+                return self.violate("P2", what);
+            }
+        }
+    }
+}
+
+fn reason(status: &ReplicationStatus) -> String {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.map_or_else(|| "Refused".to_owned(), |ready| ready.reason.clone())
+}
