@@ -83,7 +83,7 @@ async fn a_cool_down_is_waited_for_and_believed_no_longer_than_it_can_be() {
         let next_attempt_at = Some(MicroTime(now.wall + SignedDuration::from_secs(seconds)));
         let mut object = replication(ReplicationStatus { attempt: 1, next_attempt_at, ..Default::default() });
         object.spec.retry = Some(crate::api::Retry { limit: 1, cool_down: Duration::from_secs(60).into() });
-        object.metadata.deletion_timestamp = deleting.then(|| Time(now.wall));
+        object.metadata.deletion_timestamp = deleting.then_some(Time(now.wall));
         cool_down(&object, now)
     };
     assert_eq!(left(20, false), Some(Duration::from_secs(20)));
