@@ -42,9 +42,9 @@ impl Setting {
         let mut pods_of_members = Vec::with_capacity(members);
         let mut pods = 0;
         for _ in 0..members {
-            let pod = match rng.random_range(0..10) {
-                0 => None,
-                1..=3 if pods > 0 => Some(rng.random_range(0..pods)),
+            let pod = match rng.random_range(0..12) {
+                0..=1 => None,
+                2..=4 if pods > 0 => Some(rng.random_range(0..pods)),
                 _ => {
                     pods += 1;
                     Some(pods - 1)
