@@ -268,7 +268,10 @@ impl World {
     /// The world of a seed. `trace`: how many of the last steps are told.
     pub fn new(seed: u64, broken: Option<Break>, trace: usize) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let setting = Setting::draw(&mut rng);
+        let mut setting = Setting::draw(&mut rng);
+        if let Some(broken) = broken {
+            setting.favour(broken.faults());
+        }
         let hold = setting.spec.hold_timeout;
         let mounted = setting.pods_of_members.iter().map(Option::is_some).collect();
         let members: Vec<Member> = setting
