@@ -164,7 +164,8 @@ impl World {
                 true
             }
             Fault::WatchLags => {
-                self.lag_until = self.now + self.time(100 * MS, 20 * S);
+                let stream = self.rng.random_range(0..self.lag_until.len());
+                self.lag_until[stream] = self.now + self.time(100 * MS, 20 * S);
                 true
             }
             Fault::SnapshotDeleted => self.delete_any_snapshot(),

@@ -74,11 +74,16 @@ impl Setting {
         }
     }
 
-    /// Makes some faults come more often than all others.
+    /// Makes some faults come often, and no others.
     pub fn favour(&mut self, faults: &[Fault]) {
-        for fault in faults {
-            self.weights.set(*fault, 20);
+        if faults.is_empty() {
+            return;
         }
+        self.weights = Weights::default();
+        for fault in faults {
+            self.weights.set(*fault, 1);
+        }
+        (self.fault_rate, self.max_faults) = (0.15, 12);
     }
 
     /// Whether nothing goes wrong in this seed: then the run must be done.
