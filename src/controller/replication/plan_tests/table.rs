@@ -36,6 +36,21 @@ fn a_group_is_cut_phase_by_phase() {
 }
 
 #[test]
+fn who_waits_for_the_list_of_pods_alone_waits_for_no_time_that_is_past() {
+    let mut world = World::preparing(Mode::Check, 1, 1);
+    world.answer(0, prepared());
+    world.turn();
+    world.answer(0, ready(1));
+    world.turn();
+    world.observed.rechecked = false;
+    world.answer(0, released(true));
+    world.pass(RELEASE_TIMEOUT);
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::Releasing { .. }));
+    assert!(world.wake_at.is_none_or(|at| at > world.now.monotonic), "it would turn without a pause");
+}
+
+#[test]
 fn a_check_keeps_nothing() {
     let mut world = World::suspending(Mode::Check, 2);
     for member in 0..2 {

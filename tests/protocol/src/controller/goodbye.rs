@@ -5,6 +5,10 @@ use stillpoint::replica::csi::snapshot_name;
 
 use super::{NAME, Object, Output, PutError, Refused, UID};
 
+/// The API server did not answer, so nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered;
+
 /// A goodbye under way. It may fail at any request; then another one begins afresh.
 #[derive(Clone, Debug)]
 pub struct Goodbye {
@@ -38,14 +42,14 @@ impl Goodbye {
     ///
     /// # Errors
     /// When nothing is known; begin again after a pause.
-    pub fn patched(&mut self, result: Result<(), PutError>) -> Result<Option<Output>, ()> {
+    pub fn patched(&mut self, result: Result<(), PutError>) -> Result<Option<Output>, Unanswered> {
         match result {
             Ok(()) | Err(PutError::Refused(Refused::NotFound)) => {
                 self.over = true;
                 Ok(None)
             }
             Err(PutError::Refused(Refused::Conflict)) => Ok(Some(Output::GetObject)),
-            Err(PutError::Unknown) => Err(()),
+            Err(PutError::Unknown) => Err(Unanswered),
         }
     }
 
@@ -53,8 +57,8 @@ impl Goodbye {
     ///
     /// # Errors
     /// When there was no answer; begin again after a pause.
-    pub fn read(&mut self, result: Result<Option<&Object>, ()>) -> Result<Option<Output>, ()> {
-        let object = result?;
+    pub fn read(&mut self, result: Result<Option<&Object>, ()>) -> Result<Option<Output>, Unanswered> {
+        let object = result.map_err(|()| Unanswered)?;
         self.over = object.is_none_or(|object| !object.finalizer);
         self.version = object.map_or(self.version, |object| object.version);
         Ok(self.deleted())

@@ -28,7 +28,7 @@ use stillpoint::replica::csi::snapshot_name;
 use stillpoint::wire::ControllerMessage;
 use stillpoint::wire::agent_message::Report;
 
-pub use goodbye::Goodbye;
+pub use goodbye::{Goodbye, Unanswered};
 pub use store::{NAME, NAMESPACE, Object, Refused, Spec, Store, UID};
 pub use sweeper::Sweeper;
 pub use writer::{PutError, Writer};

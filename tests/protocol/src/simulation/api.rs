@@ -304,7 +304,7 @@ impl World {
 
     fn watch(&mut self, process: usize, stream: Stream, what: ToProcess) {
         let latency = self.latency(200, 10_000);
-        let arrives = (self.now + latency).max(self.lag_until);
+        let arrives = (self.now + latency).max(self.lag_until[stream as usize]);
         let until = &mut self.processes[process].watched_until[stream as usize];
         let arrives = arrives.max(*until);
         *until = arrives;

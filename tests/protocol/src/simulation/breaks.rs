@@ -1,5 +1,7 @@
 //! Guards that can be taken away, each at its interface, to see that the judge notices.
 
+use super::faults::Fault;
+
 /// A guard that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Break {
@@ -33,4 +35,13 @@ impl Break {
         Self::Recheck,
         Self::Cleanup,
     ];
+
+    /// The faults that a guard is there for, where they are rare together.
+    pub(super) fn faults(self) -> &'static [Fault] {
+        match self {
+            Self::Epoch => &[Fault::SessionStalls, Fault::ControllerKilled],
+            Self::Recheck => &[Fault::ClaimMounted, Fault::WatchLags],
+            Self::Guardian | Self::Deadline | Self::Ready | Self::Vote | Self::Release | Self::Cleanup => &[],
+        }
+    }
 }

@@ -46,6 +46,7 @@ faults! {
     ForeignThaw "somebody else thaws",
     LockTaken "application takes a lock",
     SessionCut "session cut",
+    SessionStalls "session stalls",
     CommandTwice "command repeated",
     EventsMissed "controller misses agents' events",
     ApiRefuses "API request refused",
@@ -156,13 +157,15 @@ impl World {
             }),
             Fault::LockTaken => self.with_member(|world, member| world.lock(member)),
             Fault::SessionCut => self.cut_any_session(),
+            Fault::SessionStalls => self.stall_any_session(),
             Fault::EventsMissed => self.tell_leader(Heard::Missed),
             Fault::ApiOutage => {
                 self.outage_until = self.now + self.time(100 * MS, 40 * S);
                 true
             }
             Fault::WatchLags => {
-                self.lag_until = self.now + self.time(100 * MS, 20 * S);
+                let stream = self.rng.random_range(0..self.lag_until.len());
+                self.lag_until[stream] = self.now + self.time(100 * MS, 20 * S);
                 true
             }
             Fault::SnapshotDeleted => self.delete_any_snapshot(),
@@ -172,9 +175,15 @@ impl World {
             Fault::PodDeleted => self.with_pod(World::delete_pod),
             Fault::ContainerRestarted => self.with_pod(World::restart_container),
             Fault::ClaimDeleted => self.with_member(World::delete_claim),
-            Fault::ClaimMounted => self.with_member(World::mount_by_another),
+            Fault::ClaimMounted => {
+                let unmounted = self.members.iter().position(|member| member.pod.is_none());
+                match unmounted.filter(|_| self.rng.random_bool(0.7)) {
+                    Some(member) => self.mount_by_another(member),
+                    None => self.with_member(World::mount_by_another),
+                }
+            }
             Fault::ControllerKilled => self.with_process(|world, process| {
-                let back = world.time(500 * MS, 20 * S);
+                let back = world.time(50 * MS, 20 * S);
                 world.kill_process(process, back)
             }),
             Fault::ControllerPaused => self.with_process(World::pause_process),

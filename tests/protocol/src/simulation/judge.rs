@@ -92,6 +92,8 @@ pub(super) struct Judge {
     pub longest: Duration,
     /// Somebody deleted a replica.
     pub meddled: bool,
+    /// Since when a pod that is none of the group's writes to a member.
+    pub strangers: Vec<Option<Duration>>,
     freezes: Vec<Vec<Freeze>>,
     ledgers: BTreeMap<usize, Ledger>,
     /// The highest epoch that each agent has heard.
@@ -108,6 +110,7 @@ impl Judge {
             ending: None,
             longest: Duration::ZERO,
             meddled: false,
+            strangers: vec![None; members],
             freezes: vec![Vec::new(); members],
             ledgers: BTreeMap::new(),
             highest: vec![0; members],
@@ -311,6 +314,12 @@ impl World {
         for (cut, mounted) in cuts {
             let freeze = cut.freeze.and_then(|freeze| self.judge.freezes[cut.member].get(freeze).copied());
             let around = |freeze: Freeze| freeze.since <= first && freeze.until.is_none_or(|until| last <= until);
+            let stranger = self.judge.strangers[cut.member].filter(|since| !mounted && *since <= last);
+            if let Some(since) = stranger {
+                let member = cut.member;
+                let what = format!("the cut is said to be proven, and member {member} is written to since {since:?}");
+                return self.violate("P4", what);
+            }
             if mounted && !freeze.is_some_and(around) {
                 let what = format!(
                     "the cut is said to be proven, and member {} was not frozen from the first cut to the last: {freeze:?}",

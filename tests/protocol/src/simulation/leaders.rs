@@ -10,7 +10,9 @@ use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, SHUTDOWN_TIMEOUT};
 use super::api::{Purpose, Request};
 use super::breaks::Break;
 use super::world::{Event, Process, ToProcess, World};
-use crate::controller::{Changed, Controller, Event as Heard, Goodbye, Object, Output, Sweeper, is_refused, refusal};
+use crate::controller::{
+    Changed, Controller, Event as Heard, Goodbye, Object, Output, Sweeper, Unanswered, is_refused, refusal,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -82,7 +84,7 @@ impl World {
             ToProcess::GoodbyeBegins(read) => self.goodbye_begins(process, read.map(|object| object.map(|it| *it))),
             ToProcess::GoodbyeRead(read) => {
                 let Some(goodbye) = &mut self.processes[process].goodbye else { return };
-                let next = goodbye.read(read.as_ref().map(Option::as_deref).map_err(|()| ()));
+                let next = goodbye.read(read.as_ref().map(Option::as_deref).map_err(|error| *error));
                 self.goodbye_goes_on(process, next);
             }
             ToProcess::Unfinalized(result) => {
@@ -279,9 +281,9 @@ impl World {
         }
     }
 
-    fn goodbye_goes_on(&mut self, process: usize, next: Result<Option<Output>, ()>) {
+    fn goodbye_goes_on(&mut self, process: usize, next: Result<Option<Output>, Unanswered>) {
         match next {
-            Err(()) => self.try_again(process),
+            Err(Unanswered) => self.try_again(process),
             Ok(Some(output)) => self.carry_out(process, output, Purpose::Goodbye),
             Ok(None) => {
                 self.processes[process].goodbye = None;

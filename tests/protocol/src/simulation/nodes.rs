@@ -179,7 +179,9 @@ impl World {
     fn may_lose_agent(&self, pod: usize) -> bool {
         let safe = |member: usize| {
             let node = &self.members[member].node;
-            node.is_at_rest() || (node.is_guarded() && !self.is_guardian_stopped(member))
+            // Who acknowledges without a promise lets the fault come, which is what he is there for.
+            let guarded = node.is_guarded() || self.broken == Some(Break::Guardian);
+            node.is_at_rest() || (guarded && !self.is_guardian_stopped(member))
         };
         self.members_of_pod(pod).into_iter().all(safe)
     }

@@ -206,20 +206,29 @@ impl World {
         }
     }
 
-    /// A process ends, and with it its sessions.
+    /// The network keeps what one session carries back for a while, shorter than either side would call it dead.
+    pub(super) fn stall_any_session(&mut self) -> bool {
+        let up: Vec<u64> = self.links.iter().filter(|(_, link)| link.up).map(|(id, _)| *id).collect();
+        if up.is_empty() {
+            return false;
+        }
+        let id = up[self.rng.random_range(0..up.len())];
+        let until = self.now + self.time(50 * MS, SILENCE);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.commands_until = link.commands_until.max(until);
+            link.reports_until = link.reports_until.max(until);
+        }
+        true
+    }
+
+    /// A process ends, and with it its sessions. What it has sent arrives before the end is noticed.
     pub(super) fn end_sessions_of_process(&mut self, process: usize) {
-        let ended: Vec<u64> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.process == process && link.agent_open)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ended {
-            if let Some(link) = self.links.get_mut(&id) {
-                link.up = false;
-            }
-            let notices = self.time(MS / 10, SILENCE);
-            self.queue.put(self.now + notices, Event::AgentNotices(id));
+        let open = |link: &&Link| link.process == process && link.agent_open;
+        let ended: Vec<(u64, Duration)> =
+            self.links.iter().filter(|(_, link)| open(link)).map(|(id, link)| (*id, link.commands_until)).collect();
+        for (id, sent) in ended {
+            let notices = self.now + self.time(MS / 10, SILENCE);
+            self.queue.put(notices.max(sent), Event::AgentNotices(id));
         }
     }
 

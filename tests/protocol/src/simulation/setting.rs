@@ -42,9 +42,9 @@ impl Setting {
         let mut pods_of_members = Vec::with_capacity(members);
         let mut pods = 0;
         for _ in 0..members {
-            let pod = match rng.random_range(0..10) {
-                0 => None,
-                1..=3 if pods > 0 => Some(rng.random_range(0..pods)),
+            let pod = match rng.random_range(0..12) {
+                0..=1 => None,
+                2..=4 if pods > 0 => Some(rng.random_range(0..pods)),
                 _ => {
                     pods += 1;
                     Some(pods - 1)
@@ -72,6 +72,18 @@ impl Setting {
             weights: Weights::draw(rng),
             locks: !calm && rng.random_bool(0.3),
         }
+    }
+
+    /// Makes some faults come often, and no others.
+    pub fn favour(&mut self, faults: &[Fault]) {
+        if faults.is_empty() {
+            return;
+        }
+        self.weights = Weights::default();
+        for fault in faults {
+            self.weights.set(*fault, 1);
+        }
+        (self.fault_rate, self.max_faults) = (0.15, 12);
     }
 
     /// Whether nothing goes wrong in this seed: then the run must be done.

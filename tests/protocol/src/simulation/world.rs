@@ -249,7 +249,8 @@ pub(super) struct World {
     pub creations: BTreeMap<String, u64>,
     pub application: Application,
     pub outage_until: Duration,
-    pub lag_until: Duration,
+    /// Until when each watch tells nothing.
+    pub lag_until: [Duration; 5],
     /// Milliseconds that the wall clock is off.
     pub wall_offset: i64,
     pub faults_left: usize,
@@ -268,7 +269,10 @@ impl World {
     /// The world of a seed. `trace`: how many of the last steps are told.
     pub fn new(seed: u64, broken: Option<Break>, trace: usize) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let setting = Setting::draw(&mut rng);
+        let mut setting = Setting::draw(&mut rng);
+        if let Some(broken) = broken {
+            setting.favour(broken.faults());
+        }
         let hold = setting.spec.hold_timeout;
         let mounted = setting.pods_of_members.iter().map(Option::is_some).collect();
         let members: Vec<Member> = setting
@@ -312,7 +316,7 @@ impl World {
             last_deletion: 0,
             creations: BTreeMap::new(),
             outage_until: Duration::ZERO,
-            lag_until: Duration::ZERO,
+            lag_until: [Duration::ZERO; 5],
             wall_offset: 0,
             faults_left: setting.max_faults,
             ordered: [0; KINDS],
@@ -440,7 +444,12 @@ impl World {
             Event::RecreatePod(pod) => self.recreate_pod(pod),
             Event::EndPod(pod) => self.end_pod(pod),
             Event::ContainerRuns(pod) => self.container_runs(pod),
-            Event::Mounted(member) => self.application.mount(member, true),
+            Event::Mounted(member) => {
+                if self.members[member].pod.is_none() {
+                    self.judge.strangers[member].get_or_insert(self.now);
+                }
+                self.application.mount(member, true);
+            }
             Event::Unlock(member) => self.members[member].node.unlock(),
             Event::ForeignThaw(member) => self.end_foreign_freeze(member),
             Event::Cut { name, creation, member } => self.cut(&name, creation, member),
