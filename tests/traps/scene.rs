@@ -128,6 +128,8 @@ impl Scene {
                 text(&controller.token_file),
                 "--guardian",
                 text(&socket),
+                "--record-dir",
+                text(&directory.join("records")),
             ],
         );
         let session = controller.session().await;
@@ -242,8 +244,13 @@ pub fn words(blockers: &[Blocker]) -> String {
     blockers.iter().map(|blocker| format!("{}: {}\n", blocker.reason, blocker.message)).collect()
 }
 
+/// The UID of the claim that is mounted at `path`: the path, with what a UID may be made of.
+fn claim_uid(path: &Path) -> String {
+    text(path).replace(|letter: char| !letter.is_ascii_alphanumeric(), "-")
+}
+
 fn attempt(path: &Path) -> Attempt {
-    Attempt { epoch: 1, replication_uid: "run".into(), number: 1, member: text(path).into() }
+    Attempt { epoch: 1, replication_uid: "run".into(), number: 1, member: claim_uid(path) }
 }
 
 fn children(parent: Pid) -> impl Iterator<Item = Pid> {
