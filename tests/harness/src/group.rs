@@ -12,7 +12,8 @@ use crate::manifests::{self, WRITER_PORT, lock_port};
 use crate::namespace::Place;
 use crate::waiting::{until, until_gone};
 
-const WRITER: &str = "writer";
+/// Name of the pod of the ordered writer.
+pub const WRITER: &str = "writer";
 
 /// One member to be: a claim and its storage pod.
 #[derive(Clone, Debug)]

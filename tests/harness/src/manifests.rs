@@ -16,7 +16,8 @@ pub const STORE_CONTAINER: &str = "store";
 /// File below a volume's root that a lock holder locks.
 pub const LOCKED_FILE: &str = "held";
 
-const STORE_PORT: u16 = 7000;
+/// The port of a member's store.
+pub const STORE_PORT: u16 = 7000;
 /// The writer's port for its statistics.
 pub const WRITER_PORT: u16 = 7001;
 /// The first lock holder's port; the next ones follow.
