@@ -45,21 +45,18 @@ impl Process {
     /// The container does not run, or not on this machine.
     pub fn of_container(pod: &Pod, container: &str) -> Result<Self> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let status = pod.status.clone().unwrap_or_default();
-        let mut statuses = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
-        let id = statuses.find(|status| status.name == container).and_then(|status| status.container_id);
-        let id = id.with_context(|| format!("container {container} of pod {name} has no id"))?;
-        let id = id.rsplit('/').next().unwrap_or_default();
-        first_process(id).with_context(|| format!("container {container} of pod {name} ({id}) is not on this machine"))
+        let id = container_id(pod, container)?;
+        first_process(&id).with_context(|| format!("container {container} of pod {name} ({id}) is not on this machine"))
     }
 
-    /// A child of this process.
+    /// A child of this process, whichever of its threads started it.
     ///
     /// # Errors
     /// It has none.
     pub fn child(&self) -> Result<Self> {
-        let path = format!("/proc/{0}/task/{0}/children", self.pid);
-        let first = fs::read_to_string(path).ok().and_then(|all| all.split_whitespace().next()?.parse().ok());
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        let first = children.filter_map(|all| all.split_whitespace().next()?.parse().ok()).next();
         Self::of_pid(first.with_context(|| format!("process {} has no child", self.pid))?)
     }
 
@@ -97,6 +94,18 @@ impl Process {
         let pid = Pid::from_raw(self.pid).context("no id of a process")?;
         kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to process {}", self.pid))
     }
+}
+
+/// The id of a container of a pod, of any kind, as its runtime calls it.
+///
+/// # Errors
+/// It was not started yet.
+pub fn container_id(pod: &Pod, container: &str) -> Result<String> {
+    let status = pod.status.clone().unwrap_or_default();
+    let mut statuses = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
+    let id = statuses.find(|status| status.name == container).and_then(|status| status.container_id);
+    let id = id.with_context(|| format!("container {container} of pod {:?} has no id", pod.metadata.name))?;
+    Ok(id.rsplit('/').next().unwrap_or_default().to_owned())
 }
 
 /// The process in the container's control group whose parent is outside. Only files of /proc/PID are read that cannot hang
@@ -146,6 +155,7 @@ mod tests {
         assert_eq!(namesake.kill().is_err(), namesake != there, "another process of the same id is left alone");
         there.stop().unwrap();
         there.resume().unwrap();
+        assert_eq!(here.child().unwrap(), there, "started by the thread of this test");
         there.kill().unwrap();
         child.wait().unwrap();
         assert!(there.kill().is_err());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::ListParams;
 use tokio::time::sleep;
 use workload::stats::Report;
 
@@ -26,6 +27,8 @@ pub struct Application {
     pub group: Group,
     stores: Vec<IpAddr>,
     writer: IpAddr,
+    /// How many pods there are of Stillpoint and of the test driver.
+    around: Vec<(&'static str, usize)>,
 }
 
 impl Application {
@@ -39,7 +42,12 @@ impl Application {
             first.lock_holders = vec![LOCKER];
         }
         let group = Group::start(place, members, progress).await?;
-        let mut application = Self { group, stores: Vec::new(), writer: IpAddr::from([0, 0, 0, 0]) };
+        let mut around = Vec::new();
+        for namespace in [SYSTEM, DRIVER_NAMESPACE] {
+            let pods: Api<Pod> = Api::namespaced(place.client(), namespace);
+            around.push((namespace, pods.list(&ListParams::default()).await?.items.len()));
+        }
+        let mut application = Self { group, stores: Vec::new(), writer: IpAddr::from([0, 0, 0, 0]), around };
         application.recovered().await?;
         Ok(application)
     }
@@ -50,8 +58,8 @@ impl Application {
     /// One does not come back.
     pub async fn recovered(&mut self) -> Result<()> {
         let place = &self.group.place;
-        for namespace in [SYSTEM, DRIVER_NAMESPACE] {
-            all_ready(&Api::namespaced(place.client(), namespace)).await?;
+        for (namespace, count) in &self.around {
+            all_ready(&Api::namespaced(place.client(), namespace), *count).await?;
         }
         let mut stores = Vec::new();
         for member in &self.group.members {
@@ -118,14 +126,14 @@ impl Application {
     }
 }
 
-/// Waits until every pod of a namespace is ready.
-async fn all_ready(pods: &Api<Pod>) -> Result<()> {
+/// Waits until this many pods of a namespace are there, and every one is ready.
+async fn all_ready(pods: &Api<Pod>, count: usize) -> Result<()> {
     let began = Instant::now();
     loop {
-        let waiting = match pods.list(&Default::default()).await {
+        let waiting = match pods.list(&ListParams::default()).await {
             Ok(all) => match all.iter().find(|pod| !is_ready(pod)) {
                 Some(pod) => format!("pod {:?} is not ready", pod.metadata.name),
-                None if all.items.is_empty() => "there is no pod".into(),
+                None if all.items.len() < count => format!("{} of {count} pods are there", all.items.len()),
                 None => return Ok(()),
             },
             Err(error) => error.to_string(),

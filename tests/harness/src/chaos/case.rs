@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::application::Application;
 use super::follow::Follower;
 use super::guard::{Armed, Guard};
-use super::inject::Fault;
+use super::inject::{Container, Fault};
 use super::kind::{Kind, Moment, Owner};
 use super::limits::{END, GUARD_PATIENCE, HOLD, PREPARE, REMOVAL, WRITES};
 use super::outcome::{Outcome, Wrong};
@@ -77,6 +77,9 @@ impl Stage {
         self.observe(&mut outcome, &draw).await;
         outcome.judge();
         progress("recovering");
+        if let Some(killed) = made.killed {
+            killed.is_replaced().await?;
+        }
         self.application.recovered().await?;
         outcome.took = began.elapsed();
         Ok(Played::Judged(Box::new(outcome)))
@@ -105,7 +108,7 @@ impl Stage {
             None => None,
         };
         match (fault.make().await, armed) {
-            (Ok(()), armed) => Ok(Made { follower, before, armed, at: Instant::now() }),
+            (Ok(killed), armed) => Ok(Made { follower, before, killed, armed, at: Instant::now() }),
             (Err(error), None) => Err(error),
             // A part of it may have been made.
             (Err(error), Some(armed)) => {
@@ -156,7 +159,7 @@ impl Stage {
         let longest = match moment {
             Moment::Preparing | Moment::Held | Moment::Cutting | Moment::After => Duration::from_millis(400),
             Moment::Suspending => Duration::from_millis(250),
-            Moment::Releasing => Duration::from_millis(60),
+            Moment::Releasing => Duration::from_millis(15),
         };
         sleep(longest.mul_f64(draw.lateness)).await;
         Ok(())
@@ -228,6 +231,7 @@ pub enum Played {
 struct Made {
     follower: Follower,
     before: Option<Phase>,
+    killed: Option<Container>,
     armed: Option<Armed>,
     at: Instant,
 }

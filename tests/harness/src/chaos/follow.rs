@@ -101,7 +101,10 @@ impl Follower {
         let what = format!("the moment {moment}");
         let seen = self.wait(&what, |seen| seen.has_come_to(moment, members) || seen.has_ended()).await?;
         if !seen.has_come_to(moment, members) {
-            bail!("the run ended before {what}: {}", serde_json::to_string(&seen.run.and_then(|run| run.status))?);
+            let status = seen.run.and_then(|run| run.status).unwrap_or_default();
+            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+            let why = ready.map(|ready| format!("{}: {}", ready.reason, ready.message)).unwrap_or_default();
+            bail!("the run ended before {what}, {:?}, {why}", status.phase);
         }
         Ok(())
     }

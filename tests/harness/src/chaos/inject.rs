@@ -8,11 +8,13 @@ use kube::{Api, ResourceExt};
 
 use super::guard::{Undo, run};
 use super::kind::{Kind, Link, Owner, Victim};
+use super::limits::RECOVERY;
 use crate::cluster::{checkout, client_program};
 use crate::group::{Group, Member, is_ready};
 use crate::installed::{DRIVER_NAMESPACE, LEASE, SYSTEM};
 use crate::manifests::STORE_CONTAINER;
-use crate::processes::Process;
+use crate::processes::{Process, container_id};
+use crate::waiting::until;
 use stillpoint::api::labels::AGENT_CONTAINER;
 
 const CONTROL_PLANE: &str = "control-plane";
@@ -27,6 +29,34 @@ const API_PORT: &str = "6443";
 pub struct Fault {
     deed: Deed,
     undo: Option<Undo>,
+    killed: Option<Container>,
+}
+
+/// A container that is killed. For a moment its pod still looks ready.
+pub struct Container {
+    pods: Api<Pod>,
+    pod: String,
+    name: &'static str,
+    id: String,
+}
+
+impl Container {
+    fn of(pods: Api<Pod>, pod: &Pod, name: &'static str) -> Result<Self> {
+        Ok(Self { pods, pod: pod.name_any(), name, id: container_id(pod, name)? })
+    }
+
+    /// Waits until another one has taken its place.
+    ///
+    /// # Errors
+    /// None does.
+    pub async fn is_replaced(&self) -> Result<()> {
+        let what = format!("container {} of pod {} to be started again", self.name, self.pod);
+        until(&self.pods, &self.pod, &what, RECOVERY, |pod| {
+            let id = pod.and_then(|pod| container_id(pod, self.name).ok());
+            Ok(id.is_none_or(|id| id != self.id).then_some(()))
+        })
+        .await
+    }
 }
 
 enum Deed {
@@ -47,10 +77,17 @@ impl Fault {
     pub async fn aim(kind: Kind, group: &Group, member: &Member) -> Result<Self> {
         match kind {
             Kind::Kill(Victim::Freezer) => Ok(Self::alone(Deed::KillChild(agent(group, member).await?))),
-            Kind::Kill(victim) => {
-                let undo = component(victim).map(restart);
-                Ok(Self { deed: Deed::Kill(process(victim, group, member).await?), undo })
-            }
+            Kind::Kill(victim) => match component(victim) {
+                Some(component) => {
+                    let deed = Deed::Kill(of_component(component).await?);
+                    Ok(Self { deed, undo: Some(restart(component)), killed: None })
+                }
+                None => {
+                    let (pods, pod, name) = container(victim, group, member).await?;
+                    let deed = Deed::Kill(Process::of_container(&pod, name)?);
+                    Ok(Self { deed, undo: None, killed: Some(Container::of(pods, &pod, name)?) })
+                }
+            },
             Kind::Stop(Victim::Freezer) => Ok(Self::alone(Deed::StopChild(agent(group, member).await?))),
             Kind::Stop(victim) => Ok(Self::alone(Deed::Stop(process(victim, group, member).await?))),
             Kind::Depose => Ok(Self::alone(Deed::Stop(process(Victim::Leader, group, member).await?))),
@@ -60,20 +97,20 @@ impl Fault {
             }
             Kind::Cut(link) => {
                 let (add, remove) = rules(link, group, member).await?;
-                Ok(Self { deed: Deed::Run(add), undo: Some(Undo::Run(remove)) })
+                Ok(Self { deed: Deed::Run(add), undo: Some(Undo::Run(remove)), killed: None })
             }
         }
     }
 
     fn alone(deed: Deed) -> Self {
-        Self { deed, undo: None }
+        Self { deed, undo: None, killed: None }
     }
 
     /// The last look before the fault is made: a freezer is there only during a run. Says what will undo the fault.
     ///
     /// # Errors
     /// There is nothing to break.
-    pub fn ready(self) -> Result<Self> {
+    pub fn ready(mut self) -> Result<Self> {
         let deed = match self.deed {
             Deed::KillChild(parent) => Deed::Kill(parent.child()?),
             Deed::StopChild(parent) => Deed::Stop(parent.child()?),
@@ -81,9 +118,9 @@ impl Fault {
         };
         let undo = match &deed {
             Deed::Stop(process) => Some(Undo::Resume(process.clone())),
-            _ => self.undo,
+            _ => self.undo.take(),
         };
-        Ok(Self { deed, undo })
+        Ok(Self { deed, undo, ..self })
     }
 
     /// What undoes it, if anything has to be done.
@@ -91,42 +128,52 @@ impl Fault {
         self.undo.as_ref()
     }
 
-    /// Makes the fault.
+    /// Makes the fault. Says which container has to be started again.
     ///
     /// # Errors
     /// Its victim is gone.
-    pub async fn make(self) -> Result<()> {
+    pub async fn make(self) -> Result<Option<Container>> {
         match self.deed {
-            Deed::Kill(process) => process.kill(),
-            Deed::Stop(process) => process.stop(),
+            Deed::Kill(process) => process.kill()?,
+            Deed::Stop(process) => process.stop()?,
             Deed::KillChild(_) | Deed::StopChild(_) => bail!("the fault was not made ready"),
             Deed::Delete(pods, name) => {
                 let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::background() };
                 pods.delete(&name, &now).await.with_context(|| format!("cannot delete pod {name}"))?;
-                Ok(())
             }
-            Deed::Run(programs) => programs.iter().try_for_each(|words| run(words)),
+            Deed::Run(programs) => programs.iter().try_for_each(|words| run(words))?,
         }
+        Ok(self.killed)
     }
 }
 
 async fn process(victim: Victim, group: &Group, member: &Member) -> Result<Process> {
-    match victim {
-        Victim::Leader => Process::of_container(&leader(group).await?, "controller"),
-        Victim::Standby => Process::of_container(&standby(group).await?, "controller"),
-        Victim::Agent => agent(group, member).await,
-        Victim::Freezer => agent(group, member).await?.child(),
-        Victim::Store => Process::of_container(&storage(group, member).await?, STORE_CONTAINER),
-        Victim::Guardian => Process::of_container(&on_node(group, SYSTEM, GUARDIAN, &member.node).await?, "guardian"),
-        Victim::Snapshotter => {
-            let pod = on_node(group, DRIVER_NAMESPACE, DRIVER_PODS, &member.node).await?;
-            Process::of_container(&pod, "csi-snapshotter")
-        }
-        Victim::ApiServer | Victim::Etcd => {
-            let name = component(victim).unwrap_or_default();
-            Process::of_pid(pid(CONTROL_PLANE, name).await?)
+    match component(victim) {
+        Some(component) => of_component(component).await,
+        None => {
+            let (_, pod, name) = container(victim, group, member).await?;
+            Process::of_container(&pod, name)
         }
     }
+}
+
+/// The pod of a victim, where such pods are, and its container there.
+async fn container(victim: Victim, group: &Group, member: &Member) -> Result<(Api<Pod>, Pod, &'static str)> {
+    let all = |namespace| Api::namespaced(group.place.client(), namespace);
+    Ok(match victim {
+        Victim::Leader => (all(SYSTEM), leader(group).await?, "controller"),
+        Victim::Standby => (all(SYSTEM), standby(group).await?, "controller"),
+        Victim::Guardian => (all(SYSTEM), on_node(group, SYSTEM, GUARDIAN, &member.node).await?, "guardian"),
+        Victim::Agent => (group.place.api(), storage(group, member).await?, AGENT_CONTAINER),
+        Victim::Store => (group.place.api(), storage(group, member).await?, STORE_CONTAINER),
+        Victim::Snapshotter => {
+            let pod = on_node(group, DRIVER_NAMESPACE, DRIVER_PODS, &member.node).await?;
+            (all(DRIVER_NAMESPACE), pod, "csi-snapshotter")
+        }
+        Victim::Freezer | Victim::ApiServer | Victim::Etcd => {
+            bail!("{victim:?} is not the first process of a container")
+        }
+    })
 }
 
 /// A component of the control plane that nobody but the cluster's tool brings back.
@@ -149,6 +196,10 @@ fn cluster_tool() -> String {
 async fn pid(machine: &str, component: &str) -> Result<i32> {
     let said = client_program(&cluster_tool(), &["pid", machine, component]).await?;
     said.parse().with_context(|| format!("the id of {component} on {machine}"))
+}
+
+async fn of_component(component: &str) -> Result<Process> {
+    Process::of_pid(pid(CONTROL_PLANE, component).await?)
 }
 
 async fn agent(group: &Group, member: &Member) -> Result<Process> {

@@ -43,3 +43,5 @@ pub const PAUSE: Duration = Duration::from_millis(50);
 pub const BATCH: usize = 10;
 /// New records that prove that every dataset takes writes: one may have been half written when the counting began.
 pub const FRESH_RECORDS: u64 = 3;
+/// How often a fault is tried that comes too late for its run.
+pub const ATTEMPTS: usize = 3;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
-use kube::api::{DeleteParams, DynamicObject, ListParams};
-use kube::core::GroupVersionKind;
-use kube::discovery::ApiResource;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
 use stillpoint::api::snapshot::VolumeSnapshot;
 use stillpoint::api::{ConsistencyGroupReplication, Phase, labels};
 use tokio::time::sleep;
@@ -18,6 +16,7 @@ use super::outcome::{Outcome, Wrong};
 use crate::group::Group;
 use crate::namespace::Place;
 use crate::restore::{Cut, judge};
+use crate::snapshots::contents_of;
 use crate::waiting::until_gone;
 
 /// Judges these outcomes: runs that are not `Done` left nothing, cuts of those that are show one moment. Then removes all runs
@@ -111,9 +110,6 @@ async fn left(place: &Place, kept: &[String], limit: Duration) -> Result<Vec<(St
 
 /// Every snapshot of the namespace and every content that belongs there, with the run that made it.
 async fn snapshots_and_contents(place: &Place) -> Result<Vec<(String, String)>> {
-    let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotcontents");
-    let contents = Api::<DynamicObject>::all_with(place.client(), &resource).list(&ListParams::default()).await?;
     let snapshots = place.api::<VolumeSnapshot>().list(&ListParams::default()).await?;
     let mut found: Vec<(String, String)> = snapshots
         .iter()
@@ -122,13 +118,12 @@ async fn snapshots_and_contents(place: &Place) -> Result<Vec<(String, String)>> 
             (run, format!("VolumeSnapshot {}", snapshot.name_any()))
         })
         .collect();
-    for content in &contents {
-        let of = &content.data["spec"]["volumeSnapshotRef"];
-        if of["namespace"] == place.name.as_str() {
-            let snapshot = of["name"].as_str().unwrap_or_default();
-            found.push((run_of(snapshot), format!("VolumeSnapshotContent {} of {snapshot}", content.name_any())));
-        }
-    }
+    found.extend(
+        contents_of(place)
+            .await?
+            .into_iter()
+            .map(|(content, snapshot)| (run_of(&snapshot), format!("VolumeSnapshotContent {content} of {snapshot}"))),
+    );
     Ok(found)
 }
 
