@@ -50,7 +50,7 @@ unit: ## tests that need neither a cluster nor root
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
 	$(CLUSTER_TOOL) build
-	$(TEST) --test hold --test preflight --test driver -- --include-ignored --test-threads 1
+	$(TEST) --test hold --test preflight --test traps --test driver -- --include-ignored --test-threads 1
 
 control-plane: ## tests against a real API server without nodes
 	$(CLUSTER_TOOL) build

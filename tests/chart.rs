@@ -219,3 +219,21 @@ fn the_example_workloads_carry_the_sidecar_of_the_snippet() {
         }
     }
 }
+
+/// Where a pod brings its own guardian, nothing else about its agent changes.
+#[test]
+fn the_sidecar_with_a_guardian_differs_by_the_guardian_alone() {
+    let pod = |file| documents(&read(file))[0]["spec"]["template"]["spec"].clone();
+    let plain = pod("deploy/examples/agent-sidecar.yaml");
+    let mut guarded = pod("deploy/examples/agent-sidecar-with-guardian.yaml");
+    let containers = guarded["initContainers"].as_array_mut().expect("containers");
+    let guardian = containers.remove(0);
+    assert_eq!(guardian["args"], json!(["guardian", "--scope=pod", "--socket=/run/stillpoint/guardian.sock"]));
+    assert_eq!(guardian["restartPolicy"], "Always", "a sidecar, and not a step before the start");
+    let volumes = guarded["volumes"].as_array_mut().expect("volumes");
+    let shared = volumes.iter_mut().find(|volume| volume["name"] == "stillpoint-guardian").expect("the socket's");
+    assert_eq!(shared["emptyDir"]["medium"], "Memory");
+    *shared =
+        json!({"name": "stillpoint-guardian", "hostPath": {"path": "/run/stillpoint", "type": "DirectoryOrCreate"}});
+    assert_eq!(guarded, plain);
+}

@@ -14,12 +14,13 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Request, Scope};
 use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// A guardian that has the descriptors of one member.
 pub struct Guardian {
     connection: UnixStream,
+    scope: Scope,
 }
 
 impl Guardian {
@@ -34,14 +35,19 @@ impl Guardian {
         let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
         let (bytes, _) = recv(&connection, &mut buffer[..], RecvFlags::empty())
             .map_err(|errno| format!("the guardian at {} did not answer: {errno}", socket.display()))?;
-        match Answer::decode(&buffer[..bytes]) {
-            Some(Answer::Guarding) => {}
+        let scope = match Answer::decode(&buffer[..bytes]) {
+            Some(Answer::Guarding { scope }) => scope,
             Some(Answer::Refused { why }) => return Err(format!("the guardian refused: {why}")),
             Some(Answer::Armed { .. }) | None => return Err("the guardian gave no sensible answer".to_owned()),
-        }
+        };
         rustix::io::ioctl_fionbio(&connection, true).map_err(|errno| errno.to_string())?;
         let connection = UnixStream::from_std(connection.into()).map_err(|error| error.to_string())?;
-        Ok(Self { connection })
+        Ok(Self { connection, scope })
+    }
+
+    /// What it outlives, by its own word.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// Asks for a thaw after `limit`; the promise is [`Answer::Armed`] with this ticket.

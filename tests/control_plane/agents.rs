@@ -7,13 +7,13 @@ use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::sessions_client::SessionsClient;
 use stillpoint::wire::{
-    AgentMessage, Attempt, Blocker, Hello, NotReady, Prepared, Protection, Ready, Released, Waiting,
+    AgentMessage, Attempt, Blocker, ControllerMessage, Hello, NotReady, Prepared, Protection, Ready, Released, Waiting,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::{Request, Status, Streaming};
 
 use crate::fixture::{Fixture, SYSTEM_NAMESPACE};
 use crate::objects::agent_token;
@@ -51,20 +51,8 @@ impl FakeAgent {
     /// Opens a session as the agent of a pod.
     pub async fn connect(fixture: &Fixture, pod: &Pod, behaviour: Behaviour) -> Self {
         let token = agent_token(fixture, pod).await;
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(fixture.published_ca().await))
-            .domain_name(format!("stillpoint-controller.{SYSTEM_NAMESPACE}.svc"));
-        let endpoint = Channel::from_shared(format!("https://{}", fixture.controller)).expect("an address");
-        let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("the controller listens");
-
-        let (reports, outgoing) = mpsc::channel(16);
-        let hello = Hello { version: "test".to_owned(), kernel: "test".to_owned() };
-        say(&reports, Report::Hello(hello)).await;
-        let mut request = Request::new(ReceiverStream::new(outgoing));
-        let bearer = format!("Bearer {token}").parse().expect("a header");
-        request.metadata_mut().insert("authorization", bearer);
-        let mut commands =
-            SessionsClient::new(channel).open(request).await.expect("the session is accepted").into_inner();
+        let opened = open_session(fixture, Some(&format!("Bearer {token}"))).await;
+        let (reports, mut commands) = opened.expect("the session is accepted");
 
         let told = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn({
@@ -93,6 +81,31 @@ impl FakeAgent {
     }
 }
 
+/// What an agent says, and what it is told.
+pub type Conversation = (mpsc::Sender<AgentMessage>, Streaming<ControllerMessage>);
+
+/// Opens a session with this `authorization`, and says Hello.
+pub async fn open_session(fixture: &Fixture, authorization: Option<&str>) -> Result<Conversation, Status> {
+    let channel = connect(fixture, &fixture.published_ca().await).await.expect("the controller listens");
+    let (reports, outgoing) = mpsc::channel(16);
+    let hello = Hello { version: "test".to_owned(), kernel: "test".to_owned() };
+    say(&reports, Report::Hello(hello)).await;
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert("authorization", authorization.parse().expect("a header"));
+    }
+    Ok((reports, SessionsClient::new(channel).open(request).await?.into_inner()))
+}
+
+/// Connects to the controller as somebody who trusts these certificates.
+pub async fn connect(fixture: &Fixture, bundle: &str) -> Result<Channel, tonic::transport::Error> {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(bundle))
+        .domain_name(format!("stillpoint-controller.{SYSTEM_NAMESPACE}.svc"));
+    let endpoint = Channel::from_shared(format!("https://{}", fixture.controller)).expect("an address");
+    endpoint.tls_config(tls).expect("TLS").connect().await
+}
+
 /// A lock of a process, as an agent would report it.
 pub fn lock_blocker(path: &str) -> Blocker {
     Blocker {
@@ -112,7 +125,8 @@ pub fn lock_blocker(path: &str) -> Blocker {
     }
 }
 
-async fn say(reports: &mpsc::Sender<AgentMessage>, report: Report) {
+/// Sends a report.
+pub async fn say(reports: &mpsc::Sender<AgentMessage>, report: Report) {
     // The controller may have ended the session; then there is nobody to tell.
     let _ = reports.send(AgentMessage { report: Some(report) }).await;
 }
@@ -125,7 +139,8 @@ fn kind(command: &Command) -> Told {
     }
 }
 
-fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
+/// What an agent that behaves so answers.
+pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
     match (command, behaviour) {
         (Command::Prepare(prepare), Behaviour::Blocked(blockers)) => Some(Report::NotReady(NotReady {
             attempt: prepare.attempt,

@@ -143,6 +143,7 @@ async fn start(client: Client) -> SocketAddr {
         pod_name: Some(format!("controller-{}", std::process::id())),
         service: "stillpoint-controller".to_owned(),
         hold_ceiling: Duration::from_secs(30).into(),
+        lease_duration: Duration::from_secs(15).into(),
     };
     std::thread::spawn(move || controller::run(args).expect("the controller runs"));
     listen

@@ -14,5 +14,6 @@ mod phases;
 mod proof;
 mod publish;
 mod refusals;
+mod security;
 mod snapshots;
 mod validation;

@@ -17,6 +17,8 @@ use stillpoint::fsfreeze;
 pub struct Volume {
     pub directory: PathBuf,
     pub mount: PathBuf,
+    /// Where the agent keeps its records.
+    pub records: PathBuf,
     device: String,
     thaw_later: Child,
 }
@@ -35,7 +37,8 @@ impl Volume {
         run(Command::new("mount").arg(&device).arg(&mount));
         let script = format!("sleep 40; exec fsfreeze --unfreeze {}", mount.display());
         let thaw_later = Command::new("sh").arg("-c").arg(script).spawn().unwrap();
-        Self { directory, mount, device, thaw_later }
+        let records = directory.join("records");
+        Self { directory, mount, records, device, thaw_later }
     }
 
     pub fn root(&self) -> OwnedFd {

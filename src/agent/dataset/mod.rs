@@ -56,7 +56,7 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
 }
 
 /// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
-fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
+pub(super) fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
     let not_understood = || std::io::Error::other("/proc is not understood");
     // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
     let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd())))?;

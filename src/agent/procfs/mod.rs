@@ -21,7 +21,7 @@ use crate::limits::MAX_PROC_FILE;
 ///
 /// `/proc/locks`, mountinfo and maps agree on this number. stat(2) does not: on btrfs every subvolume has an `st_dev`
 /// of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Device {
     /// Major number.
     pub major: u32,

@@ -339,3 +339,14 @@ fn no_round_begins_while_a_member_is_away_that_may_still_hold() {
     world.turn();
     assert_eq!((world.run.round, world.run.stage.clone()), (2, Stage::Preparing));
 }
+
+#[test]
+fn what_is_proven_is_not_taken_back() {
+    let mut world = World::awaiting(1);
+    world.answer(0, released(false));
+    world.snapshot(0, cut(true));
+    world.turn();
+    assert_eq!(world.run.phase(), Phase::Done);
+    let status = world.statuses.last().unwrap();
+    assert_eq!(status.members[0].state, MemberState::Released, "Done shows no broken member");
+}
