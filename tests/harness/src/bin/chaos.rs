@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Parser, Subcommand};
 use harness::chaos::application::Application;
 use harness::chaos::case::{Classes, Played, Stage};
@@ -24,6 +24,7 @@ use harness::namespace::Place;
 use harness::terminal::{Colour, Step, Terminal};
 use rustix::process::geteuid;
 use tokio::runtime::Builder;
+use tokio::signal::ctrl_c;
 
 /// What the names of the last member's snapshots have in common.
 const LAST_MEMBER: &str = "-c-";
@@ -86,7 +87,11 @@ async fn everything(args: &Args, terminal: Terminal, place: &Place, guard: Guard
     slow.create(&[("delay", CUT_DELAY)]).await?;
     slow_last.create(&[("delay", CUT_DELAY), ("only", LAST_MEMBER)]).await?;
     let classes = Classes { slow: slow.name().into(), slow_last: slow_last.name().into() };
-    let result = play(args, terminal, place, guard, classes).await;
+    // The guard undoes what is broken when it loses its input, so an interrupt needs nothing more than to clean up here.
+    let result = tokio::select! {
+        result = play(args, terminal, place, guard, classes) => result,
+        _ = ctrl_c() => Err(anyhow!("interrupted")),
+    };
     slow.delete().await.and(slow_last.delete().await).and(result)
 }
 

@@ -64,7 +64,7 @@ enum Deed {
     KillChild(Process),
     Stop(Process),
     StopChild(Process),
-    /// In this namespace.
+    /// By its name, among these.
     Delete(Api<Pod>, String),
     Run(Vec<Vec<String>>),
 }
