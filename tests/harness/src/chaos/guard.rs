@@ -38,7 +38,10 @@ impl Undo {
     fn carry_out(&self) -> Result<()> {
         match self {
             // Killed or ended meanwhile: nothing is left that could be stopped.
-            Self::Resume(process) => Ok(process.resume().unwrap_or_default()),
+            Self::Resume(process) => {
+                let _ = process.resume();
+                Ok(())
+            }
             Self::Run(programs) => {
                 let failed: Vec<String> =
                     programs.iter().filter_map(|words| run(words).err()).map(|error| format!("{error:#}")).collect();

@@ -65,7 +65,7 @@ enum Deed {
     Stop(Process),
     StopChild(Process),
     /// By its name, among these.
-    Delete(Api<Pod>, String),
+    Delete(Box<Api<Pod>>, String),
     Run(Vec<Vec<String>>),
 }
 
@@ -93,7 +93,7 @@ impl Fault {
             Kind::Depose => Ok(Self::alone(Deed::Stop(process(Victim::Leader, group, member).await?))),
             Kind::Delete(owner) => {
                 let (api, name) = pod_of(owner, group, member).await?;
-                Ok(Self::alone(Deed::Delete(api, name)))
+                Ok(Self::alone(Deed::Delete(Box::new(api), name)))
             }
             Kind::Cut(link) => {
                 let (add, remove) = rules(link, group, member).await?;
