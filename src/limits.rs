@@ -91,10 +91,14 @@ pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long writing down what is about to be frozen may take before the member is not ready.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of one record of what is about to be frozen. Paths have at most 4096, and JSON may escape some.
-pub const MAX_RECORD: usize = 16 * 1024;
+/// Bytes of one note of what is about to be frozen. Paths have at most 4096, and JSON may escape some.
+pub const MAX_NOTE: usize = 16 * 1024;
 /// How long a preflight waits for what an earlier agent left suspended to be given back.
 pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent that starts tries to show its filesystems to a guardian.
+pub const OFFER_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between these tries.
+pub const OFFER_RETRY: Duration = Duration::from_secs(1);
 /// How long a guardian may take to answer, and a client to say what it wants guarded.
 pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of one message between an agent and a guardian.

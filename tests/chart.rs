@@ -79,7 +79,8 @@ fn wrong_values_are_refused() {
         ("image.tag=", "image.tag or image.digest must be set"),
         ("image.pullPolicy=Sometimes", "must be one of"),
         ("controler.holdCeiling=10s", "additional properties 'controler' not allowed"),
-        ("controller.replicas=2", "additional properties 'replicas' not allowed"),
+        ("controller.replicas=0", "minimum: got 0, want 1"),
+        ("controller.replicas=9", "maximum: got 9, want 8"),
     ] {
         let refusal = render(&["--set", value]).expect_err(value);
         assert!(refusal.contains(sentence), "{value}: {refusal}");
@@ -104,6 +105,33 @@ fn optional_parts_follow_their_values() {
     let deployment = find(&documents, "Deployment", "stillpoint-controller");
     let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
     assert!(image.contains("@sha256:0000") && !image.contains(":dev"), "{image}");
+}
+
+/// Agents find the replicas through the Service: all that are ready, and only those.
+#[test]
+fn every_controller_that_is_ready_is_found() {
+    let manifests = manifests();
+    let service = &find(&manifests, "Service", "stillpoint-controller")["spec"];
+    assert_eq!(service["clusterIP"], "None", "the name resolves to every replica");
+    assert!(service["publishNotReadyAddresses"].is_null());
+    let deployment = &find(&manifests, "Deployment", "stillpoint-controller")["spec"];
+    assert_eq!(deployment["replicas"], 2);
+    assert_eq!(deployment["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
+    let pod = &deployment["template"];
+    let budget = &find(&manifests, "PodDisruptionBudget", "stillpoint-controller")["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    let apart = &pod["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    let selectors = [
+        &service["selector"],
+        &budget["selector"]["matchLabels"],
+        &apart["podAffinityTerm"]["labelSelector"]["matchLabels"],
+    ];
+    for selector in selectors {
+        for (label, value) in selector.as_object().expect("labels") {
+            assert_eq!(&pod["metadata"]["labels"][label], value, "{label}");
+        }
+    }
+    assert_eq!(pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], "/readyz");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Answer, Scope};
 use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
+use crate::note;
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -270,7 +271,7 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
     let freezer = Freezer::start(&dataset.root).map_err(|error| {
         vec![blocker("FreezerFailed", &format!("the agent cannot start its freezer process: {error}"))]
     })?;
-    let boot_id = record::boot_id().map_err(|error| vec![not_recorded(&format!("this boot has no id: {error}"))])?;
+    let boot_id = note::boot_id().map_err(|error| vec![not_recorded(&format!("this boot has no id: {error}"))])?;
     let record = Record {
         claim: request.claim.clone(),
         claim_uid: claim_uid.to_owned(),

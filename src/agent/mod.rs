@@ -10,6 +10,7 @@ pub mod freezer;
 pub mod hold;
 pub mod locks;
 pub mod member;
+mod offer;
 pub mod procfs;
 pub mod record;
 pub mod recovery;
@@ -24,6 +25,7 @@ use recovery::Recovery;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
+use crate::note;
 
 /// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
 /// pod whose volumes are replicated, with the capabilities SYS_ADMIN and SYS_PTRACE, and mounts those volumes.
@@ -72,11 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if let Err(error) = record::create_directory(&args.record_dir) {
+    if let Err(error) = note::create_directory(&args.record_dir) {
         tracing::error!(%error, directory = %args.record_dir.display(), "cannot make --record-dir: nothing will be frozen");
     }
     // Before any controller can ask for anything.
     let recovery = Recovery::begin(&args.record_dir);
+    offer::begin(args.guardian.clone());
     let settings = member::Settings {
         guardian: args.guardian,
         max_hold: Duration::from_secs(args.max_hold),

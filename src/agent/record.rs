@@ -3,10 +3,8 @@
 //! One small file per member, in a directory that outlives the agent's process and lies on no dataset. A frozen filesystem
 //! does not say who froze it, so a restarted agent may thaw only what such a file names (see [`super::recovery`]).
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, mount_of};
 use super::procfs::{self, Device, stat};
-use crate::limits::{MAX_RECORD, MAX_WORD_CHARS};
+use crate::limits::MAX_WORD_CHARS;
+use crate::note;
 
 /// What one member's agent is about to freeze, and by which process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,22 +59,6 @@ impl Record {
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
-}
-
-/// The id of this boot of the machine (`random/boot_id` of proc_sys_kernel(5)).
-///
-/// # Errors
-/// If `/proc/sys` cannot be read.
-pub fn boot_id() -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&procfs::read(Path::new("/proc/sys/kernel/random/boot_id"))?).trim().to_owned())
-}
-
-/// Makes the directory for the records, for root alone, if it is not there.
-///
-/// # Errors
-/// The kernel's.
-pub fn create_directory(directory: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Whether the agent can write its records, and somewhere else than on the dataset: there the record would hang with
@@ -131,46 +114,19 @@ impl Slot {
         }
         let path = self.directory.join(&self.claim_uid);
         let kept = match wanted {
-            Some(record) => write(&path, &record),
-            None => match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
+            Some(record) => serde_json::to_vec(&record).map_err(io::Error::from).and_then(|it| note::write(&path, &it)),
+            None => note::remove(&path),
         };
         kept.map_err(|error| format!("{}: {error}", path.display()))
     }
 }
-
-/// By way of a second file: whoever reads finds a whole record or none, also when the agent is killed in between. Nothing
-/// needs to reach a disk: what the records are about does not outlive the kernel's memory either.
-fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let bytes = serde_json::to_vec(record)?;
-    if bytes.len() > MAX_RECORD {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let unfinished = path.with_extension(UNFINISHED);
-    File::create(&unfinished)?.write_all(&bytes)?;
-    fs::rename(&unfinished, path)
-}
-
-/// A UID has no dot, so no record has this extension.
-const UNFINISHED: &str = "new";
 
 /// Reads one file of the directory. `None`: it is no record, but what was left of writing one.
 ///
 /// # Errors
 /// A sentence that says why it is no record, where one should be.
 pub fn read(path: &Path) -> Result<Option<Record>, String> {
-    if path.extension().is_some_and(|extension| extension == UNFINISHED) {
-        return Ok(None);
-    }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| errno.to_string())?;
-    let mut bytes = Vec::new();
-    File::from(file).take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() > MAX_RECORD {
-        return Err(format!("it is longer than {MAX_RECORD} bytes"));
-    }
+    let Some(bytes) = note::read(path)? else { return Ok(None) };
     let record = Record::parse(&bytes).ok_or("its contents are not understood")?;
     if path.file_name().is_none_or(|name| *name != *record.claim_uid) {
         return Err(format!("it is about the claim with UID {:?}, which is not its name", record.claim_uid));
@@ -192,9 +148,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::MAX_NOTE;
+    use crate::note::{boot_id, create_directory};
 
     fn record(claim_uid: &str) -> Record {
         Record {
@@ -262,7 +222,7 @@ mod tests {
         slot.want(Some(record("uid")));
         assert!(slot.keep().unwrap_err().contains("missing/uid"));
         let slot = Slot::new(&directory.0, "uid");
-        slot.want(Some(Record { claim: "c".repeat(MAX_RECORD), ..record("uid") }));
+        slot.want(Some(Record { claim: "c".repeat(MAX_NOTE), ..record("uid") }));
         slot.keep().unwrap_err();
         assert_eq!(directory.names(), [""; 0]);
     }
@@ -279,7 +239,7 @@ mod tests {
         assert_eq!(written("uid", &whole), Ok(Some(record("uid"))));
         assert_eq!(written("uid.new", &whole[..20]), Ok(None));
         for (name, bytes) in
-            [("uid", &whole[..20]), ("another", &whole[..]), ("uid", b""), ("uid", &[b' '; MAX_RECORD + 1])]
+            [("uid", &whole[..20]), ("another", &whole[..]), ("uid", b""), ("uid", &[b' '; MAX_NOTE + 1])]
         {
             written(name, bytes).expect_err(name);
         }

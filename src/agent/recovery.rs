@@ -18,6 +18,7 @@ use super::dataset;
 use super::record::{self, Process, Record};
 use crate::fsfreeze::{thaw_for_certain, thaw_until_settled};
 use crate::limits::MAX_AGENT_MEMBERS;
+use crate::note;
 
 /// Stack of one thread: it opens, calls ioctl, and logs.
 const STACK: usize = 256 * 1024;
@@ -138,7 +139,7 @@ enum Absent {
 /// The root of what the record names, if it is what it was.
 fn still_there(record: &Record) -> Result<OwnedFd, Absent> {
     let unknown = |error| Absent::Unknown(format!("the boot's id cannot be read: {error}"));
-    if record::boot_id().map_err(unknown)? != record.boot_id {
+    if note::boot_id().map_err(unknown)? != record.boot_id {
         return Err(Absent::Void("the machine was booted since, and no freeze outlives that".to_owned()));
     }
     let dataset = dataset::open(&record.mount_path).map_err(|why| Absent::Unknown(why.message))?;
@@ -156,7 +157,7 @@ fn living(process: Process) -> Option<OwnedFd> {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
+    if let Err(error) = note::remove(path) {
         tracing::error!(%error, record = %path.display(), "cannot remove a record");
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
 
 use super::Counted;
+use super::ledger::{Ledger, Promise};
 use super::protocol::{Answer, Request, Scope};
 use super::watch::{Event, Reason, Step, Watch};
 use crate::fsfreeze::thaw_until_settled;
@@ -26,7 +27,7 @@ struct Guarded {
 }
 
 /// Guards until the connection ends or the deadline passes, and thaws if a thaw is owed.
-pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>) {
+pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>, ledger: &Arc<Ledger>) {
     let guarded = match receive(connection) {
         Ok(guarded) => guarded,
         Err(why) => {
@@ -34,10 +35,11 @@ pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>)
             return refuse(connection, &why);
         }
     };
+    ledger.give_back(&guarded.root, &guarded.label);
     if answer(connection, &Answer::Guarding { scope }).is_err() {
         return;
     }
-    let Some((reason, owed)) = watch(connection, owed) else { return };
+    let Some((reason, owed)) = watch(connection, &guarded, owed, ledger) else { return };
     // The agent must see at once that the hold is over, also while the thaw is still being repeated.
     let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
     let begun = Instant::now();
@@ -56,11 +58,22 @@ pub(super) fn refuse(connection: &OwnedFd, why: &str) {
     let _ = answer(connection, &Answer::Refused { why: why.to_owned() });
 }
 
-/// Follows the agent's orders until a thaw is owed, and returns why, or until nothing is. What is owed is counted without a
-/// gap, from before the agent is promised anything to the end of the thaw: a guardian that is told to stop waits for that.
-fn watch(connection: &OwnedFd, owed: &Arc<AtomicUsize>) -> Option<(Reason, Counted)> {
+/// What a guardian owes: counted for one that is told to stop, and noted for one that follows it.
+struct Owed {
+    _counted: Counted,
+    _noted: Promise,
+}
+
+/// Follows the agent's orders until a thaw is owed, and returns why, or until nothing is. What is owed is counted and noted
+/// without a gap, from before the agent is promised anything to the end of the thaw.
+fn watch(
+    connection: &OwnedFd,
+    guarded: &Guarded,
+    count: &Arc<AtomicUsize>,
+    ledger: &Arc<Ledger>,
+) -> Option<(Reason, Owed)> {
     let mut watch = Watch::default();
-    let mut counted: Option<Counted> = None;
+    let mut owed: Option<Owed> = None;
     loop {
         let patience = watch.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
         let event = match wait(connection, patience) {
@@ -69,12 +82,24 @@ fn watch(connection: &OwnedFd, owed: &Arc<AtomicUsize>) -> Option<(Reason, Count
             Err(_) => Event::Closed,
         };
         let step = watch.handle(event, Instant::now());
-        counted = watch.owes().then(|| counted.take().unwrap_or_else(|| Counted::new(owed)));
+        if !watch.owes() {
+            owed = None;
+        } else if owed.is_none() {
+            match ledger.promise(&guarded.root, &guarded.label) {
+                Ok(noted) => owed = Some(Owed { _counted: Counted::new(count), _noted: noted }),
+                Err(error) => {
+                    // Nothing was promised, so the agent does not freeze.
+                    tracing::error!(member = guarded.label, %error, "cannot note what would be owed, so nothing is promised");
+                    refuse(connection, &format!("it cannot note what it would owe: {error}"));
+                    return None;
+                }
+            }
+        }
         match step {
             Step::Wait => {}
             // An agent that cannot be answered is gone: the next wait says so.
             Step::Promise { ticket } => drop(answer(connection, &Answer::Armed { ticket })),
-            Step::Thaw(reason) => return Some((reason, counted?)),
+            Step::Thaw(reason) => return Some((reason, owed?)),
             Step::Leave => return None,
         }
     }

@@ -5,10 +5,11 @@
 //! another container, and outlives the agent, a descriptor of the dataset's root and a pidfd of the process that will freeze. The guardian thaws when the
 //! deadline passes or the connection ends. It never freezes and never mounts anything.
 //!
-//! [`watch`] decides when a thaw is owed. Every connection has a thread of its own, because a thaw can hang on a dead disk and must not hold up the others.
+//! [`watch`] decides when a thaw is owed, [`ledger`] notes it for the guardian that follows this one. Every connection has a thread of its own, because a thaw can hang on a dead disk and must not hold up the others.
 
 pub mod client;
 mod guard;
+pub mod ledger;
 pub mod protocol;
 pub mod watch;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail};
+use ledger::Ledger;
 use protocol::Scope;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
@@ -62,13 +64,15 @@ async fn serve(path: &Path, scope: Scope) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = UnixListener::from_std(listen_on(path)?.into())?;
+    let notes = path.with_file_name("owed");
+    let ledger = Ledger::open(&notes).with_context(|| format!("cannot keep notes in {}", notes.display()))?;
     let connections = Arc::new(AtomicUsize::new(0));
     let owed = Arc::new(AtomicUsize::new(0));
     tracing::info!(socket = %path.display(), ?scope, "guarding");
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted.and_then(|(connection, _)| connection.into_std()) {
-                Ok(connection) => admit(connection.into(), scope, &connections, &owed),
+                Ok(connection) => admit(connection.into(), scope, &connections, &owed, &ledger),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(THAW_RETRY).await;
@@ -88,15 +92,21 @@ async fn serve(path: &Path, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn admit(connection: OwnedFd, scope: Scope, connections: &Arc<AtomicUsize>, owed: &Arc<AtomicUsize>) {
+fn admit(
+    connection: OwnedFd,
+    scope: Scope,
+    connections: &Arc<AtomicUsize>,
+    owed: &Arc<AtomicUsize>,
+    ledger: &Arc<Ledger>,
+) {
     if connections.load(Ordering::Acquire) >= MAX_GUARDED {
         guard::refuse(&connection, &format!("this guardian already guards {MAX_GUARDED} members, its limit"));
         return;
     }
     let counted = Counted::new(connections);
-    let owed = Arc::clone(owed);
+    let (owed, ledger) = (Arc::clone(owed), Arc::clone(ledger));
     let started = std::thread::Builder::new().name("guard".to_owned()).stack_size(STACK).spawn(move || {
-        guard::guard(&connection, scope, &owed);
+        guard::guard(&connection, scope, &owed, &ledger);
         drop(counted);
     });
     if let Err(error) = started {

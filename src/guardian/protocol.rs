@@ -165,7 +165,8 @@ mod tests {
                 proptest::prop_assert!(request.encode().len() <= MAX_GUARDIAN_MESSAGE);
                 proptest::prop_assert_eq!(Request::decode(&request.encode()), Some(request));
             }
-            for answer in [Answer::Guarding { scope: Scope::Node }, Answer::Guarding { scope: Scope::Pod }, Answer::Armed { ticket }, Answer::Refused { why: text.clone() }] {
+            let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });
+            for answer in scopes.into_iter().chain([Answer::Armed { ticket }, Answer::Refused { why: text.clone() }]) {
                 proptest::prop_assert_eq!(Answer::decode(&answer.encode()), Some(answer));
             }
         }

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use stillpoint::agent::procfs::Device;
-use stillpoint::agent::record::{Process, Record, boot_id};
+use stillpoint::agent::record::{Process, Record};
 use stillpoint::fsfreeze;
+use stillpoint::note::boot_id;
 use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
 use stillpoint::wire::{NotReady, Suspend};
 
-use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, until};
+use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, until};
 use crate::stuck::StuckWrite;
 use crate::volume::Volume;
 
@@ -21,13 +22,9 @@ fn records(scene: &Scene) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Nobody is left who could react to the death of another.
-fn kill_at_once(processes: &[Pid]) {
-    for signal in [Signal::STOP, Signal::KILL] {
-        for process in processes {
-            kill_process(*process, signal).unwrap();
-        }
-    }
+/// What the guardian owes.
+fn notes(scene: &Scene) -> usize {
+    fs::read_dir(scene.volume.directory.join("owed")).unwrap().count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +45,40 @@ async fn a_restarted_agent_thaws_what_it_had_recorded_and_nothing_else() {
     scene.restart_guardian();
     scene.hold(HOLD).await;
     assert!(scene.release().await.unbroken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_new_guardian_thaws_what_the_last_one_owed_as_soon_as_a_pod_shows_it() {
+    let mut scene = Scene::new("ext4").await;
+    let other = Volume::new("ext4");
+    scene.hold(HOLD).await;
+    assert_eq!(notes(&scene), 1);
+    fsfreeze::freeze(other.root()).unwrap();
+    let freezer = scene.agent.freezer().unwrap();
+    kill_at_once(&[scene.guardian().pid, freezer, scene.agent.pid, scene.pod.pause_process]);
+    scene.restart_guardian();
+    assert!(scene.volume.is_frozen(), "the new guardian has no descriptor of it");
+    scene.replace_pod().await;
+    println!("a whole pod and the guardian killed, both replaced: writes went on after {:?}", scene.writer.goes_on());
+    until("the note is gone", || notes(&scene) == 0);
+    assert!(!scene.volume.is_frozen());
+    assert!(other.is_frozen(), "the agent shows it too, but no guardian owed it");
+    fsfreeze::thaw(other.root()).unwrap();
+    scene.hold(HOLD).await;
+    assert!(scene.release().await.unbroken);
+    until("what is over leaves no note", || notes(&scene) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_guardian_that_cannot_note_what_it_owes_promises_nothing() {
+    let mut scene = Scene::new("ext4").await;
+    assert!(matches!(scene.prepare(HOLD).await, Report::Prepared(_)));
+    fs::remove_dir(scene.volume.directory.join("owed")).unwrap();
+    let Report::NotReady(NotReady { blockers, .. }) = scene.suspend(1).await else { panic!("suspended") };
+    assert_eq!(blockers[0].reason, "NoGuardian");
+    assert!(!scene.volume.is_frozen());
 }
 
 #[tokio::test(flavor = "multi_thread")]

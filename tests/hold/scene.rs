@@ -161,6 +161,13 @@ impl Scene {
         self.guardian = Some(guardian(&self.socket()));
     }
 
+    /// Another pod in the place of this one, which was killed: nothing that lay in it is there any more.
+    pub async fn replace_pod(&mut self) {
+        fs::remove_dir_all(&self.volume.records).unwrap();
+        self.pod = Pod::start();
+        self.restart_agent().await;
+    }
+
     /// The agent's container starts again, in the same pod.
     pub async fn restart_agent(&mut self) {
         self.agent = self.pod.container(&agent_arguments(&self.volume, &self.controller));
@@ -274,6 +281,27 @@ pub fn child(parent: Pid, name: &str) -> Option<Pid> {
     let children: String = children.collect();
     let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     Pid::from_raw(children.split_whitespace().find(named)?.parse().ok()?)
+}
+
+/// Stops a process, and returns when none of its threads can do anything any more.
+pub fn stop(process: Pid) {
+    kill_process(process, Signal::STOP).unwrap();
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    until("every thread is stopped", || {
+        let mut stats = fs::read_dir(&tasks).unwrap().map(|task| fs::read_to_string(task.unwrap().path().join("stat")));
+        stats.all(|stat| stat.is_ok_and(stopped))
+    });
+}
+
+/// None of them can react to the death of another.
+pub fn kill_at_once(processes: &[Pid]) {
+    for process in processes {
+        stop(*process);
+    }
+    for process in processes {
+        kill_process(*process, Signal::KILL).unwrap();
+    }
 }
 
 pub fn in_uninterruptible_sleep(pid: Pid) -> bool {

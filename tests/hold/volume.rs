@@ -60,9 +60,17 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ = fsfreeze::thaw(self.root());
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !Command::new("umount").arg(&self.mount).status().unwrap().success() && Instant::now() < deadline {
+        // Again and again: a freeze that was pending may complete only now.
+        while {
+            let _ = fsfreeze::thaw(self.root());
+            !Command::new("umount").arg(&self.mount).status().unwrap().success()
+        } {
+            if Instant::now() > deadline {
+                // The independent thaw is still to come.
+                eprintln!("{} is still in use; it is left mounted", self.mount.display());
+                return;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         run(Command::new("losetup").arg("--detach").arg(&self.device));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
 use stillpoint::wire::{Blocker, Container};
 
@@ -31,7 +32,13 @@ impl Role {
     /// A process that holds a lock: `posix-write`, `posix-read`, `ofd-write`, `flock-write`, `flock-heir`, `flock-mapped`
     /// or `lease-write`.
     pub fn holding(lock: &str, file: &Path) -> Self {
-        Self::start(&[], lock, &[crate::volume::text(file)])
+        let role = Self::start(&[], lock, &[crate::volume::text(file)]);
+        if lock == "flock-heir" {
+            // Only a locker that is reaped, too, has no number any more.
+            let locker = Pid::from_child(&role.child);
+            waitpid(Some(locker), WaitOptions::empty()).expect("the locker ends by itself");
+        }
+        role
     }
 
     /// A process that does what it is told, to a file that it makes.

@@ -40,7 +40,6 @@ pub fn in_a_pod(test: impl FnOnce()) {
         .env(SCRATCH, &scratch)
         .output();
     rescue.end();
-    let _ = std::fs::remove_dir(&scratch);
     let output = output.expect("util-linux is needed for this test");
     let words = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&words));
@@ -48,6 +47,7 @@ pub fn in_a_pod(test: impl FnOnce()) {
 
 /// A process outside of the pod that thaws the pod's filesystems after 30 s, or as soon as the pod or the test's process is
 /// gone. It finds them by their images, since a filesystem that stays frozen keeps its loop device, with or without a mount.
+/// At last it removes the scratch directory.
 struct Rescue(Child);
 
 impl Rescue {
@@ -58,7 +58,8 @@ impl Rescue {
                 mount "/dev/$device" "$1" || continue
                 fsfreeze --unfreeze "$1"
                 umount "$1"
-            done 2>&-"#;
+            done 2>&-
+            rmdir "$1""#;
         let name = scratch.file_name().expect("it has a name");
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).arg(scratch).arg(name);

@@ -12,7 +12,7 @@ use crate::volume::scratch_dir;
 #[ignore = "needs root and loop devices"]
 fn trap_10_an_agent_in_a_frozen_cgroup_is_replaced_by_the_guardian_outside_it() {
     on_a_node(async || {
-        let limit = Duration::from_millis(500);
+        let limit = Duration::from_secs(1);
         let container = FakeContainer::new(scratch_dir("cgroup"));
         let mut scene = Scene::new("ext4").await;
         container.add(scene.agent.pid.as_raw_nonzero().get());
@@ -27,7 +27,7 @@ fn trap_10_an_agent_in_a_frozen_cgroup_is_replaced_by_the_guardian_outside_it() 
         writer.done();
         let took = begun.elapsed();
         println!("limit {limit:?}: writes went on after {took:?}");
-        assert!(took < limit + GUARDIAN_GRACE + Duration::from_millis(300), "{took:?}");
+        assert!(took < limit + GUARDIAN_GRACE + Duration::from_secs(1), "{took:?}");
         container.freeze(false);
         assert!(!scene.release().await.unbroken);
     });

@@ -148,10 +148,11 @@ fn trap_02_a_guardian_gives_back_what_a_stopped_agent_keeps_past_its_limit() {
             let begun = Instant::now();
             // Connected, its freezer alive, and silent.
             let stopped = Member::frozen(filesystem, &socket, limit).await;
+            let frozen = Instant::now();
             until("the guardian thaws", || !stopped.is_frozen());
-            let took = begun.elapsed();
-            assert!(took >= limit + GUARDIAN_GRACE, "{filesystem}: thawed {took:?} after it was armed for {limit:?}");
-            assert!(took < 5 * limit, "{filesystem}: thawed {took:?} after it was armed for {limit:?}");
+            assert!(begun.elapsed() >= limit + GUARDIAN_GRACE, "{filesystem}: thawed too early");
+            let took = frozen.elapsed();
+            assert!(took < limit + GUARDIAN_GRACE + Duration::from_secs(1), "{filesystem}: thawed after {took:?}");
         }
     });
 }

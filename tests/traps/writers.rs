@@ -13,18 +13,18 @@ use crate::volume::{run, scratch_dir, text};
 fn trap_13_a_clone_waits_for_the_thaw_and_does_not_put_it_off() {
     on_a_node(async || {
         for filesystem in ["xfs", "btrfs"] {
-            let limit = Duration::from_millis(500);
+            let limit = Duration::from_secs(1);
             let mut scene = Scene::new(filesystem).await;
             let mut writer = Role::hand(&scene.volume.file("x"));
             writer.tell("write record");
             writer.done();
-            let begun = Instant::now();
             scene.hold(limit).await;
+            let begun = Instant::now();
             writer.tell("clone");
             until("the clone waits", || writer.waits_for_a_thaw());
             writer.done();
             let took = begun.elapsed();
-            assert!(took < limit + Duration::from_millis(400), "{filesystem}: {took:?}");
+            assert!(took < limit + Duration::from_secs(1), "{filesystem}: {took:?}");
             scene.broken("hold limit").await;
             assert_eq!(std::fs::read_to_string(scene.volume.file("x.copy")).unwrap(), "record", "{filesystem}");
         }
@@ -35,10 +35,10 @@ fn trap_13_a_clone_waits_for_the_thaw_and_does_not_put_it_off() {
 #[ignore = "needs root and loop devices"]
 fn trap_13_a_btrfs_snapshot_waits_for_the_thaw_and_does_not_put_it_off() {
     on_a_node(async || {
-        let limit = Duration::from_millis(500);
+        let limit = Duration::from_secs(1);
         let mut scene = Scene::new("btrfs").await;
-        let begun = Instant::now();
         scene.hold(limit).await;
+        let begun = Instant::now();
         let (from, to) = (scene.volume.path.clone(), scene.volume.file("snapshot"));
         let mut command = Command::new("btrfs");
         let command = command.args(["subvolume", "snapshot", text(&from), text(&to)]).stdout(Stdio::null());
@@ -47,7 +47,7 @@ fn trap_13_a_btrfs_snapshot_waits_for_the_thaw_and_does_not_put_it_off() {
         until("the snapshot waits", || waits_for_a_thaw(pid));
         assert!(snapshot.wait().unwrap().success());
         let took = begun.elapsed();
-        assert!(took < limit + Duration::from_millis(400), "{took:?}");
+        assert!(took < limit + Duration::from_secs(1), "{took:?}");
         scene.broken("hold limit").await;
         assert!(to.is_dir());
     });

@@ -13,7 +13,7 @@ use super::procfs::mountinfo::{self, Mount};
 use super::procfs::{self, Device, fdinfo};
 use crate::wire::Blocker;
 
-pub use exclusive::exclusive;
+pub use exclusive::{can_be_frozen, exclusive};
 
 /// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
 /// the mount point is gone or hidden.

@@ -126,12 +126,15 @@ impl Hold {
             .is_some_and(|run| matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number)
     }
 
-    /// The answer to a repeated Release.
+    /// The answer to a repeated Release. A leader whose place was taken is not told what its successor was: it may have cut
+    /// after that release.
     fn remembered(&self, attempt: &wire::Attempt) -> Option<wire::Released> {
         self.ended
             .as_ref()
             .filter(|ended| {
-                ended.attempt.replication_uid == attempt.replication_uid && ended.attempt.number == attempt.number
+                ended.attempt.replication_uid == attempt.replication_uid
+                    && ended.attempt.number == attempt.number
+                    && ended.attempt.epoch <= attempt.epoch
             })
             .map(|ended| ended.released.clone())
     }

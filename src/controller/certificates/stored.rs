@@ -284,7 +284,9 @@ mod tests {
         ] {
             let mut secret = whole.clone();
             data(&mut secret).insert(key.to_owned(), ByteString(bytes));
-            assert_eq!(read(secret).bundle().matches("BEGIN CERTIFICATE").count(), 2, "{key}");
+            let bundle = read(secret).bundle();
+            assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2, "{key}");
+            assert!(!bundle.contains("nothing"), "agents would refuse the whole bundle");
         }
     }
 

@@ -248,3 +248,48 @@ impl Pauses {
         self.next = (self.next * 2).min(API_RETRY_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use axum::Router;
+    use axum::extract::Request;
+    use axum::http::Method;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn replicas_of_a_later_attempt_are_left_alone() {
+        let (delete, mut deleted) = mpsc::unbounded_channel();
+        let server = Router::new().fallback(move |request: Request| {
+            let delete = delete.clone();
+            async move {
+                let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                if request.method() == Method::DELETE {
+                    delete.send(name).unwrap();
+                    return json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
+                }
+                let snapshot = |name: &str, labels| json!({"metadata": {"name": name, "labels": labels}});
+                let items = [
+                    snapshot("first", json!({labels::ATTEMPT: "1"})),
+                    snapshot("second", json!({labels::ATTEMPT: "2"})),
+                    snapshot("third", json!({labels::ATTEMPT: "3"})),
+                    snapshot("foreign", json!({})),
+                ];
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items})
+                    .to_string()
+            }
+        });
+        let client = Client::new(server, "shop");
+        let names = ["named".to_owned()];
+        assert_eq!(delete_replicas(&client, "shop", "uid", 2, &names).await, 3);
+        deleted.close();
+        let mut all = Vec::new();
+        while let Some(name) = deleted.recv().await {
+            all.push(name);
+        }
+        assert_eq!(all, ["first", "named", "second"]);
+    }
+}

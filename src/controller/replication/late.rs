@@ -182,3 +182,61 @@ async fn judge_once(client: &Client, endings: &Endings, snapshot: &Snapshot) -> 
         result => Ok(result.map(drop)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::PhaseEntry;
+
+    /// A replication whose second attempt has come so far.
+    fn replication(phases: &[Phase]) -> ConsistencyGroupReplication {
+        let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
+            "apiVersion": "stillpoint.io/v1alpha1",
+            "kind": "ConsistencyGroupReplication",
+            "metadata": {"name": "nightly", "namespace": "shop", "uid": "uid"},
+            "spec": {"source": {}, "replication": {"volumeSnapshot": {}}},
+        }))
+        .unwrap();
+        let entry = |phase: &Phase| PhaseEntry { phase: *phase, started_at: MicroTime(Timestamp::UNIX_EPOCH) };
+        let phases = phases.iter().map(entry).collect::<Vec<_>>();
+        let phase = phases.last().map(|entry| entry.phase);
+        object.status = Some(ReplicationStatus { attempt: 2, phase, phases, ..ReplicationStatus::default() });
+        object
+    }
+
+    #[test]
+    fn an_attempt_is_void_when_it_was_aborted_or_another_one_followed() {
+        use Phase::{Aborted, Checking, Done, Failed, Pending, Replicating};
+        let first = [Checking, Pending];
+        let cases = [
+            (Checking, Some(true), None),
+            (Replicating, Some(true), None),
+            (Pending, Some(true), Some(true)),
+            (Aborted, Some(true), Some(true)),
+            (Failed, Some(true), Some(true)),
+            (Done, Some(true), Some(false)),
+        ];
+        for (phase, of_the_first, of_the_second) in cases {
+            let (endings, mut voided) = Endings::new();
+            assert_eq!(endings.is_void("uid", 1), None);
+            endings.remember(&replication(&[&first[..], &[phase]].concat()));
+            assert_eq!(
+                (endings.is_void("uid", 1), endings.is_void("uid", 2)),
+                (of_the_first, of_the_second),
+                "{phase:?}"
+            );
+            let swept = voided.try_recv().unwrap().last_attempt;
+            assert_eq!(swept, if of_the_second == Some(true) { 2 } else { 1 }, "{phase:?}");
+        }
+        let (endings, mut voided) = Endings::new();
+        endings.remember(&replication(&[Aborted]));
+        assert!(voided.try_recv().is_err(), "nothing was asked of anybody");
+        assert_eq!(endings.is_void("uid", 1), Some(false));
+    }
+}

@@ -63,6 +63,8 @@ fn take(places: &Arc<Semaphore>) -> Option<Place> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -76,12 +78,12 @@ mod tests {
             async move { places.run().await }
         });
         places.move_aside(&mut first);
-        let _second = waiting.await.unwrap();
+        let second = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
         places.move_aside(&mut first);
         assert_eq!(places.uploads.available_permits(), MAX_UPLOADS - 1, "moved once");
 
         let _others: Vec<Place> = (1..MAX_UPLOADS).map(|_| take(&places.uploads).unwrap()).collect();
-        drop(_second);
+        drop(second);
         let mut third = places.try_run().unwrap();
         places.move_aside(&mut third);
         assert!(places.try_run().is_none(), "without a place aside it keeps its own");

@@ -8,7 +8,7 @@ use super::super::fixtures;
 use super::super::observed::Observed;
 use super::super::plan::{Step, plan};
 use super::*;
-use crate::api::{ClaimReference, Consistency, ReplicaStatus};
+use crate::api::{ClaimReference, Consistency, ReplicaStatus, Retry};
 
 fn request() -> Request {
     Request { epoch: 2, ..fixtures::request() }
@@ -77,6 +77,31 @@ fn a_hold_that_was_not_proven_is_void() {
         assert_eq!(last.run.phase(), end, "{phase:?}");
         assert_eq!(last.run.verdict.unwrap().reason, "ControllerRestarted");
     }
+}
+
+#[test]
+fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
+    let request = Request { retry: Some(Retry::default()), ..request() };
+    for (left_behind, end) in [(0, Phase::Pending), (1, Phase::Failed)] {
+        let mut observed = found();
+        let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
+        let run = plan(&request, &run, &observed, now()).run;
+        observed.deleted_replicas = Some(left_behind);
+        let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
+        let run = plan(&request, &run, &observed, later).run;
+        assert_eq!((run.phase(), run.attempt), (end, 1), "a fresh attempt only if nothing was cut");
+        assert_eq!(run.next_attempt.is_some(), end == Phase::Pending);
+    }
+}
+
+#[test]
+fn only_an_attempt_that_was_begun_is_taken_up() {
+    let cooling = ReplicationStatus { attempt: 1, phase: Some(Phase::Pending), ..ReplicationStatus::default() };
+    assert!(!is_under_way(&cooling) && !is_under_way(&ReplicationStatus::default()));
+    for phase in [Phase::Checking, Phase::Ready, Phase::Replicating] {
+        assert!(is_under_way(&status(phase)), "{phase:?}");
+    }
+    assert!(!is_under_way(&status(Phase::Done)));
 }
 
 #[test]
@@ -269,8 +294,14 @@ proptest! {
     #[test]
     fn a_changed_status_leads_to_no_false_done(
         changes in proptest::collection::vec((proptest::collection::vec(0..20_usize, 1..6), value()), 0..4),
+        phase in prop_oneof![Just("Checking"), Just("Ready"), Just("Replicating")],
+        proven: bool,
     ) {
         let mut changed = full();
+        changed["phase"] = json!(phase);
+        if !proven {
+            changed["consistency"] = Value::Null;
+        }
         for (path, new) in changes {
             replace(&mut changed, &path, new);
         }

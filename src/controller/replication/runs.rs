@@ -487,3 +487,7 @@ async fn next_event(agents: &mut Option<Attachment>) -> Option<AgentEvent> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "runs_tests.rs"]
+mod tests;

@@ -66,7 +66,8 @@ async fn a_writer_that_was_overtaken_stops_and_says_so() {
     let client = Client::new(server, "shop");
     let writer = StatusWriter::start(client.clone(), Events::start(client, "test".into()), object());
     writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Checking, 1) });
-    assert_eq!(writer.lost().await, Lost::Overtaken);
+    let lost = tokio::time::timeout(std::time::Duration::from_secs(10), writer.lost()).await;
+    assert_eq!(lost.unwrap(), Lost::Overtaken);
     writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Aborted, 1) });
     assert_eq!(writer.finish().await, Some(Lost::Overtaken));
     assert_eq!((written.recv().await, written.recv().await), (Some(()), None), "one try, and no more");

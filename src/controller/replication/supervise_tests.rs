@@ -6,12 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::super::{Config, events::Events, places::Places, runs::Taken};
+use super::super::{Config, fixtures, places::Places};
 use super::*;
-use crate::controller::leadership::Tenure;
-use crate::controller::sessions::Sessions;
 
 fn replication(name: &str) -> ConsistencyGroupReplication {
     serde_json::from_value(json!({
@@ -37,18 +34,7 @@ fn supervisor(max_runs: usize) -> (Supervisor, mpsc::Receiver<String>) {
     });
     let client = kube::Client::new(server, "shop");
     let config = Config { hold_ceiling: Duration::from_secs(30), max_runs, epoch: 1, instance: "test".into() };
-    let context = Context {
-        events: Events::start(client.clone(), config.instance.clone()),
-        client,
-        sessions: Sessions::default(),
-        tenure: Tenure::new(watch::channel(std::time::Instant::now()).1, Duration::MAX),
-        places: Places::new(max_runs),
-        config: Arc::new(config),
-        taken: Taken::default(),
-        started: std::time::Instant::now(),
-        shutdown: CancellationToken::new(),
-    };
-    (Supervisor::new(context, Endings::new().0), written)
+    (Supervisor::new(fixtures::context(client, config), Endings::new().0), written)
 }
 
 #[tokio::test]

@@ -444,6 +444,15 @@ fn a_new_leader_releases_what_the_old_one_asked_for() {
 }
 
 #[test]
+fn an_old_leader_is_given_no_proof_of_what_the_new_one_ended() {
+    let mut story = Story::held();
+    story.tell(Event::Command(2, Command::Release(attempt(2, 1, 1))));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Released(released) if released.unbroken));
+    assert!(!story.release().unbroken, "its cut may have come after the release");
+}
+
+#[test]
 fn a_hold_that_is_too_long_is_refused() {
     let mut story = Story::new();
     story.hold = Hold::new(LIMIT / 2);
