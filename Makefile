@@ -22,10 +22,10 @@ IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
-BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench simulate)
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane e2e torn bench simulation crds manifests images load install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane simulation e2e chaos chaos-short torn bench crds manifests images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ demo: install $(BIN)/demo ## a cluster, an application on three volumes, and con
 
 test: lint unit kernel control-plane ## everything that a change must pass; a cluster that it brings up it takes down
 	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
-	$(MAKE) e2e; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
+	$(MAKE) e2e chaos-short; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
@@ -60,6 +60,12 @@ control-plane: ## tests against a real API server without nodes
 
 e2e: install ## tests on a real cluster with real filesystems
 	$(IN_CLUSTER) $(TEST) --test e2e -- --test-threads 3
+
+chaos: install $(BIN)/chaos ## 200 faults, one after the other, while a group is cut; CHAOS_ARGS="--only KIND --phase PHASE --seed N" for one
+	$(IN_CLUSTER) $(BIN)/chaos $(CHAOS_ARGS)
+
+chaos-short: install $(BIN)/chaos ## the same with every kind of fault once
+	$(IN_CLUSTER) $(BIN)/chaos --short $(CHAOS_ARGS)
 
 torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
 	$(IN_CLUSTER) $(BIN)/torn

@@ -162,6 +162,9 @@ def kubelet_config(node):
         "clusterDNS": [node.cluster.dns_address], "clusterDomain": "cluster.local", "resolvConf": "",
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         "oomScoreAdj": 0,
+        # Tests kill containers, often the same one: it must come back at once, and not after five minutes.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     }
 
 

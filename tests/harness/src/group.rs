@@ -12,7 +12,8 @@ use crate::manifests::{self, WRITER_PORT, lock_port};
 use crate::namespace::Place;
 use crate::waiting::{until, until_gone};
 
-const WRITER: &str = "writer";
+/// Name of the pod of the ordered writer.
+pub const WRITER: &str = "writer";
 
 /// One member to be: a claim and its storage pod.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Member {
     pub storage_class: String,
     /// Whether the pod has an agent.
     pub agent: bool,
+    /// Whether its agent finds the guardian of the node.
+    pub guardian: bool,
     /// Further containers of the pod that can hold a lock on the volume.
     pub lock_holders: Vec<LockHolder>,
 }
@@ -33,12 +36,17 @@ impl Member {
     /// A member whose pod has an agent.
     pub fn new(name: &str, node: &str, storage_class: &str) -> Self {
         let (name, node, storage_class) = (name.into(), node.into(), storage_class.into());
-        Self { name, node, storage_class, agent: true, lock_holders: Vec::new() }
+        Self { name, node, storage_class, agent: true, guardian: true, lock_holders: Vec::new() }
     }
 
     /// The same without an agent.
     pub fn without_agent(self) -> Self {
         Self { agent: false, ..self }
+    }
+
+    /// The same with an agent that finds no guardian, as on a node where none runs.
+    pub fn without_guardian(self) -> Self {
+        Self { guardian: false, ..self }
     }
 
     /// The same with containers that can hold a lock.

@@ -13,6 +13,10 @@ use crate::waiting::until;
 pub const SYSTEM: &str = "stillpoint-system";
 /// The test driver's snapshot class.
 pub const SNAPSHOT_CLASS: &str = "loop";
+/// The Lease that the leading controller holds, in [`SYSTEM`].
+pub const LEASE: &str = "stillpoint-controller";
+/// The namespace of the test driver.
+pub const DRIVER_NAMESPACE: &str = "loop-csi";
 /// The test driver's name.
 pub const DRIVER: &str = "loop.csi.stillpoint.io";
 

@@ -2,9 +2,11 @@
 //!
 //! [`cluster`] connects, [`installed`] sees that Stillpoint is there, [`namespace`] is one test's own place, [`group`]
 //! runs the ordered writer over several volumes, [`replication`] cuts them and records every phase, and [`restore`] checks
-//! what was cut. [`terminal`] and [`live`] show it to people.
+//! what was cut. [`terminal`] and [`live`] show it to people. [`chaos`] breaks everything around it.
 
 pub mod bench;
+pub mod chaos;
+pub mod classes;
 pub mod cluster;
 pub mod group;
 pub mod images;

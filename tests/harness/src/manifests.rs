@@ -16,7 +16,8 @@ pub const STORE_CONTAINER: &str = "store";
 /// File below a volume's root that a lock holder locks.
 pub const LOCKED_FILE: &str = "held";
 
-const STORE_PORT: u16 = 7000;
+/// The port of a member's store.
+pub const STORE_PORT: u16 = 7000;
 /// The writer's port for its statistics.
 pub const WRITER_PORT: u16 = 7001;
 /// The first lock holder's port; the next ones follow.
@@ -26,6 +27,8 @@ const VOLUME_SIZE: &str = "320Mi";
 const WORKLOAD: &str = "stillpoint-workload";
 const STILLPOINT: &str = "stillpoint";
 const PROGRAM: &str = "/stillpoint-workload";
+/// The volume of the agent's example with the guardian's socket.
+const GUARDIAN_VOLUME: &str = "stillpoint-guardian";
 const DATA: &str = "/data";
 /// What users are told to merge into their pods is what is tested here.
 const AGENT_EXAMPLE: &str = include_str!("../../../deploy/examples/agent-sidecar.yaml");
@@ -114,7 +117,7 @@ pub fn storage_pod(member: &Member) -> Result<Pod> {
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": member.name}}],
     });
     if member.agent {
-        add_agent(&mut spec)?;
+        add_agent(&mut spec, member.guardian)?;
     }
     object(json!({"metadata": {"name": member.pod(), "labels": {"store": member.name}}, "spec": spec}))
 }
@@ -124,8 +127,9 @@ pub fn lock_port(position: usize) -> u16 {
     FIRST_LOCK_PORT + position as u16
 }
 
-/// Merges the documented example into a pod's spec. Its claim's volume has the same name there.
-fn add_agent(spec: &mut Value) -> Result<()> {
+/// Merges the documented example into a pod's spec. Its claim's volume has the same name there. Without a guardian, the agent
+/// sees an empty directory where the socket should be.
+fn add_agent(spec: &mut Value, guardian: bool) -> Result<()> {
     let mut example: Value = serde_saphyr::from_str(AGENT_EXAMPLE).context("the example of the agent is no YAML")?;
     let example = &mut example["spec"]["template"]["spec"];
     let agent = &mut example["initContainers"][0];
@@ -137,6 +141,9 @@ fn add_agent(spec: &mut Value) -> Result<()> {
     }
     if let (Some(volumes), Some(more)) = (spec["volumes"].as_array_mut(), example["volumes"].as_array_mut()) {
         volumes.append(more);
+        for volume in volumes.iter_mut().filter(|volume| !guardian && volume["name"] == GUARDIAN_VOLUME) {
+            *volume = json!({"name": GUARDIAN_VOLUME, "emptyDir": {}});
+        }
     }
     Ok(())
 }

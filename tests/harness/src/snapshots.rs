@@ -5,9 +5,11 @@ use std::pin::pin;
 use anyhow::{Context, Result, bail};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
-use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, ObjectMeta};
+use kube::core::{DynamicObject, GroupVersionKind};
+use kube::discovery::ApiResource;
 use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt};
 use stillpoint::api::labels;
 use stillpoint::api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec};
 use tokio::sync::oneshot;
@@ -59,6 +61,22 @@ async fn usable(place: &Place, name: &str) -> Result<()> {
 pub async fn of_replication(place: &Place, name: &str) -> Result<Vec<VolumeSnapshot>> {
     let labelled = ListParams::default().labels(&format!("{}={name}", labels::REPLICATION));
     Ok(place.api::<VolumeSnapshot>().list(&labelled).await?.items)
+}
+
+/// The contents behind snapshots of a namespace, also behind those that are gone: the name of each, and of its snapshot.
+///
+/// # Errors
+/// The API server's refusal.
+pub async fn contents_of(place: &Place) -> Result<Vec<(String, String)>> {
+    let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotcontents");
+    let all = Api::<DynamicObject>::all_with(place.client(), &resource).list(&ListParams::default()).await?;
+    let here = all.iter().filter_map(|content| {
+        let of = &content.data["spec"]["volumeSnapshotRef"];
+        let snapshot = of["name"].as_str().filter(|_| of["namespace"] == place.name.as_str())?;
+        Some((content.name_any(), snapshot.to_owned()))
+    });
+    Ok(here.collect())
 }
 
 /// Watches a namespace and remembers every VolumeSnapshot that ever was there, however short.

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::timeout;
 use workload::log::{Log, Summary};
@@ -130,6 +131,27 @@ async fn stores_of_different_histories_are_refused() {
             let report = writer.until(|report| report.last_error.is_some()).await;
             assert!(report.last_error.unwrap().contains("not of one history"));
             assert_eq!(report.last_record, 0);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_store_tells_the_longest_append_once() {
+    LocalSet::new()
+        .run_until(async {
+            let stores = Stores::start([0, 0, 0]).await;
+            let writer = Writer::start(&stores);
+            writer.until(|report| report.last_record >= 5).await;
+            writer.stop().await;
+            let mut stream = TcpStream::connect(&stores.addresses[0]).await.unwrap();
+            let mut longest = async || {
+                let mut answer = [0; store::MESSAGE_BYTES];
+                stream.write_all(&store::message(store::LONGEST, 0)).await.unwrap();
+                stream.read_exact(&mut answer).await.unwrap();
+                answer
+            };
+            assert_ne!(longest().await, store::message(store::DONE, 0));
+            assert_eq!(longest().await, store::message(store::DONE, 0), "nothing was appended since");
         })
         .await;
 }

@@ -1,22 +1,16 @@
 //! The storage system fails in the middle: nothing half is left, and writes come back.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::classes::SnapshotClass;
 use harness::group::{Group, Member};
-use harness::installed::DRIVER;
 use harness::namespace::Place;
 use harness::processes::Process;
 use harness::replication::{Run, of_claims, replicate};
 use harness::snapshots::of_replication;
 use harness::waiting::until_gone;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, PostParams};
-use kube::core::DynamicObject;
-use kube::discovery::ApiResource;
-use kube::{Api, core::GroupVersionKind};
-use serde_json::json;
 use stillpoint::api::snapshot::VolumeSnapshot;
 use stillpoint::api::{MemberState, Phase, labels};
 
@@ -29,35 +23,6 @@ const SLACK: Duration = Duration::from_secs(2);
 /// A call that hangs is given up by the snapshot sidecar after 15 s, and tried again.
 const STORAGE_ANSWERS: Duration = Duration::from_secs(90);
 
-/// A snapshot class of the test driver, named like the namespace of the test.
-struct Class {
-    api: Api<DynamicObject>,
-    resource: ApiResource,
-    name: String,
-}
-
-impl Class {
-    fn new(place: &Place) -> Self {
-        let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotClass");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotclasses");
-        Self { api: Api::all_with(place.client(), &resource), resource, name: place.name.clone() }
-    }
-
-    /// Makes the class with these parameters.
-    async fn create(&self, parameters: &[(&str, &str)]) -> Result<()> {
-        let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
-        let fields = json!({"driver": DRIVER, "deletionPolicy": "Delete", "parameters": parameters});
-        let class = DynamicObject::new(&self.name, &self.resource).data(fields);
-        self.api.create(&PostParams::default(), &class).await?;
-        Ok(())
-    }
-
-    async fn delete(&self) -> Result<()> {
-        self.api.delete(&self.name, &DeleteParams::default()).await?;
-        Ok(())
-    }
-}
-
 async fn two_members(place: &Place) -> Result<Group> {
     let [one, two] = place.cluster.two_nodes()?;
     let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs")];
@@ -67,9 +32,9 @@ async fn two_members(place: &Place) -> Result<Group> {
 /// Replicates with a class in which the snapshot of b meets the fault, and does `meanwhile` once the cuts are asked for.
 async fn failed(group: &Group, fault: (&str, &str), meanwhile: impl FnOnce() -> Result<()>) -> Result<Run> {
     let place = &group.place;
-    let class = Class::new(place);
+    let class = SnapshotClass::new(place, "faulty");
     class.create(&[fault, ("only", "faulty-b-")]).await?;
-    let run = void_cut(group, &class.name, meanwhile).await;
+    let run = void_cut(group, class.name(), meanwhile).await;
     // The storage system is mended: only now can it say what became of the snapshot, and only then can that be removed.
     class.delete().await?;
     class.create(&[]).await?;

@@ -4,6 +4,7 @@
 //! the measured stalls say nothing.
 
 mod blockers;
+mod disturbed;
 mod ends;
 mod faults;
 mod happy;
