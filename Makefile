@@ -33,7 +33,7 @@ help: ## list the targets
 demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
 
-test: lint unit kernel control-plane ## everything that a change must pass; a cluster that it brings up it takes down
+test: lint unit kernel control-plane simulation ## everything that a change must pass; a cluster that it brings up it takes down
 	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
 	$(MAKE) e2e chaos-short; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use stillpoint::api::Mode;
+use stillpoint::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
 
 use super::{Fault, Story};
 
@@ -67,11 +68,15 @@ impl Tally {
         let _ =
             writeln!(text, "seeds       {:>12}   {per_second:.0} per second, {:.1} s", self.seeds, took.as_secs_f64());
         let _ = writeln!(text, "steps       {:>12}   {hours} hours of virtual time", self.steps);
-        if let Some((share, longest, limit)) = self.longest {
+        if let Some((_, longest, limit)) = self.longest {
+            let (guarded, alone) = (GUARDIAN_GRACE + THAW_RETRY, THAW_TIMEOUT + THAW_RETRY);
             let _ = writeln!(
                 text,
-                "suspended   {longest:>12.3?}   at most, {:.0} % of its limit of {limit:?}",
-                share * 100.0
+                "suspended   {longest:>12.3?}   longest in parts of its limit, which was {limit:?}; allowed"
+            );
+            let _ = writeln!(
+                text,
+                "                           beyond it: {guarded:?} under a guardian, {alone:?} if that died too"
             );
         }
         let _ = writeln!(text, "\nhow runs ended");
