@@ -1,4 +1,5 @@
 //! The production state machines of agents and controllers, joined by a simulated kernel, network and API server.
 
 pub mod controller;
+pub mod model;
 pub mod node;

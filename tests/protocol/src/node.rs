@@ -55,6 +55,8 @@ pub enum Owner {
 /// What really happened, told by the kernel's side and not by the agent. Nothing that is checked reads it to decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Witness {
+    /// The last round that Ready was said for.
+    pub ready: Option<Held>,
     /// Ready was said for this round, and the freeze that it was said for still stands.
     pub held: Option<Held>,
     /// The last planned thaw ended this hold, which had stood without a break until then.
@@ -288,6 +290,7 @@ impl Node {
         match report {
             Report::Ready(ready) => {
                 let held = attempt_of(ready.attempt.as_ref()).map(|attempt| Held { attempt, round: ready.round });
+                self.witness.ready.clone_from(&held);
                 if self.witness.held.is_none() || self.witness.held.as_ref().map(|held| held.round) != Some(ready.round)
                 {
                     self.witness.lasted = None;
