@@ -380,6 +380,42 @@ impl Node {
         work
     }
 
+    /// What a piece of work is, as a phrase.
+    pub fn tell(&self, work: Work) -> String {
+        let equipment = |place| self.places().find(|(at, _)| *at == place).map(|(_, equipment)| equipment);
+        let old = |place| if place == Place::Current { "the" } else { "an old" };
+        match work {
+            Work::Preflight(_) => "the preflight comes back".to_owned(),
+            Work::Look(_) => "the look for locks comes back".to_owned(),
+            Work::Settle(_) => "the agent's thaw from outside settles".to_owned(),
+            Work::Freezer(place) => {
+                let freezer = equipment(place).map(|equipment| &equipment.freezer);
+                let order = freezer.and_then(|freezer| freezer.orders.first());
+                let does = match order {
+                    Some((Order::Flush, _)) => "flushes",
+                    Some((Order::Warm, _)) if freezer.is_some_and(|freezer| freezer.warming) => "thaws after warming",
+                    Some((Order::Warm, _)) => "freezes for warming",
+                    Some((Order::Freeze, _)) => "freezes",
+                    Some((Order::Thaw, _)) => "thaws",
+                    None => "sees that its agent is gone, and ends",
+                };
+                format!("{} freezer {does}", old(place))
+            }
+            Work::FreezerDies(place) => format!("{} freezer ends before its order has begun", old(place)),
+            Work::FreezerGone => "the agent sees that its freezer is gone".to_owned(),
+            Work::Guardian(place) => {
+                let request = equipment(place).and_then(|equipment| equipment.guard.requests.first());
+                match request {
+                    Some(Request::Arm(..)) => "the guardian is armed, and the agent hears it".to_owned(),
+                    Some(Request::Disarm) => "the guardian is disarmed".to_owned(),
+                    None => "the guardian sees that its agent is gone".to_owned(),
+                }
+            }
+            Work::GuardianThaws(_) => "the guardian's thaw settles".to_owned(),
+            Work::GuardianGone => "the agent sees that its guardian is gone".to_owned(),
+        }
+    }
+
     /// Completes a piece of work that is [`Self::pending`]; any other does nothing.
     pub fn complete(&mut self, work: Work, now: Instant) -> Reports {
         let event = match work {

@@ -118,7 +118,7 @@ pub struct Controller {
     /// Pods whose agent's session is open and greeted: the registry of sessions, which knows before the run hears.
     pub sessions: BTreeSet<String>,
     /// Pods that were commanded. Reports of others are dropped before the run hears them.
-    asked: BTreeSet<String>,
+    pub(crate) asked: BTreeSet<String>,
     /// No event of an agent was missed.
     attached: bool,
     /// The writer of the status.

@@ -25,6 +25,7 @@ use stillpoint::wire::controller_message::Command as WireCommand;
 use stillpoint::wire::{self, ControllerMessage};
 
 use super::pool::{Id, Memo, Pool};
+use super::state::Order;
 use super::{Bounds, Without};
 use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer};
 
@@ -134,6 +135,8 @@ pub struct Leaders {
     statuses: Pool<String, Stored>,
     effects: Memo<(Id, Input), Effect>,
     begun: Memo<(u64, Option<Id>, Vec<Shown>, Vec<bool>), Effect>,
+    permuted: Memo<(Id, Order), Id>,
+    permuted_statuses: Memo<(Id, Order), Id>,
     reports: Arc<super::members::Members>,
 }
 
@@ -164,6 +167,8 @@ impl Leaders {
             statuses: Pool::new(),
             effects: Memo::new(),
             begun: Memo::new(),
+            permuted: Memo::new(),
+            permuted_statuses: Memo::new(),
             reports,
         };
         let mut store = leaders.store(None, &[]);
@@ -282,7 +287,8 @@ impl Leaders {
 
     fn turn(&self, mut leader: Leader, now: Moment) -> Effect {
         let answered: BTreeSet<String> = leader.controller.observed.answers.keys().cloned().collect();
-        let outputs = if leader.controller.run.stage == Stage::Ended { Vec::new() } else { leader.controller.turn(now) };
+        let outputs =
+            if leader.controller.run.stage == Stage::Ended { Vec::new() } else { leader.controller.turn(now) };
         let mut deeds = Vec::new();
         let mut outputs = std::collections::VecDeque::from(outputs);
         while let Some(output) = outputs.pop_front() {
@@ -343,8 +349,9 @@ impl Leaders {
             let released: Vec<_> = controller.run.members.iter().map(|member| member.released.is_some()).collect();
             format!("{} {:?} {released:?} {writes:?}", controller.request.epoch, controller.run.phase())
         } else {
-            let Controller { request, run, observed, sessions, .. } = controller;
-            format!("{} {run:?} {observed:?} {sessions:?} {wakes:?} {writes:?} {declared} {silenced}", request.epoch)
+            let Controller { request, run, observed, sessions, asked, .. } = controller;
+            let known = format!("{run:?} {observed:?} {sessions:?} {asked:?}");
+            format!("{} {known} {wakes:?} {writes:?} {declared} {silenced}", request.epoch)
         };
         let next = writes.first().map(|status| self.intern_status(status));
         self.leaders.intern(key, || View {
@@ -364,6 +371,59 @@ impl Leaders {
     fn intern_status(&self, status: &Arc<ReplicationStatus>) -> Id {
         let make = || Stored { status: Arc::clone(status), phase: status.phase };
         self.statuses.intern(format!("{status:?}"), make)
+    }
+
+    /// The same leader, had its members been named in another order.
+    pub fn permuted(&self, leader: Id, order: Order) -> Id {
+        *self.permuted.get(&(leader, order), || self.intern(self.permute(&self.leaders.get(leader).leader, order)))
+    }
+
+    /// The same status, had its members been named in another order.
+    pub fn permuted_status(&self, status: Id, order: Order) -> Id {
+        *self.permuted_statuses.get(&(status, order), || {
+            self.intern_status(&Arc::new(permute_status(&self.statuses.get(status).status, order)))
+        })
+    }
+
+    fn permute(&self, leader: &Leader, order: Order) -> Leader {
+        let mut new = leader.clone();
+        let Controller { run, observed, sessions, asked, .. } = &mut new.controller;
+        let old = &leader.controller;
+        let all = || self.members.iter().zip(order.of(self.members.len()).map(|from| &self.members[from]));
+        for (place, from) in order.of(self.members.len()).enumerate() {
+            let own = &old.run.members[place];
+            let mut member = old.run.members[from].clone();
+            member.claim.clone_from(&own.claim);
+            member.volume.clone_from(&own.volume);
+            member.pod.clone_from(&own.pod);
+            member.replica_name.clone_from(&own.replica_name);
+            if let Some(replica) = &mut member.replica {
+                replica.volume_snapshot_name.clone_from(&own.replica_name);
+            }
+            run.members[place] = member;
+        }
+        let set = |old: &BTreeSet<String>, name: fn(&Named) -> &String| -> BTreeSet<String> {
+            all().filter(|(_, from)| old.contains(name(from))).map(|(to, _)| name(to).clone()).collect()
+        };
+        *sessions = set(&old.sessions, |named| &named.pod);
+        *asked = set(&old.asked, |named| &named.pod);
+        observed.connected = set(&old.observed.connected, |named| &named.pod);
+        observed.lost = set(&old.observed.lost, |named| &named.claim);
+        let answers = &old.observed.answers;
+        observed.answers =
+            all().filter_map(|(to, from)| Some((to.claim.clone(), answers.get(&from.claim)?.clone()))).collect();
+        let refused = &old.observed.refused_replicas;
+        observed.refused_replicas =
+            all().filter_map(|(to, from)| Some((to.replica.clone(), refused.get(&from.replica)?.clone()))).collect();
+        let replicas = &old.observed.replicas;
+        let replicas = all().enumerate().filter_map(|(place, (to, from))| {
+            let mut snapshot = self.snapshot(place, Shown::Made);
+            snapshot.status = replicas.get(&from.replica)?.status.clone();
+            Some((to.replica.clone(), snapshot))
+        });
+        observed.replicas = replicas.collect();
+        new.writes = leader.writes.iter().map(|status| Arc::new(permute_status(status, order))).collect();
+        new
     }
 
     fn store(&self, status: Option<Id>, replicas: &[Shown]) -> Store {
@@ -465,6 +525,23 @@ fn normalise(controller: &mut Controller) {
     }
     // Nobody deletes claims or moves pods here, so these say the same in every state.
     debug_assert_eq!(controller.observed.pods.len(), controller.observed.claims.len());
+}
+
+fn permute_status(status: &ReplicationStatus, order: Order) -> ReplicationStatus {
+    let mut new = status.clone();
+    let members = order.of(status.members.len()).zip(&status.members).map(|(from, own)| {
+        let mut member = status.members[from].clone();
+        member.persistent_volume_claim.clone_from(&own.persistent_volume_claim);
+        member.volume.clone_from(&own.volume);
+        member.pod.clone_from(&own.pod);
+        if let Some(replica) = &mut member.replica {
+            let own = own.replica.as_ref().map(|own| own.volume_snapshot_name.clone());
+            replica.volume_snapshot_name = own.unwrap_or_default();
+        }
+        member
+    });
+    new.members = members.collect();
+    new
 }
 
 /// A status as a next leader would act on it.

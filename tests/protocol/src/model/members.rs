@@ -171,9 +171,9 @@ impl Members {
                 reports.extend(node.handle(Event::Done(ticket, Outcome::Armed), now));
             }
         }
-        let reports = reports.into_iter().map(|(session, report)| {
-            (u8::try_from(session).unwrap_or_default(), self.intern_report(plain(report)))
-        });
+        let reports = reports
+            .into_iter()
+            .map(|(session, report)| (u8::try_from(session).unwrap_or_default(), self.intern_report(plain(report))));
         Effect { reports: reports.collect(), node: self.node(node) }
     }
 

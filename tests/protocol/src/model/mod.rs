@@ -21,11 +21,12 @@ mod pool;
 mod promises;
 mod state;
 mod steps;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use promises::Promise;
+pub use promises::{POSSIBLE, PROMISES, Promise};
 pub use state::{Broken, State};
 pub use steps::{Fault, Step};
 

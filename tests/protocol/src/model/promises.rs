@@ -77,7 +77,7 @@ pub const PROMISES: [Promise; 9] = [
 ];
 
 /// What must be possible, or the model is empty.
-const POSSIBLE: [(&str, fn(&Group, &State) -> bool); 2] = [
+pub const POSSIBLE: [(&str, fn(&Group, &State) -> bool); 2] = [
     ("Done is reached", |group, state| group.phase(state) == Some(Phase::Done)),
     ("a run is given up", |group, state| group.is_void(state)),
 ];
@@ -169,12 +169,30 @@ impl Group {
                 // A deadline that only leads to another look comes late, so that time passes.
                 steps.sort_by_key(|step| match step {
                     Step::LeaderWakes(_) => 0,
-                    Step::Deadline(_, crate::node::Timer::Agent, late) => if *late { 1 } else { 2 },
+                    Step::Deadline(_, crate::node::Timer::Agent, late) => {
+                        if *late {
+                            1
+                        } else {
+                            2
+                        }
+                    }
                     _ => 3,
                 });
             }
             let Some(step) = steps.first() else { return false };
+                eprintln!("{state:?}");
+                for m in 0..self.bounds.members {
+                    eprintln!("{:?}", self.members.view(state.nodes[m]).node)
+                }
+                for l in state.leaders {
+                    if let Leads::Run(id) = l {
+                        eprintln!("{}", self.leaders.view(id).stage)
+                    }
+                }
+                return false;
+            };
             self.apply(&mut state, *step);
+            state = self.representative(&state).0;
         }
         if way.len() >= LONGEST_ENDING {
             return false;

@@ -57,7 +57,7 @@ pub enum Leads {
 }
 
 /// A replica, as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replica {
     /// There is none.
     Nothing,
@@ -76,7 +76,7 @@ pub enum Replica {
 }
 
 /// One session between a leader and the agent of a member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link {
     /// The agent takes it to be open.
     pub agent: bool,
@@ -91,7 +91,7 @@ pub struct Link {
 }
 
 /// Messages under way in one direction, oldest first, as TCP keeps them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Queue {
     length: u8,
     messages: [u16; MAX_QUEUE],
@@ -128,7 +128,8 @@ impl Queue {
     /// # Panics
     /// When more messages are under way than this model has room for.
     pub fn push(&mut self, message: Id) {
-        let message = u16::try_from(message).unwrap_or_else(|_| panic!("more kinds of messages than a state has room for"));
+        let message =
+            u16::try_from(message).unwrap_or_else(|_| panic!("more kinds of messages than a state has room for"));
         assert!(usize::from(self.length) < MAX_QUEUE, "more messages under way than a state has room for");
         self.messages[usize::from(self.length)] = message;
         self.length += 1;
@@ -156,5 +157,59 @@ impl Queue {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+}
+
+/// An order of members: whose place each one takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Order([u8; MAX_MEMBERS]);
+
+impl Order {
+    /// Every order of so many members; the first leaves everybody in place.
+    pub fn all(members: usize) -> &'static [Self] {
+        const ALL: [Order; 6] = [
+            Order([0, 1, 2]),
+            Order([1, 0, 2]),
+            Order([0, 2, 1]),
+            Order([1, 2, 0]),
+            Order([2, 0, 1]),
+            Order([2, 1, 0]),
+        ];
+        match members {
+            0 | 1 => &ALL[..1],
+            2 => &ALL[..2],
+            _ => &ALL,
+        }
+    }
+
+    /// Who takes each place.
+    pub fn of(self, members: usize) -> impl Iterator<Item = usize> {
+        self.0.into_iter().take(members).map(usize::from)
+    }
+
+    /// These, in this order.
+    pub fn apply<T: Copy>(self, of: [T; MAX_MEMBERS]) -> [T; MAX_MEMBERS] {
+        self.0.map(|from| of[usize::from(from)])
+    }
+}
+
+impl State {
+    /// With its members in another order, but for what leaders and the status say of them.
+    pub fn reordered(&self, order: Order) -> Self {
+        Self {
+            nodes: order.apply(self.nodes),
+            links: self.links.map(|links| order.apply(links)),
+            replicas: order.apply(self.replicas),
+            creations: self.creations.map(|creations| order.apply(creations)),
+            epochs: order.apply(self.epochs),
+            ..*self
+        }
+    }
+
+    /// What tells members apart.
+    pub fn member(&self, member: usize) -> impl Ord + use<> {
+        let links = self.links.map(|links| links[member]);
+        let creations = self.creations.map(|creations| creations[member]);
+        (self.nodes[member], links, self.replicas[member], creations, self.epochs[member])
     }
 }

@@ -3,13 +3,12 @@
 use stateright::{Model, Property};
 use stillpoint::agent::hold::Command;
 use stillpoint::api::Phase;
-use stillpoint::wire::agent_message::Report;
 
 use super::leaders::{self, Deed, Shown};
 use super::members::{self, is_of};
 use super::pool::Id;
 use super::promises;
-use super::state::{Broken, Leads, Link, MAX_LEADERS, MAX_MEMBERS, Queue, Replica, State};
+use super::state::{Broken, Leads, Link, MAX_LEADERS, MAX_MEMBERS, Order, Queue, Replica, State};
 use super::{Group, Without};
 use crate::node::{Timer, Work};
 
@@ -133,7 +132,7 @@ impl Model for Group {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut state = *last;
         self.apply(&mut state, step);
-        (state != *last).then_some(state)
+        (state != *last).then(|| self.representative(&state).0)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -142,6 +141,29 @@ impl Model for Group {
 }
 
 impl Group {
+    /// Of all states that differ in nothing but the order of the members, one; and the order that leads to it. Members differ
+    /// in name only, and no decision compares names.
+    pub(super) fn representative(&self, state: &State) -> (State, Order) {
+        let members = self.bounds.members;
+        let sorted = |order: &&Order| {
+            let order: Vec<usize> = order.of(members).collect();
+            order.windows(2).all(|pair| state.member(pair[0]) <= state.member(pair[1]))
+        };
+        let renamed = |order: &Order| {
+            let mut new = state.reordered(*order);
+            for leads in &mut new.leaders {
+                if let Leads::Run(run) = leads {
+                    *run = self.leaders.permuted(*run, *order);
+                }
+            }
+            new.status = new.status.map(|status| self.leaders.permuted_status(status, *order));
+            (new, *order)
+        };
+        let run = |leads: &Leads| if let Leads::Run(run) = leads { *run } else { 0 };
+        let all = Order::all(members).iter().filter(sorted).map(renamed);
+        all.min_by_key(|(new, _)| (new.leaders.each_ref().map(run), new.status)).unwrap_or((*state, Order::all(1)[0]))
+    }
+
     fn members(&self) -> std::ops::Range<usize> {
         0..self.bounds.members
     }
@@ -592,11 +614,6 @@ impl Group {
             Leads::Run(run) if !self.leaders.view(run).ended => Some(run),
             Leads::Run(_) | Leads::Later | Leads::Idle | Leads::Dead => None,
         }
-    }
-
-    /// Whether a report lets go of the member. Only for reading traces.
-    pub(super) fn is_release(report: &Report) -> bool {
-        matches!(report, Report::Released(_))
     }
 }
 
