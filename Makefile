@@ -22,10 +22,10 @@ IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
-BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench)
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn hold-bench model)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane e2e torn bench crds manifests images load install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit model kernel control-plane e2e torn bench crds manifests images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ TEST := $(CARGO) test --workspace
 unit: ## tests that need neither a cluster nor root
 	$(TEST) --lib --bins --test crds --test chart --test docs --test picture --test ordered_writer --test program
 	python3 -B -m unittest discover -t tests/cluster -s tests/cluster/tests
+
+model: $(BIN)/model ## every state of the protocol, within bounds; and that taking any one guard out is noticed
+	$(BIN)/model $(MODEL_ARGS)
+	for guard in acknowledged-guardian epoch-check release-vote ask-before-release; do \
+	    $(BIN)/model --without $$guard || exit 1; \
+	done
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
 	$(CLUSTER_TOOL) build

@@ -1,11 +1,10 @@
 //! Goes through every state that a group can come into, within bounds, and says whether the promises hold in all of them.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
-use protocol::model::{Bounds, Group, POSSIBLE, PROMISES, Without};
-use stateright::{Checker, HasDiscoveries, Model};
+use protocol::model::{Bounds, PROMISES, Without, check};
 
 /// Checks the protocol: every state that a group can come into, within bounds, with the production state machines.
 ///
@@ -35,49 +34,31 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let guards = args.without.map_or_else(|| "all guards".to_owned(), |without| format!("without {without:?}"));
+    let Args { members, leaders, faults, prepare, .. } = args;
+    println!("{members} members, {leaders} leaders, at most {faults} faults, prepareTimeout {prepare} ms, {guards}");
     let bounds = Bounds {
-        members: args.members,
-        leaders: args.leaders,
-        faults: args.faults,
-        prepare_timeout: Duration::from_millis(args.prepare),
+        members,
+        leaders,
+        faults,
+        prepare_timeout: Duration::from_millis(prepare),
         hold_timeout: Duration::from_secs(10),
         without: args.without,
     };
-    println!(
-        "members {}, leaders {}, faults {}, prepareTimeout {} ms, {}",
-        args.members,
-        args.leaders,
-        args.faults,
-        args.prepare,
-        args.without.map_or_else(|| "all guards".to_owned(), |without| format!("without {without:?}"))
-    );
-    let begun = Instant::now();
-    let group = Group::new(bounds).checker().threads(args.threads).finish_when(HasDiscoveries::AnyFailures);
-    let checker = group.spawn_bfs().join();
-    let found = checker.discoveries();
-    let (nodes, leaders) = checker.model().parts();
-    println!(
-        "{} states ({} steps), depth {}, {:.1} s; {nodes} different node sides, {leaders} different leaders",
-        checker.unique_state_count(),
-        checker.state_count(),
-        checker.max_depth(),
-        begun.elapsed().as_secs_f64()
-    );
-    let mut broken = false;
+    let found = check(bounds, args.threads);
+    println!("  states  {} (parts: {} node sides, {} leaders)", found.states, found.nodes, found.leaders);
+    println!("  steps   {}, depth {}", found.steps, found.depth);
+    println!("  time    {:.1} s", found.took.as_secs_f64());
     for promise in PROMISES {
-        let path = found.get(promise.name);
-        broken |= path.is_some();
-        println!("  {:<6} {}: {}", if path.is_some() { "BROKEN" } else { "holds" }, promise.name, promise.says);
-        for line in path.map(|path| checker.model().tell_path(path.clone())).unwrap_or_default() {
-            println!("         {line}");
+        let broken = found.broken.iter().find(|(broken, _)| broken.name == promise.name);
+        println!("  {}  {}: {}", if broken.is_some() { "BROKEN" } else { "holds " }, promise.name, promise.says);
+        for line in broken.iter().flat_map(|(_, way)| way) {
+            println!("          {line}");
         }
     }
-    let mut possible = true;
-    for (name, _) in POSSIBLE {
-        let seen = found.contains_key(name);
-        possible &= seen;
-        println!("  {:<6} {name}", if seen { "seen" } else { "UNSEEN" });
+    for (name, seen) in &found.seen {
+        println!("  {}  {name}", if *seen { "seen  " } else { "UNSEEN" });
     }
-    let expected = if args.without.is_some() { broken } else { !broken && possible };
+    let expected = if args.without.is_some() { !found.broken.is_empty() } else { found.is_sound() };
     if expected { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

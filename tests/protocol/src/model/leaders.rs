@@ -104,16 +104,12 @@ pub struct View {
     pub wakes: bool,
     /// The run has ended.
     pub ended: bool,
-    /// The phase of its run.
-    pub phase: Phase,
     /// The stage, for people.
     pub stage: String,
     /// It waits for a status to be stored.
     pub writes: Option<Id>,
     /// It gives everything back.
     pub abandons: bool,
-    /// Every member has proven that it held.
-    pub proven: bool,
     /// The members that have said that they let go.
     pub released: Vec<bool>,
 }
@@ -357,12 +353,10 @@ impl Leaders {
         self.leaders.intern(key, || View {
             wakes: !ended && wakes.is_some(),
             ended,
-            phase: controller.run.phase(),
             stage: format!("{:?}", controller.run.stage).chars().take_while(char::is_ascii_alphabetic).collect(),
             writes: next,
             abandons: matches!(controller.run.stage, Stage::Abandoning { .. })
                 || (ended && controller.run.phase() != Phase::Done),
-            proven: controller.run.proven,
             released: controller.run.members.iter().map(|member| member.released.is_some()).collect(),
             leader: leader.clone(),
         })

@@ -15,17 +15,21 @@
 //! **Faults** are counted, and a run has at most [`Bounds::faults`] of them: see [`Fault`]. Agents and guardians that died may
 //! start again at any time or never; a lock that was taken may be dropped at any time or never.
 
+mod check;
 mod leaders;
 mod members;
 mod pool;
 mod promises;
 mod state;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use check::{Findings, check};
 pub use promises::{POSSIBLE, PROMISES, Promise};
 pub use state::{Broken, State};
 pub use steps::{Fault, Step};

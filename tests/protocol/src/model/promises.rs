@@ -12,7 +12,7 @@ use super::state::{Broken, Leads, Replica, State};
 use super::steps::Step;
 
 /// A promise, and what is checked of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Promise {
     /// Its name here.
     pub name: &'static str,
@@ -180,17 +180,6 @@ impl Group {
                 });
             }
             let Some(step) = steps.first() else { return false };
-                eprintln!("{state:?}");
-                for m in 0..self.bounds.members {
-                    eprintln!("{:?}", self.members.view(state.nodes[m]).node)
-                }
-                for l in state.leaders {
-                    if let Leads::Run(id) = l {
-                        eprintln!("{}", self.leaders.view(id).stage)
-                    }
-                }
-                return false;
-            };
             self.apply(&mut state, *step);
             state = self.representative(&state).0;
         }
