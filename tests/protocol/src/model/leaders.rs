@@ -91,8 +91,10 @@ struct Leader {
     controller: Controller,
     /// Statuses that are not stored yet.
     writes: Vec<Arc<ReplicationStatus>>,
-    /// Its first status was queued.
+    /// The intent is declared, by this leader or one before it.
     declared: bool,
+    /// What was queued last.
+    newest: Option<Arc<ReplicationStatus>>,
     /// It may not write any more.
     silenced: bool,
 }
@@ -210,7 +212,7 @@ impl Leaders {
             let declared = status.is_some();
             let leader = controller.map(|mut controller| {
                 controller.observed.recorded = declared;
-                Leader { controller, writes: Vec::new(), declared, silenced: false }
+                Leader { controller, writes: Vec::new(), declared, newest: None, silenced: false }
             });
             match leader {
                 Some(leader) => self.turn(leader, self.now),
@@ -329,8 +331,12 @@ impl Leaders {
         if !matters || leader.silenced {
             return;
         }
-        leader.declared = true;
         let status = Arc::new(normal(status));
+        if leader.newest.as_ref() == Some(&status) {
+            return;
+        }
+        leader.declared = true;
+        leader.newest = Some(Arc::clone(&status));
         if leader.writes.last().is_some_and(|last| last.phase == status.phase) {
             leader.writes.pop();
         }
@@ -338,7 +344,7 @@ impl Leaders {
     }
 
     fn intern(&self, leader: Leader) -> Id {
-        let Leader { controller, writes, declared, silenced } = &leader;
+        let Leader { controller, writes, declared, newest, silenced } = &leader;
         let ended = controller.run.stage == Stage::Ended;
         let wakes = controller.wake_at();
         let key = if ended {
@@ -347,7 +353,7 @@ impl Leaders {
         } else {
             let Controller { request, run, observed, sessions, asked, .. } = controller;
             let known = format!("{run:?} {observed:?} {sessions:?} {asked:?}");
-            format!("{} {known} {wakes:?} {writes:?} {declared} {silenced}", request.epoch)
+            format!("{} {known} {wakes:?} {writes:?} {declared} {newest:?} {silenced}", request.epoch)
         };
         let next = writes.first().map(|status| self.intern_status(status));
         self.leaders.intern(key, || View {
@@ -416,7 +422,9 @@ impl Leaders {
             Some((to.replica.clone(), snapshot))
         });
         observed.replicas = replicas.collect();
-        new.writes = leader.writes.iter().map(|status| Arc::new(permute_status(status, order))).collect();
+        let status = |status: &Arc<ReplicationStatus>| Arc::new(permute_status(status, order));
+        new.writes = leader.writes.iter().map(status).collect();
+        new.newest = leader.newest.as_ref().map(status);
         new
     }
 

@@ -62,6 +62,8 @@ pub struct View {
     pub certain: bool,
     /// Frozen by us.
     pub frozen: bool,
+    /// Frozen by us, and the agent that lives now is at work.
+    pub suspends: bool,
     /// Anybody's freeze stands.
     pub any_frozen: bool,
     /// Ready was said, and the freeze has stood since.
@@ -186,6 +188,7 @@ impl Members {
                 timers: timers.collect(),
                 certain: node.thaw_is_certain(),
                 frozen: node.frozen() == Some(Owner::Us),
+                suspends: node.frozen() == Some(Owner::Us) && node.agent_alive() && !node.is_idle(),
                 any_frozen: node.frozen().is_some(),
                 held: node.witness().held.clone(),
                 at_rest: (!node.agent_alive() || node.is_idle()) && node.pending().is_empty(),

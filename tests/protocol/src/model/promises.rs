@@ -43,7 +43,7 @@ pub const PROMISES: [Promise; 9] = [
     },
     Promise {
         name: "P2 who was dismissed stays so",
-        says: "a member that has answered the newest leader's release of a run that is given up is never frozen for it again",
+        says: "an agent that has answered the newest leader's release of a run that is given up never freezes for it again",
         condition: |group, state| group.dismissed_stay(state),
     },
     Promise {
@@ -142,7 +142,7 @@ impl Group {
                     .released
                     .iter()
                     .zip(state.nodes)
-                    .all(|(released, node)| !released || !self.members.view(node).frozen)
+                    .all(|(released, node)| !released || !self.members.view(node).suspends)
         })
     }
 
