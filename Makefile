@@ -56,12 +56,12 @@ model: $(BIN)/model ## every state of the protocol, within bounds; and that taki
 
 kernel: ## tests on real filesystems, without a cluster (needs root and loop devices)
 	$(CLUSTER_TOOL) build
-	$(TEST) --test hold --test preflight --test driver -- --include-ignored --test-threads 1
+	$(TEST) --test hold --test preflight --test traps --test driver -- --include-ignored --test-threads 1
 
 control-plane: ## tests against a real API server without nodes
 	$(CLUSTER_TOOL) build
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name control-plane | tail -n 1)"; \
-	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(TEST) --test control_plane --test chart -- --include-ignored; \
+	$(IN_CLUSTER) KUBECONFIG="$$kubeconfig" $(TEST) --test control_plane --test takeover --test chart -- --include-ignored; \
 	result=$$?; $(CLUSTER_TOOL) api-down --name control-plane; exit $$result
 
 e2e: install ## tests on a real cluster with real filesystems

@@ -36,27 +36,39 @@ pub fn thaw(root: impl AsFd) -> Result<()> {
     unsafe { ioctl(root, IntegerSetter::<FITHAW>::new_usize(0)) }
 }
 
+/// Thaws what nobody is freezing any more, until the kernel has answered.
+///
+/// # Errors
+/// `EINVAL`: it was not frozen. Anything else: no later try could end otherwise (`EPERM`, or no such operation).
+pub fn thaw_for_certain(root: impl AsFd) -> Result<()> {
+    loop {
+        match thaw(&root) {
+            answered @ (Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::NOTTY | Errno::OPNOTSUPP)) => return answered,
+            Err(_) => std::thread::sleep(THAW_RETRY),
+        }
+    }
+}
+
 /// Kills the process behind `freezer` and thaws until nothing of it is frozen or can be any more: a thaw answered OK, or
 /// `EINVAL` after the process was gone.
 ///
 /// One thaw is not enough. A freeze that waits for a stuck writer answers `EINVAL` to every thaw, cannot be killed, and
 /// still completes when the writer ends, even though its caller was killed long before. More thaws than it takes are wrong
 /// too: a freezer has one order at a time, so what is frozen after a thaw that answered OK is somebody else's.
-pub fn thaw_until_settled(root: impl AsFd, freezer: impl AsFd) {
-    // Fails from a pid namespace that does not contain the process (`EINVAL`); then it ends with its agent.
+///
+/// # Errors
+/// As [`thaw_for_certain`].
+pub fn thaw_until_settled(root: impl AsFd, freezer: impl AsFd) -> Result<()> {
+    // This only hastens it, and nothing depends on it: from a pid namespace that does not contain the process it fails
+    // (`EINVAL`), and then the process ends when its agent lets go of it, or with its agent.
     let _ = pidfd_send_signal(&freezer, Signal::KILL);
     loop {
         let gone = has_exited(&freezer, Duration::ZERO);
         match thaw(&root) {
-            Ok(()) => return,
-            Err(Errno::INVAL) if gone => return,
-            Err(_) => {}
-        }
-        if gone {
-            std::thread::sleep(THAW_RETRY);
-        } else {
-            has_exited(&freezer, THAW_RETRY);
-        }
+            Ok(()) => return Ok(()),
+            Err(_) if gone => return thaw_for_certain(root),
+            Err(_) => has_exited(&freezer, THAW_RETRY),
+        };
     }
 }
 

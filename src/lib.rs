@@ -9,6 +9,7 @@ pub mod controller;
 pub mod fsfreeze;
 pub mod guardian;
 pub mod limits;
+pub mod note;
 pub mod picture;
 pub mod replica;
 pub mod telemetry;

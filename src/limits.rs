@@ -6,8 +6,8 @@ use std::time::Duration;
 pub const MAX_MEMBERS: usize = 100;
 /// Blockers listed per member; the rest is counted.
 pub const MAX_BLOCKERS: usize = 10;
-/// Entries kept in `status.phases`.
-pub const MAX_PHASES: usize = 16;
+/// Entries kept in `status.phases`, the newest. More than a replication of [`MAX_RETRIES`] can have.
+pub const MAX_PHASES: usize = 64;
 /// Blockers listed in one status; the rest is counted. With the limits of their texts a status stays well below the 1.5 MiB
 /// that etcd takes by default (`--max-request-bytes`), whatever agents say.
 pub const MAX_STATUS_BLOCKERS: usize = 200;
@@ -17,17 +17,33 @@ pub const MAX_MESSAGE_CHARS: usize = 512;
 pub const MAX_PATH_CHARS: usize = 256;
 /// Characters of one word in a status, such as a reason or a process's name.
 pub const MAX_WORD_CHARS: usize = 64;
-/// Replications that run at the same time in one controller; others wait in `Pending`.
+/// Replications that need their agents at the same time in one controller; others wait in `Pending`.
 pub const MAX_RUNS: usize = 64;
+/// Proven cuts whose replicas become usable at the same time, beside [`MAX_RUNS`]. One more keeps its place among the runs.
+pub const MAX_UPLOADS: usize = 512;
+/// Ended replications whose deletion is dealt with at the same time, beside [`MAX_RUNS`].
+pub const MAX_GOODBYES: usize = 16;
 /// Rounds of Suspend within one attempt.
 pub const MAX_ROUNDS: u32 = 5;
+/// Largest `spec.retry.limit`: attempts after the first one.
+pub const MAX_RETRIES: u32 = 10;
+/// Shortest `spec.retry.coolDown`.
+pub const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
+/// Longest `spec.retry.coolDown`.
+pub const COOL_DOWN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
 /// Sessions that a controller accepts.
 pub const MAX_SESSIONS: usize = 10_000;
+/// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
+/// cannot take the sessions of all.
+pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
 /// Connections that a controller accepts: one per session, and room for those that still prove themselves.
 pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
+/// Connections from one address that have not carried an authenticated session yet; more are closed at once, so that whoever
+/// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
+pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
 /// Concurrent streams of one connection. An agent needs one.
 pub const MAX_STREAMS: u32 = 4;
 /// Tokens that the API server is asked about at the same time.
@@ -73,6 +89,16 @@ pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
 pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long writing down what is about to be frozen may take before the member is not ready.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of one note of what is about to be frozen. Paths have at most 4096, and JSON may escape some.
+pub const MAX_NOTE: usize = 16 * 1024;
+/// How long a preflight waits for what an earlier agent left suspended to be given back.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent that starts tries to show its filesystems to a guardian.
+pub const OFFER_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between these tries.
+pub const OFFER_RETRY: Duration = Duration::from_secs(1);
 /// How long a guardian may take to answer, and a client to say what it wants guarded.
 pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of one message between an agent and a guardian.
@@ -119,23 +145,29 @@ pub const LATE_CONCURRENCY: usize = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
-/// How long a controller's lease lasts after its last renewal.
-pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often the leader renews its lease, and how often the others look at it.
-pub const LEASE_RENEW: Duration = Duration::from_secs(3);
-/// How long a leader may fail to renew before it stops. Shorter than [`LEASE_DURATION`]: it must have stopped before
-/// another one starts.
-pub const LEASE_GIVE_UP: Duration = Duration::from_secs(10);
+/// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
+pub const LEASE_MIN: Duration = Duration::from_secs(3);
+/// Longest `--lease-duration`.
+pub const LEASE_MAX: Duration = Duration::from_secs(60);
 /// How long a stopping controller waits for its runs to give writes back.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.
 pub const CONTROLLER_RETRY: Duration = Duration::from_secs(5);
-/// Validity of the CA.
-pub const CA_VALIDITY: Duration = Duration::from_secs(3_650 * 86_400);
-/// Validity of the controller's own certificate.
-pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+/// Validity of the CA. Twice [`CA_ROTATE`]: a controller that did not run for a year still finds a valid one.
+pub const CA_VALIDITY: Duration = Duration::from_secs(730 * 86_400);
+/// Age at which the CA is rotated.
+pub const CA_ROTATE: Duration = Duration::from_secs(365 * 86_400);
+/// How long a next CA is published before it signs anything. Kubelets bring a changed ConfigMap into a running pod within a
+/// minute or two; a day leaves room for a node that has trouble.
+pub const CA_OVERLAP: Duration = Duration::from_secs(86_400);
+/// How long a replaced CA stays published: until nothing that it has signed is valid any more, by any clock.
+pub const CA_RETIRE: Duration = Duration::from_secs(CERTIFICATE_VALIDITY.as_secs() + CLOCK_SKEW.as_secs());
+/// How often every controller looks at the Secret of the CA.
+pub const CA_LOOK: Duration = Duration::from_secs(10);
+/// Validity of the controller's own certificate. Short, because it bounds how long a replaced CA must be trusted.
+pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 /// Age at which a running controller replaces its own certificate.
-pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(60 * 86_400);
+pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(2 * 86_400);
 /// How far back certificates are dated, for machines whose clocks run behind.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 

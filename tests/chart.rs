@@ -79,7 +79,8 @@ fn wrong_values_are_refused() {
         ("image.tag=", "image.tag or image.digest must be set"),
         ("image.pullPolicy=Sometimes", "must be one of"),
         ("controler.holdCeiling=10s", "additional properties 'controler' not allowed"),
-        ("controller.replicas=2", "additional properties 'replicas' not allowed"),
+        ("controller.replicas=0", "minimum: got 0, want 1"),
+        ("controller.replicas=9", "maximum: got 9, want 8"),
     ] {
         let refusal = render(&["--set", value]).expect_err(value);
         assert!(refusal.contains(sentence), "{value}: {refusal}");
@@ -104,6 +105,33 @@ fn optional_parts_follow_their_values() {
     let deployment = find(&documents, "Deployment", "stillpoint-controller");
     let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
     assert!(image.contains("@sha256:0000") && !image.contains(":dev"), "{image}");
+}
+
+/// Agents find the replicas through the Service: all that are ready, and only those.
+#[test]
+fn every_controller_that_is_ready_is_found() {
+    let manifests = manifests();
+    let service = &find(&manifests, "Service", "stillpoint-controller")["spec"];
+    assert_eq!(service["clusterIP"], "None", "the name resolves to every replica");
+    assert!(service["publishNotReadyAddresses"].is_null());
+    let deployment = &find(&manifests, "Deployment", "stillpoint-controller")["spec"];
+    assert_eq!(deployment["replicas"], 2);
+    assert_eq!(deployment["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
+    let pod = &deployment["template"];
+    let budget = &find(&manifests, "PodDisruptionBudget", "stillpoint-controller")["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    let apart = &pod["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    let selectors = [
+        &service["selector"],
+        &budget["selector"]["matchLabels"],
+        &apart["podAffinityTerm"]["labelSelector"]["matchLabels"],
+    ];
+    for selector in selectors {
+        for (label, value) in selector.as_object().expect("labels") {
+            assert_eq!(&pod["metadata"]["labels"][label], value, "{label}");
+        }
+    }
+    assert_eq!(pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], "/readyz");
 }
 
 #[test]
@@ -218,4 +246,22 @@ fn the_example_workloads_carry_the_sidecar_of_the_snippet() {
             assert!(set["volumes"].as_array().expect("volumes").contains(volume), "{volume}");
         }
     }
+}
+
+/// Where a pod brings its own guardian, nothing else about its agent changes.
+#[test]
+fn the_sidecar_with_a_guardian_differs_by_the_guardian_alone() {
+    let pod = |file| documents(&read(file))[0]["spec"]["template"]["spec"].clone();
+    let plain = pod("deploy/examples/agent-sidecar.yaml");
+    let mut guarded = pod("deploy/examples/agent-sidecar-with-guardian.yaml");
+    let containers = guarded["initContainers"].as_array_mut().expect("containers");
+    let guardian = containers.remove(0);
+    assert_eq!(guardian["args"], json!(["guardian", "--scope=pod", "--socket=/run/stillpoint/guardian.sock"]));
+    assert_eq!(guardian["restartPolicy"], "Always", "a sidecar, and not a step before the start");
+    let volumes = guarded["volumes"].as_array_mut().expect("volumes");
+    let shared = volumes.iter_mut().find(|volume| volume["name"] == "stillpoint-guardian").expect("the socket's");
+    assert_eq!(shared["emptyDir"]["medium"], "Memory");
+    *shared =
+        json!({"name": "stillpoint-guardian", "hostPath": {"path": "/run/stillpoint", "type": "DirectoryOrCreate"}});
+    assert_eq!(guarded, plain);
 }

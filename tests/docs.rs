@@ -72,3 +72,39 @@ fn links_lead_to_files() {
         }
     }
 }
+
+/// The functions of a source that are tests: Rust's, also within `proptest!`.
+fn tests_in(file: &Path) -> BTreeSet<String> {
+    let code = read(file);
+    let mut found = BTreeSet::new();
+    let mut is_test = false;
+    for line in code.lines().map(str::trim) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some(name) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
+            && std::mem::take(&mut is_test)
+        {
+            found.insert(name.split('(').next().unwrap_or_default().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_defence_is_shown_by_a_test_that_exists() {
+    let sources = [files(&path("src"), "rs"), files(&path("tests"), "rs")].concat();
+    let tests: BTreeSet<String> = sources.iter().flat_map(|file| tests_in(file)).collect();
+    let page = read(&path("docs/security.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| who"));
+    let mut named = 0;
+    for row in rows {
+        let shown_by = row.trim_end_matches(['|', ' ']).rsplit('|').next().expect("a last column");
+        let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "docs/security.md names no test: {row}");
+        for name in names {
+            assert!(tests.contains(name), "docs/security.md: there is no test {name}");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "the table was not understood: {named} tests");
+}

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::hold::Ticket;
-use crate::fsfreeze::{freeze, thaw};
-use crate::limits::THAW_RETRY;
+use super::record::Process;
+use crate::fsfreeze::{freeze, thaw, thaw_for_certain};
 
 const ORDER_BYTES: usize = 9;
 const ANSWER_BYTES: usize = ORDER_BYTES + 4;
@@ -43,6 +43,7 @@ pub enum Order {
 pub struct Freezer {
     socket: UnixStream,
     process: Arc<OwnedFd>,
+    identity: Process,
     /// Kept so that tokio reaps the process when it ends, now or after this is dropped.
     _child: Child,
 }
@@ -66,12 +67,19 @@ impl Freezer {
             .spawn()?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(Errno::SRCH)?;
         let process = Arc::new(pidfd_open(pid, PidfdFlags::empty())?);
-        Ok(Self { socket, process, _child: child })
+        // It has not been waited for yet, so the id is still its own.
+        let identity = Process::find(pid.as_raw_pid())?;
+        Ok(Self { socket, process, identity, _child: child })
     }
 
     /// A pidfd of the process.
     pub fn process(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.process)
+    }
+
+    /// How the process can be found again.
+    pub fn identity(&self) -> Process {
+        self.identity
     }
 
     /// Gives an order; the answer comes with this ticket.
@@ -136,20 +144,11 @@ pub fn run() -> anyhow::Result<()> {
 fn carry_out(order: Order, root: BorrowedFd<'_>) -> KernelResult<()> {
     match order {
         Order::Flush => syncfs(root),
+        // Nobody owes a thaw after a warming, so this one must have been answered before it is said to be over; meanwhile the
+        // agent's limit and the guardian stand behind it.
         Order::Warm => freeze(root).and_then(|()| thaw_for_certain(root)),
         Order::Freeze => freeze(root),
         Order::Thaw => thaw(root),
-    }
-}
-
-/// Thaws what was frozen a moment ago. Nobody owes a thaw after a warming, so this one must have settled before it is said to
-/// be over; meanwhile the agent's limit and the guardian stand behind it.
-fn thaw_for_certain(root: BorrowedFd<'_>) -> KernelResult<()> {
-    loop {
-        match thaw(root) {
-            settled @ (Ok(()) | Err(Errno::INVAL)) => return settled,
-            Err(_) => std::thread::sleep(THAW_RETRY),
-        }
     }
 }
 
@@ -190,7 +189,48 @@ fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<()>)> {
     let (order, ticket) = decode_order(order)?;
     let result = match i32::from_le_bytes(errno.try_into().ok()?) {
         0 => Ok(()),
-        errno => Err(Errno::from_raw_os_error(errno)),
+        // The kernel's range (IS_ERR_VALUE in include/linux/err.h); rustix panics on anything else.
+        errno @ 1..=4095 => Err(Errno::from_raw_os_error(errno)),
+        _ => return None,
     };
     Some((ticket, order, result))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order() -> impl Strategy<Value = Order> {
+        prop_oneof![Just(Order::Flush), Just(Order::Warm), Just(Order::Freeze), Just(Order::Thaw)]
+    }
+
+    proptest! {
+        #[test]
+        fn packets_survive_the_socket(order in order(), ticket: Ticket, errno in 0..=4095_i32) {
+            prop_assert_eq!(decode_order(&encode_order(order, ticket)), Some((order, ticket)));
+            let result = if errno == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(errno)) };
+            prop_assert_eq!(decode_answer(&encode_answer(order, ticket, result)), Some((ticket, order, result)));
+        }
+
+        /// What is not exactly a packet is refused, so that a torn one cannot pass for a thaw that succeeded.
+        #[test]
+        fn anything_else_is_refused(code in prop_oneof![Just(b'T'), Just(b'F'), any::<u8>()], rest: Vec<u8>) {
+            let bytes = [&[code], &rest[..]].concat();
+            if let Some((order, ticket)) = decode_order(&bytes) {
+                prop_assert_eq!(&encode_order(order, ticket)[..], &bytes[..]);
+            }
+            if let Some((ticket, order, result)) = decode_answer(&bytes) {
+                prop_assert_eq!(&encode_answer(order, ticket, result)[..], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn no_errno_panics(order in order(), ticket: Ticket, errno: i32) {
+            let mut bytes = encode_answer(order, ticket, Ok(()));
+            bytes[ORDER_BYTES..].copy_from_slice(&errno.to_le_bytes());
+            prop_assert_eq!(decode_answer(&bytes).is_some(), (0..=4095).contains(&errno));
+        }
+    }
 }

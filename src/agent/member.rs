@@ -15,12 +15,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::blocker::blocker;
 use super::dataset::{self, Dataset};
 use super::freezer::{Freezer, Order};
-use super::hold::{Action, Command, Event, Hold, Outcome, Session, Ticket, no_guardian};
+use super::hold::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian, not_recorded};
 use super::locks::{self, Look, Sightings, Suspension};
+use super::record::{self, Record};
+use super::recovery::Recovery;
 use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
-use crate::guardian::protocol::Answer;
-use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE};
+use crate::guardian::protocol::{Answer, Scope};
+use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
+use crate::note;
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -41,14 +44,19 @@ pub struct Settings {
     pub guardian: PathBuf,
     /// Longest hold that is accepted.
     pub max_hold: Duration,
+    /// Where what is about to be frozen is recorded.
+    pub records: PathBuf,
+    /// What earlier agents left suspended.
+    pub recovery: Arc<Recovery>,
 }
 
-/// Starts a member. It lives until it is told to shut down, or until nobody can talk to it any more.
-pub fn start(settings: Settings) -> (mpsc::Sender<Message>, JoinHandle<()>) {
+/// Starts the member with this claim. It lives until it is told to shut down, or until nobody can talk to it any more.
+pub fn start(settings: Settings, claim_uid: &str) -> (mpsc::Sender<Message>, JoinHandle<()>) {
     let (sender, inbox) = mpsc::channel(MEMBER_QUEUE);
     let member = Member {
         hold: Hold::new(settings.max_hold),
-        guardian: settings.guardian,
+        record: Arc::new(record::Slot::new(&settings.records, claim_uid)),
+        settings,
         equipment: None,
         preflight: 0,
         work: JoinSet::new(),
@@ -60,7 +68,8 @@ pub fn start(settings: Settings) -> (mpsc::Sender<Message>, JoinHandle<()>) {
 
 struct Member {
     hold: Hold,
-    guardian: PathBuf,
+    settings: Settings,
+    record: Arc<record::Slot>,
     equipment: Option<Equipment>,
     /// The preflight whose equipment is wanted; what an older one brings is dropped.
     preflight: Ticket,
@@ -75,6 +84,7 @@ struct Equipment {
     containers: Arc<[wire::Container]>,
     freezer: Freezer,
     freezer_lost: bool,
+    record: Record,
     guardian: Guardian,
     guardian_lost: bool,
 }
@@ -83,7 +93,10 @@ struct Equipment {
 enum Work {
     Preflighted(Result<Box<Equipment>, Vec<wire::Blocker>>),
     Looked(Look),
+    Recorded(Result<(), String>),
     Settled,
+    /// Nobody waits for it.
+    Forgotten,
 }
 
 impl Member {
@@ -107,7 +120,10 @@ impl Member {
                     }
                 },
                 Some(done) = self.work.join_next() => match done {
-                    Ok((ticket, work)) => self.came_back(ticket, work),
+                    Ok((ticket, work)) => match self.came_back(ticket, work) {
+                        Some(event) => event,
+                        None => continue,
+                    },
                     Err(error) => {
                         tracing::error!(%error, "a look ended in a panic");
                         continue;
@@ -120,25 +136,34 @@ impl Member {
                 self.act(action);
             }
         }
+        // What stays behind would be given back by the next agent, whoever has frozen it then.
+        let record = Arc::clone(&self.record);
+        let _ = tokio::time::timeout(RECORD_TIMEOUT, tokio::task::spawn_blocking(move || forget(&record))).await;
     }
 
-    fn came_back(&mut self, ticket: Ticket, work: Work) -> Event {
+    fn came_back(&mut self, ticket: Ticket, work: Work) -> Option<Event> {
         let outcome = match work {
             Work::Preflighted(Ok(equipment)) => {
                 let filesystem = equipment.dataset.filesystem.clone();
+                let protection = match equipment.guardian.scope() {
+                    Scope::Node => wire::Protection::NodeGuardian,
+                    Scope::Pod => wire::Protection::PodGuardian,
+                };
                 if ticket == self.preflight {
                     self.equipment = Some(*equipment);
                 }
-                Outcome::Preflighted(Ok(filesystem))
+                Outcome::Preflighted(Ok(Equipped { filesystem, protection }))
             }
             Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
             Work::Looked(mut look) => {
                 self.sightings.record(&mut look.blockers, Instant::now());
                 Outcome::Looked(look)
             }
+            Work::Recorded(recorded) => Outcome::Recorded(recorded),
             Work::Settled => Outcome::Settled,
+            Work::Forgotten => return None,
         };
-        Event::Done(ticket, outcome)
+        Some(Event::Done(ticket, outcome))
     }
 
     fn act(&mut self, action: Action) {
@@ -150,6 +175,7 @@ impl Member {
             Action::Freeze(ticket) => self.order(Order::Freeze, ticket),
             Action::Thaw(ticket) => self.order(Order::Thaw, ticket),
             Action::Settle(ticket) => self.settle(ticket),
+            Action::Record(ticket) => self.record(ticket),
             Action::Arm(ticket, limit) => {
                 // If the guardian is gone, the next answer that is awaited from it says so.
                 let _ = self.equipment.as_ref().map(|equipment| equipment.guardian.arm(ticket, limit));
@@ -159,6 +185,7 @@ impl Member {
                     equipment.guardian.disarm();
                 }
             }
+            Action::Forget => self.forget(),
             Action::Close => {
                 self.preflight = 0;
                 if let Some(equipment) = self.equipment.take() {
@@ -173,10 +200,10 @@ impl Member {
         self.preflight = ticket;
         // Nobody looked between the attempts.
         self.sightings = Sightings::default();
-        let guardian = self.guardian.clone();
+        let settings = self.settings.clone();
         let stuck = self.work.len() >= MAX_MEMBER_THREADS;
         self.work.spawn_blocking(move || {
-            let equipment = if stuck { Err(vec![stuck_look(&request)]) } else { equip(&request, &guardian) };
+            let equipment = if stuck { Err(vec![stuck_look(&request)]) } else { equip(&request, &settings) };
             (ticket, Work::Preflighted(equipment.map(Box::new)))
         });
     }
@@ -185,6 +212,23 @@ impl Member {
         let Some(equipment) = &self.equipment else { return };
         let (dataset, containers) = (Arc::clone(&equipment.dataset), Arc::clone(&equipment.containers));
         self.work.spawn_blocking(move || (ticket, Work::Looked(locks::look(&dataset, &containers, when))));
+    }
+
+    fn record(&mut self, ticket: Ticket) {
+        let Some(equipment) = &self.equipment else { return };
+        let slot = Arc::clone(&self.record);
+        slot.want(Some(equipment.record.clone()));
+        self.work.spawn_blocking(move || (ticket, Work::Recorded(slot.keep())));
+    }
+
+    fn forget(&mut self) {
+        let slot = Arc::clone(&self.record);
+        if slot.want(None) {
+            self.work.spawn_blocking(move || {
+                forget(&slot);
+                (0, Work::Forgotten)
+            });
+        }
     }
 
     fn order(&self, order: Order, ticket: Ticket) {
@@ -196,40 +240,73 @@ impl Member {
         let Some(equipment) = &self.equipment else { return };
         let (dataset, process) = (Arc::clone(&equipment.dataset), equipment.freezer.process());
         self.work.spawn_blocking(move || {
-            thaw_until_settled(&dataset.root, &process);
+            if let Err(errno) = thaw_until_settled(&dataset.root, &process) {
+                tracing::info!(%errno, mount = %dataset.mount_path.display(), "thawed from outside the freezer");
+            }
             (ticket, Work::Settled)
         });
     }
 
     fn report(&self, session: Session, report: Report) {
-        log(&report);
+        // First said, then logged: the log may have to wait, and others are held up by a Ready.
         if let Some(reports) = self.sessions.get(&session)
-            && reports.try_send(wire::AgentMessage { report: Some(report) }).is_err()
+            && reports.try_send(wire::AgentMessage { report: Some(report.clone()) }).is_err()
         {
             tracing::warn!(session, "the controller does not take this report; it will ask again or time out");
         }
+        log(&report);
     }
 }
 
 /// Opens and checks the dataset, starts its freezer and engages the guardian.
-fn equip(request: &wire::Prepare, guardian: &Path) -> Result<Equipment, Vec<wire::Blocker>> {
+fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<wire::Blocker>> {
+    let claim_uid = request.attempt.as_ref().map_or("", |attempt| &attempt.member);
+    if !settings.recovery.wait(claim_uid, RECOVERY_TIMEOUT) {
+        return Err(vec![stuck_recovery(request)]);
+    }
     let dataset = dataset::open(Path::new(&request.mount_path)).map_err(|why| vec![why])?;
     dataset::exclusive(&dataset)?;
+    record::usable(&settings.records, &dataset)
+        .map_err(|why| vec![not_recorded(&format!("{}: {why}", settings.records.display()))])?;
     let freezer = Freezer::start(&dataset.root).map_err(|error| {
         vec![blocker("FreezerFailed", &format!("the agent cannot start its freezer process: {error}"))]
     })?;
-    let member = request.attempt.as_ref().map_or("", |attempt| &attempt.member);
-    let label = format!("{} ({member})", request.claim);
-    let guardian =
-        Guardian::engage(guardian, &label, &dataset.root, &freezer.process()).map_err(|why| vec![no_guardian(&why)])?;
+    let boot_id = note::boot_id().map_err(|error| vec![not_recorded(&format!("this boot has no id: {error}"))])?;
+    let record = Record {
+        claim: request.claim.clone(),
+        claim_uid: claim_uid.to_owned(),
+        mount_path: dataset.mount_path.clone(),
+        device: dataset.device,
+        boot_id,
+        freezer: freezer.identity(),
+    };
+    let label = format!("{} ({claim_uid})", request.claim);
+    let guardian = Guardian::engage(&settings.guardian, &label, &dataset.root, &freezer.process())
+        .map_err(|why| vec![no_guardian(&why)])?;
     Ok(Equipment {
         dataset: Arc::new(dataset),
         containers: request.containers.as_slice().into(),
         freezer,
         freezer_lost: false,
+        record,
         guardian,
         guardian_lost: false,
     })
+}
+
+fn forget(slot: &record::Slot) {
+    if let Err(error) = slot.keep() {
+        tracing::error!(error, "cannot remove the record of what was frozen");
+    }
+}
+
+fn stuck_recovery(request: &wire::Prepare) -> wire::Blocker {
+    let message = format!(
+        "an earlier agent left {:?} suspended, or about to be, and this one cannot give it back yet; check the volume's \
+         storage, and this agent's log",
+        request.mount_path
+    );
+    blocker("Stuck", &message)
 }
 
 fn stuck_look(request: &wire::Prepare) -> wire::Blocker {
@@ -256,7 +333,7 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
         answer = guardian.answer(), if !*guardian_lost => match answer {
             Ok(Answer::Armed { ticket }) => Event::Done(ticket, Outcome::Armed),
             // It can be relied on no more, whatever it meant.
-            Ok(Answer::Guarding | Answer::Refused { .. }) | Err(_) => {
+            Ok(Answer::Guarding { .. } | Answer::Refused { .. }) | Err(_) => {
                 *guardian_lost = true;
                 Event::GuardianLost
             }

@@ -1,7 +1,8 @@
 //! The agent: it stands beside the data, suspends writes to the members of one pod and gives them back.
 //!
 //! [`session`] hears the controllers' commands, [`member`] carries them out for one claim as its [`hold`] decides, the
-//! [`freezer`] does what can hang, [`dataset`] says what may be frozen and [`locks`] who stands in the way.
+//! [`freezer`] does what can hang, [`dataset`] says what may be frozen and [`locks`] who stands in the way. What is about to
+//! be frozen is kept as a [`record`], for the [`recovery`] of an agent that is started anew.
 
 pub mod blocker;
 pub mod dataset;
@@ -9,7 +10,10 @@ pub mod freezer;
 pub mod hold;
 pub mod locks;
 pub mod member;
+mod offer;
 pub mod procfs;
+pub mod record;
+pub mod recovery;
 pub mod session;
 
 use std::path::PathBuf;
@@ -17,9 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use recovery::Recovery;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
+use crate::note;
 
 /// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
 /// pod whose volumes are replicated, with the capabilities SYS_ADMIN and SYS_PTRACE, and mounts those volumes.
@@ -34,9 +40,14 @@ pub struct Args {
     /// The pod's projected service-account token, with the audience stillpoint.io/controller.
     #[arg(long, value_name = "PATH")]
     pub token_file: PathBuf,
-    /// Unix socket of the guardian of this node, which gives writes back if this agent dies. Without it nothing is frozen.
+    /// Unix socket of the guardian of this node, or of this pod, which gives writes back if this agent dies. Without it
+    /// nothing is frozen.
     #[arg(long, value_name = "PATH", default_value = "/run/stillpoint/guardian.sock")]
     pub guardian: PathBuf,
+    /// Directory for records of what is about to be frozen, which the agent that follows this one gives back. It must
+    /// outlive the container and lie on no member: mount an emptyDir with medium Memory.
+    #[arg(long, value_name = "PATH", default_value = "/run/stillpoint-agent")]
+    pub record_dir: PathBuf,
     /// Seconds that writes may stay suspended at most; a controller that asks for longer is refused. At most 60.
     #[arg(long, value_name = "SECONDS", default_value_t = MAX_HOLD.as_secs(), value_parser = clap::value_parser!(u64).range(1..=MAX_HOLD.as_secs()))]
     pub max_hold: u64,
@@ -63,7 +74,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let settings = member::Settings { guardian: args.guardian, max_hold: Duration::from_secs(args.max_hold) };
+    if let Err(error) = note::create_directory(&args.record_dir) {
+        tracing::error!(%error, directory = %args.record_dir.display(), "cannot make --record-dir: nothing will be frozen");
+    }
+    // Before any controller can ask for anything.
+    let recovery = Recovery::begin(&args.record_dir);
+    offer::begin(args.guardian.clone());
+    let settings = member::Settings {
+        guardian: args.guardian,
+        max_hold: Duration::from_secs(args.max_hold),
+        records: args.record_dir,
+        recovery,
+    };
     let members = Arc::new(session::Members::new(settings));
     let controllers =
         session::Controllers { address: args.controller, ca_file: args.ca_file, token_file: args.token_file };

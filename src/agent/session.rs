@@ -66,7 +66,7 @@ impl Members {
         if members.len() >= MAX_AGENT_MEMBERS {
             bail!("the controller asks for more than {MAX_AGENT_MEMBERS} members, the limit of one agent");
         }
-        let (inbox, task) = member::start(self.settings.clone());
+        let (inbox, task) = member::start(self.settings.clone(), claim_uid);
         members.insert(claim_uid.to_owned(), Member { inbox: inbox.clone(), task });
         Ok(inbox)
     }
@@ -217,4 +217,38 @@ fn understand(message: wire::ControllerMessage) -> Option<Command> {
         WireCommand::Suspend(suspend) => Command::Suspend(suspend.attempt?, suspend.round),
         WireCommand::Release(release) => Command::Release(release.attempt?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever bytes come as a command: they are one that names its attempt, or none.
+        #[test]
+        fn no_command_panics(bytes: Vec<u8>, member in ".{0,40}", kind in 0..3_u8, named: bool, times: (u32, u32)) {
+            if let Ok(message) = wire::ControllerMessage::decode(&bytes[..]) {
+                let _ = understand(message);
+            }
+            let attempt = named.then(|| wire::Attempt { member: member.clone(), ..wire::Attempt::default() });
+            let command = match kind {
+                0 => WireCommand::Prepare(wire::Prepare {
+                    attempt,
+                    mount_path: member.clone(),
+                    prepare_timeout_ms: times.0,
+                    hold_timeout_ms: times.1,
+                    ..wire::Prepare::default()
+                }),
+                1 => WireCommand::Suspend(wire::Suspend { attempt, round: times.0 }),
+                _ => WireCommand::Release(wire::Release { attempt }),
+            };
+            let message = wire::ControllerMessage { command: Some(command) };
+            let travelled = wire::ControllerMessage::decode(&message.encode_to_vec()[..]).expect("a message");
+            let understood = understand(travelled);
+            prop_assert_eq!(understood.as_ref().map(|command| command.attempt().member.as_str()), named.then_some(&member[..]));
+        }
+    }
 }

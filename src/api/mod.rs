@@ -3,6 +3,7 @@
 //! Types only, no IO. Their docstrings are the descriptions that `kubectl explain` shows, and the CRDs under `crds/` are
 //! generated from them.
 
+pub mod duration;
 pub mod labels;
 pub mod snapshot;
 mod spec;

@@ -5,7 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, ReplicationStatus};
+use super::{Duration, ReplicationStatus, duration};
+use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_RETRIES};
 
 /// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
 /// create another object for another run.
@@ -26,6 +27,7 @@ use super::{Duration, ReplicationStatus};
     printcolumn(name = "Members", type_ = "string", json_path = ".status.readyMembers"),
     printcolumn(name = "Consistency", type_ = "string", json_path = ".status.consistency"),
     printcolumn(name = "Hold", type_ = "string", json_path = ".status.hold.duration"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Reason",
@@ -39,6 +41,7 @@ use super::{Duration, ReplicationStatus};
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
         priority = 1
     ),
+    printcolumn(name = "Next attempt", type_ = "string", json_path = ".status.nextAttemptAt", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 63")
         .message("metadata.name must be at most 63 characters, because it becomes a label of every replica")
 )]
@@ -62,6 +65,9 @@ pub struct ConsistencyGroupReplicationSpec {
     /// How every member is replicated. Required unless `mode` is `Check`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
+    /// Whether an aborted attempt is followed by another one. Left out, it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// What happens to the replicas when this object is deleted. `Delete` removes them, `Retain` keeps them.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -114,12 +120,12 @@ pub enum Mode {
 )]
 pub struct Suspension {
     /// A member's time to become ready, retries included. Writes are not suspended while a member waits.
-    #[serde(default = "Suspension::default_prepare_timeout")]
+    #[serde(default = "Suspension::default_prepare_timeout", deserialize_with = "duration::asked")]
     #[schemars(schema_with = "duration_schema")]
     pub prepare_timeout: Duration,
     /// The longest time that any member's writes may stay suspended; every agent enforces it by itself. The chart sets the
     /// ceiling.
-    #[serde(default = "Suspension::default_hold_timeout")]
+    #[serde(default = "Suspension::default_hold_timeout", deserialize_with = "duration::asked")]
     #[schemars(schema_with = "duration_schema")]
     pub hold_timeout: Duration,
 }
@@ -137,6 +143,53 @@ impl Suspension {
 impl Default for Suspension {
     fn default() -> Self {
         Self { prepare_timeout: Self::default_prepare_timeout(), hold_timeout: Self::default_hold_timeout() }
+    }
+}
+
+/// Further attempts after one that was aborted: nothing was cut in it. A failed run, of which something was cut, is never
+/// tried again.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.coolDown) || duration(self.coolDown) >= duration('1s')")
+        .message("spec.retry.coolDown must be at least 1s"),
+    validation = Rule::new("!has(self.coolDown) || duration(self.coolDown) <= duration('1h')")
+        .message("spec.retry.coolDown must be at most 1h")
+)]
+pub struct Retry {
+    /// How many attempts may follow the first one, at most 10.
+    #[serde(default = "Retry::default_limit")]
+    #[schemars(range(min = 0, max = MAX_RETRIES))]
+    pub limit: u32,
+    /// How long writes go on undisturbed before the next attempt, from 1s to 1h.
+    #[serde(default = "Retry::default_cool_down")]
+    #[schemars(schema_with = "duration_schema")]
+    pub cool_down: Duration,
+}
+
+impl Retry {
+    fn default_limit() -> u32 {
+        2
+    }
+
+    fn default_cool_down() -> Duration {
+        std::time::Duration::from_secs(30).into()
+    }
+
+    /// All attempts, the first one included.
+    pub fn attempts(&self) -> u32 {
+        self.limit.min(MAX_RETRIES) + 1
+    }
+
+    /// The pause before the next attempt, within its bounds whatever is stored.
+    pub fn pause(&self) -> std::time::Duration {
+        std::time::Duration::from(self.cool_down).clamp(COOL_DOWN_MIN, COOL_DOWN_MAX)
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { limit: Self::default_limit(), cool_down: Self::default_cool_down() }
     }
 }
 

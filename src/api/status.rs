@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, duration};
 
 /// Where a replication stands. Every list is bounded; what was left out is counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +16,16 @@ pub struct ReplicationStatus {
     /// Every phase that the run has been in, in order, with the time it began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<PhaseEntry>,
-    /// The number of the attempt, from 1. 0 before anything was asked of an agent.
+    /// The number of the attempt, from 1; while the next one is waited for, that of the last. 0 before the first one.
     #[serde(default)]
     pub attempt: u32,
+    /// When the next attempt begins, by the controller's clock. Set while a run that was aborted cools down (`spec.retry`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<MicroTime>,
+    /// The turn of the leading controller that wrote this. It rises with every new leader; a controller that finds a higher
+    /// one than its own has been overtaken and leaves the run alone.
+    #[serde(default)]
+    pub leader_epoch: u64,
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -49,7 +56,7 @@ pub struct ReplicationStatus {
 /// The phases of a run: `Pending`, `Checking`, `Ready`, `Replicating`, `Done`; a run can also end as `Aborted` or `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// Accepted; nothing was asked of any agent.
+    /// Accepted; nothing was asked of any agent. Also between two attempts (`spec.retry`).
     Pending,
     /// Agents were asked whether their member can be cut.
     Checking,
@@ -100,10 +107,10 @@ pub struct HoldStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<MicroTime>,
     /// From `startedAt` to `endedAt`. Not how long one member was suspended: that is its `suspendedFor`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub duration: Option<Duration>,
     /// The part of it that went to waiting for the cuts: from the first request for a replica to the last confirmed cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub cut_duration: Option<Duration>,
 }
 
@@ -146,7 +153,7 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<MicroTime>,
     /// How long its writes were suspended, by the agent's monotonic clock. Unset when they never were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub suspended_for: Option<Duration>,
     /// Its replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,6 +211,8 @@ pub enum Method {
 pub enum Protection {
     /// The guardian of the node, in a pod of its own: outlives the agent and its whole pod.
     NodeGuardian,
+    /// A guardian in a container of the agent's pod: outlives the agent's container, but not the pod.
+    PodGuardian,
 }
 
 /// What stands in a member's way.
@@ -230,7 +239,7 @@ pub struct Blocker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// For how long it has been seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub seen_for: Option<Duration>,
 }
 
@@ -276,7 +285,7 @@ pub struct ReplicaStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_at: Option<MicroTime>,
     /// From `requestedAt` to `cutAt`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub cut_took: Option<Duration>,
     /// Whether it can be restored from.
     #[serde(default)]

@@ -11,20 +11,68 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-
-use crate::limits::{LEASE_DURATION, LEASE_GIVE_UP, LEASE_RENEW};
 
 /// Name of the Lease in the controller's namespace.
 const LEASE: &str = "stillpoint-controller";
 
+/// How long a lease lasts and how it is kept, in the proportions that Kubernetes' own components use (15, 10 and 3 s).
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long a lease lasts after its last renewal.
+    lasts: Duration,
+}
+
+impl Terms {
+    /// Terms of a lease that lasts so many whole seconds.
+    pub fn new(lasts: Duration) -> Self {
+        Self { lasts }
+    }
+
+    /// How often the leader renews its lease, and how often the others look at it.
+    fn renew(&self) -> Duration {
+        self.lasts / 5
+    }
+
+    /// How long a leader may fail to renew before it stops: shorter than the lease, so that it has stopped before another
+    /// one starts.
+    fn give_up(&self) -> Duration {
+        self.lasts * 2 / 3
+    }
+}
+
+/// Tells whether this process may still act as the leader. A clone tells the same.
+#[derive(Clone, Debug)]
+pub struct Tenure {
+    /// When the last renewal that succeeded was begun.
+    renewed: watch::Receiver<Instant>,
+    lasts: Duration,
+}
+
+impl Tenure {
+    /// Lasts so long after each renewal.
+    pub fn new(renewed: watch::Receiver<Instant>, lasts: Duration) -> Self {
+        Self { renewed, lasts }
+    }
+
+    /// Whether the lease was renewed lately enough that nobody else can lead.
+    ///
+    /// A process that was stopped and goes on finds here at once that its time has passed, before it has heard anything: the
+    /// clock (`CLOCK_MONOTONIC`) goes on while a process is stopped.
+    pub fn is_certain(&self) -> bool {
+        self.renewed.borrow().elapsed() < self.lasts
+    }
+}
+
 /// The right to lead, for as long as [`Leadership::keep`] runs.
 pub struct Leadership {
     leases: Api<Lease>,
+    terms: Terms,
     lease: Lease,
     epoch: u64,
     /// When the last write that succeeded was begun.
-    renewed: Instant,
+    renewed: watch::Sender<Instant>,
 }
 
 impl Leadership {
@@ -34,16 +82,17 @@ impl Leadership {
     /// which is gone, and is taken over without waiting.
     ///
     /// Needs the verbs `get`, `create` and `update` on Leases of the controller's namespace.
-    pub async fn acquire(client: &Client, namespace: &str, identity: &str) -> Self {
+    pub async fn acquire(client: &Client, namespace: &str, identity: &str, terms: Terms) -> Self {
         let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
         let mut seen = Seen::default();
         let mut told = false;
         loop {
             let begun = Instant::now();
-            match timeout(LEASE_RENEW, try_acquire(&leases, identity, &mut seen)).await {
+            match timeout(terms.renew(), try_acquire(&leases, identity, terms, &mut seen)).await {
                 Ok(Ok(Attempt::Acquired { lease, epoch })) => {
                     tracing::info!(epoch, "this controller leads");
-                    return Self { leases, lease: *lease, epoch, renewed: begun };
+                    let (renewed, _) = watch::channel(begun);
+                    return Self { leases, terms, lease: *lease, epoch, renewed };
                 }
                 Ok(Ok(Attempt::HeldBy(holder))) if !told => {
                     told = true;
@@ -53,8 +102,13 @@ impl Leadership {
                 Ok(Err(error)) => tracing::warn!(%error, "cannot take Lease {namespace}/{LEASE} yet"),
                 Err(_) => tracing::warn!("cannot take Lease {namespace}/{LEASE} yet: no answer from the API server"),
             }
-            sleep(LEASE_RENEW).await;
+            sleep(terms.renew()).await;
         }
+    }
+
+    /// Whether this controller leads, for those who act on it.
+    pub fn tenure(&self) -> Tenure {
+        Tenure::new(self.renewed.subscribe(), self.terms.give_up())
     }
 
     /// The number of this turn: higher than that of every earlier leader.
@@ -63,14 +117,17 @@ impl Leadership {
     }
 
     /// Renews the lease until it is lost, and says why leading must end: another controller took the lease, or it was not
-    /// renewed for [`LEASE_GIVE_UP`].
+    /// renewed for two thirds of its duration.
     pub async fn keep(&mut self) -> anyhow::Error {
         loop {
-            sleep(LEASE_RENEW).await;
+            sleep(self.terms.renew()).await;
             let begun = Instant::now();
-            let left = LEASE_GIVE_UP.saturating_sub(begun.duration_since(self.renewed));
+            let left = self.terms.give_up().saturating_sub(begun.duration_since(*self.renewed.borrow()));
             match timeout(left, self.renew()).await {
-                Ok(Ok(lease)) => (self.lease, self.renewed) = (lease, begun),
+                Ok(Ok(lease)) => {
+                    self.lease = lease;
+                    self.renewed.send_replace(begun);
+                }
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
                     return anyhow::anyhow!(
                         "this controller leads no longer: its Lease {LEASE} was changed or deleted by somebody else"
@@ -80,7 +137,7 @@ impl Leadership {
                 Err(_) => {
                     return anyhow::anyhow!(
                         "this controller leads no longer: the API server did not renew its Lease {LEASE} for {} s",
-                        LEASE_GIVE_UP.as_secs()
+                        self.terms.give_up().as_secs()
                     );
                 }
             }
@@ -94,7 +151,7 @@ impl Leadership {
     pub async fn release(mut self) -> anyhow::Result<()> {
         self.lease.spec.get_or_insert_default().holder_identity = None;
         let released = async { self.leases.replace(LEASE, &PostParams::default(), &self.lease).await };
-        let released = timeout(LEASE_RENEW, released).await.context("no answer from the API server")?;
+        let released = timeout(self.terms.renew(), released).await.context("no answer from the API server")?;
         released.context("cannot give the Lease back")?;
         Ok(())
     }
@@ -134,12 +191,12 @@ enum Attempt {
     HeldBy(String),
 }
 
-async fn try_acquire(leases: &Api<Lease>, identity: &str, seen: &mut Seen) -> kube::Result<Attempt> {
+async fn try_acquire(leases: &Api<Lease>, identity: &str, terms: Terms, seen: &mut Seen) -> kube::Result<Attempt> {
     let current = leases.get_opt(LEASE).await?;
     let version = current.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
     let spec = current.as_ref().and_then(|lease| lease.spec.as_ref());
     let unchanged = seen.unchanged(version.as_deref(), Instant::now());
-    if let Some(holder) = live_holder(spec, identity, unchanged) {
+    if let Some(holder) = live_holder(spec, identity, terms, unchanged) {
         return Ok(Attempt::HeldBy(holder.to_owned()));
     }
     let now = Timestamp::now();
@@ -148,7 +205,7 @@ async fn try_acquire(leases: &Api<Lease>, identity: &str, seen: &mut Seen) -> ku
         metadata: ObjectMeta { name: Some(LEASE.to_owned()), resource_version: version, ..ObjectMeta::default() },
         spec: Some(LeaseSpec {
             holder_identity: Some(identity.to_owned()),
-            lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(terms.lasts.as_secs()).ok(),
             lease_transitions: Some(transitions),
             acquire_time: Some(MicroTime(now)),
             renew_time: Some(MicroTime(now)),
@@ -186,11 +243,11 @@ impl Seen {
 }
 
 /// Who holds the lease and may be alive, if anybody but `identity` does.
-fn live_holder<'a>(spec: Option<&'a LeaseSpec>, identity: &str, unchanged: Duration) -> Option<&'a str> {
+fn live_holder<'a>(spec: Option<&'a LeaseSpec>, identity: &str, terms: Terms, unchanged: Duration) -> Option<&'a str> {
     let spec = spec?;
     let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty() && *holder != identity)?;
     let lasts = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    (unchanged < lasts.map_or(LEASE_DURATION, Duration::from_secs)).then_some(holder)
+    (unchanged < lasts.map_or(terms.lasts, Duration::from_secs)).then_some(holder)
 }
 
 /// 2025-01-01, in seconds since 1970.
@@ -210,6 +267,8 @@ fn next_transitions(spec: Option<&LeaseSpec>, now: Timestamp) -> i32 {
 mod tests {
     use super::*;
 
+    const TERMS: Terms = Terms { lasts: Duration::from_secs(15) };
+
     fn held_by(holder: &str) -> LeaseSpec {
         LeaseSpec { holder_identity: Some(holder.to_owned()), lease_duration_seconds: Some(15), ..LeaseSpec::default() }
     }
@@ -218,17 +277,30 @@ mod tests {
     fn a_foreign_lease_is_waited_for_until_it_ran_out() {
         let at = |seconds| Duration::from_millis(seconds);
         let spec = held_by("other");
-        assert_eq!(live_holder(Some(&spec), "me", at(0)), Some("other"));
-        assert_eq!(live_holder(Some(&spec), "me", at(14_999)), Some("other"));
-        assert_eq!(live_holder(Some(&spec), "me", at(15_000)), None);
+        assert_eq!(live_holder(Some(&spec), "me", TERMS, at(0)), Some("other"));
+        assert_eq!(live_holder(Some(&spec), "me", TERMS, at(14_999)), Some("other"));
+        assert_eq!(live_holder(Some(&spec), "me", TERMS, at(15_000)), None);
     }
 
     #[test]
     fn a_free_lease_and_one_of_an_earlier_process_of_this_pod_are_taken_at_once() {
-        assert_eq!(live_holder(None, "me", Duration::ZERO), None);
-        assert_eq!(live_holder(Some(&held_by("")), "me", Duration::ZERO), None);
-        assert_eq!(live_holder(Some(&LeaseSpec::default()), "me", Duration::ZERO), None);
-        assert_eq!(live_holder(Some(&held_by("me")), "me", Duration::ZERO), None);
+        assert_eq!(live_holder(None, "me", TERMS, Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&held_by("")), "me", TERMS, Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&LeaseSpec::default()), "me", TERMS, Duration::ZERO), None);
+        assert_eq!(live_holder(Some(&held_by("me")), "me", TERMS, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_leader_that_is_not_renewed_stops_before_another_one_starts() {
+        for seconds in [3, 15, 60] {
+            let terms = Terms::new(Duration::from_secs(seconds));
+            assert!(terms.renew() * 3 <= terms.give_up() && terms.give_up() < terms.lasts);
+        }
+        let (renew, renewed) = watch::channel(Instant::now());
+        let tenure = Tenure::new(renewed, Duration::from_secs(10));
+        assert!(tenure.is_certain());
+        renew.send_replace(Instant::now() - Duration::from_secs(10));
+        assert!(!tenure.is_certain());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use kube::Client;
@@ -22,14 +23,14 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Duration;
-use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
-use certificates::{Authority, KeepError, ServerCertificate, server_names};
+use crate::api::{Duration, duration};
+use crate::limits::{CONTROLLER_RETRY, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
+use certificates::{KeepError, Keeper, ServerCertificate, server_names};
 use health::Stage;
-use leadership::Leadership;
+use leadership::{Leadership, Terms};
 use sessions::Sessions;
 
 /// Threads that run the controller. Two, so that a burst of handshakes does not delay a release.
@@ -56,10 +57,14 @@ pub struct Args {
     /// Longest `holdTimeout` that a replication may ask for, such as `30s`. Writes never stay suspended longer.
     #[arg(long, env = "STILLPOINT_HOLD_CEILING", default_value = "30s", value_parser = hold_ceiling, value_name = "DURATION")]
     pub hold_ceiling: Duration,
+    /// How long a leader that died keeps the lead, in whole seconds from 3s to 60s: when its lease has not been renewed for
+    /// so long, another replica takes over. Every replica should be given the same.
+    #[arg(long, default_value = "15s", value_parser = lease_duration, value_name = "DURATION")]
+    pub lease_duration: Duration,
 }
 
 fn hold_ceiling(text: &str) -> Result<Duration, String> {
-    let ceiling: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let ceiling = duration::parse(text)?;
     if ceiling <= std::time::Duration::ZERO || ceiling > MAX_HOLD {
         return Err(format!(
             "must be above 0s and at most {} s, the longest hold that an agent accepts",
@@ -67,6 +72,16 @@ fn hold_ceiling(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(ceiling)
+}
+
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let duration: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let lasts = std::time::Duration::from(duration);
+    if duration.is_negative() || lasts.subsec_nanos() != 0 || !(LEASE_MIN..=LEASE_MAX).contains(&lasts) {
+        let (min, max) = (LEASE_MIN.as_secs(), LEASE_MAX.as_secs());
+        return Err(format!("must be whole seconds, from {min} s to {max} s"));
+    }
+    Ok(duration)
 }
 
 /// Runs the controller until SIGTERM or SIGINT.
@@ -102,16 +117,16 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     aside.spawn(async move { health::serve(health, stage_seen).await.context("the health server failed") });
 
     let client = Client::try_default().await.context("cannot find out how to reach the API server")?;
-    let Some(authority) = stop.run_until_cancelled(keep_authority(&client, &args.namespace)).await else {
+    let Some(keeper) = stop.run_until_cancelled(open_keeper(&client, &args.namespace)).await else {
         return Ok(());
     };
-    let authority = Arc::new(authority?);
+    let keeper = Arc::new(keeper?);
     let names = server_names(&args.service, &args.namespace);
-    let certificate = ServerCertificate::issue(&authority, &names)?;
+    let certificate = ServerCertificate::issue(keeper.known().borrow().current(), names, SystemTime::now())?;
     let tls = certificate.tls_config().context("cannot set up TLS")?;
     aside.spawn({
-        let authority = authority.clone();
-        async move { certificate.renew(&authority, &names).await }
+        let keeper = keeper.clone();
+        async move { match keeper.follow(&certificate).await.context("cannot renew the server certificate")? {} }
     });
 
     let sessions = Sessions::default();
@@ -122,7 +137,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tracing::info!(sessions = %args.listen, health = %args.health, "listening");
 
     let outcome = tokio::select! {
-        outcome = lead(&client, &args, &sessions, &authority, &stop) => outcome,
+        outcome = lead(&client, &args, &sessions, &keeper, &stop) => outcome,
         ended = &mut server => Err(early_end("the session server", ended)),
         Some(ended) = aside.join_next() => Err(early_end("the health server or the renewal of the certificate", ended)),
     };
@@ -138,11 +153,12 @@ async fn lead(
     client: &Client,
     args: &Args,
     sessions: &Sessions,
-    authority: &Authority,
+    keeper: &Keeper,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let identity = args.pod_name.clone().unwrap_or_else(host_name);
-    let acquire = Leadership::acquire(client, &args.namespace, &identity);
+    let terms = Terms::new(args.lease_duration.into());
+    let acquire = Leadership::acquire(client, &args.namespace, &identity, terms);
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
     let config = replication::Config {
         hold_ceiling: args.hold_ceiling.into(),
@@ -150,9 +166,11 @@ async fn lead(
         epoch: leadership.epoch(),
         instance: identity.clone(),
     };
+    let (everywhere, published) = watch::channel(String::new());
     tokio::select! {
-        () = replication::run(client.clone(), sessions.clone(), config, stop.clone()) => {}
-        () = publish::publish(client.clone(), authority.certificate_pem().to_owned()) => bail!("publishing of the CA ended"),
+        () = replication::run(client.clone(), sessions.clone(), config, leadership.tenure(), stop.clone()) => {}
+        () = publish::publish(client.clone(), keeper.known(), everywhere) => bail!("publishing of the CA ended"),
+        never = keeper.rotate(published) => match never {},
         // Another controller may lead from here on.
         lost = leadership.keep() => return Err(lost),
         () = too_long(stop) => bail!("the runs did not give writes back within {} s", SHUTDOWN_TIMEOUT.as_secs()),
@@ -170,14 +188,12 @@ async fn too_long(stop: &CancellationToken) {
 }
 
 /// Reads or makes the CA. Trouble with the API server is waited out, a spoiled Secret is not.
-async fn keep_authority(client: &Client, namespace: &str) -> Result<Authority, KeepError> {
+async fn open_keeper(client: &Client, namespace: &str) -> Result<Keeper, KeepError> {
     loop {
-        let trouble = match timeout(API_TIMEOUT, certificates::keep(client, namespace)).await {
-            Ok(Err(error @ KeepError::Api { .. })) => format!("{:#}", anyhow::Error::from(error)),
-            Ok(result) => return result,
-            Err(_) => format!("no answer from the API server within {} s", API_TIMEOUT.as_secs()),
-        };
-        tracing::warn!("no CA yet, trying again: {trouble}");
+        match Keeper::open(client, namespace, Arc::new(SystemTime::now)).await {
+            Err(trouble @ KeepError::Api { .. }) => tracing::warn!("no CA yet, trying again: {trouble}"),
+            result => return result,
+        }
         sleep(CONTROLLER_RETRY).await;
     }
 }

@@ -1,10 +1,11 @@
-//! Publishes the CA certificate as a ConfigMap into every namespace that opts in, and takes it back when one opts out.
+//! Publishes the CA certificates as a ConfigMap into every namespace that opts in, and takes them back when one opts out.
 //!
 //! Needs the verbs `list` and `watch` on Namespaces, and on ConfigMaps named `stillpoint-ca`: `list`, `watch`, `create`,
 //! `patch` and `delete`. A rule with `resourceNames` allows all of them: the watch selects by name, and server-side apply
 //! creates under the name in its URL.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -13,19 +14,22 @@ use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams,
 use kube::runtime::reflector::store::{Store, Writer, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::certificates::Stored;
 use crate::api::labels::{CA_CONFIG_MAP, OPT_IN, OPT_IN_VALUE};
 use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY};
 
-/// Key of the certificate in the ConfigMap.
+/// Key of the certificates in the ConfigMap.
 const CERTIFICATE_KEY: &str = "ca.crt";
 /// Marks what is ours, to the API server and to people.
 const MANAGER: &str = "stillpoint-controller";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
-/// Keeps the ConfigMaps in step, for ever. Trouble with the API server is logged and waited out.
-pub async fn publish(client: Client, certificate: String) {
+/// Keeps the ConfigMaps in step with what is `known`, for ever, and says in `everywhere` which bundle all of them carry that
+/// are not somebody else's. Trouble with the API server is logged and waited out.
+pub async fn publish(client: Client, mut known: watch::Receiver<Arc<Stored>>, everywhere: watch::Sender<String>) {
     let mut changes = changes(&client);
     let mut cluster = Cluster::default();
     let mut told: BTreeSet<String> = BTreeSet::new();
@@ -46,9 +50,11 @@ pub async fn publish(client: Client, certificate: String) {
                 }
                 None => return,
             },
+            changed = known.changed() => if changed.is_err() { return },
             () = retry => {}
         }
         let Some((opted_in, published)) = cluster.look() else { continue };
+        let certificate = known.borrow_and_update().bundle();
         let (steps, foreign) = plan(&opted_in, &published, &certificate);
         for namespace in foreign.difference(&told) {
             tracing::warn!(
@@ -58,6 +64,13 @@ pub async fn publish(client: Client, certificate: String) {
         }
         told = foreign;
         retry_at = carry_out(&client, &steps, &certificate).await;
+        if retry_at.is_none() {
+            everywhere.send_if_modified(|published| {
+                let news = *published != certificate;
+                *published = certificate;
+                news
+            });
+        }
     }
 }
 

@@ -14,12 +14,13 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Request, Scope};
 use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// A guardian that has the descriptors of one member.
 pub struct Guardian {
     connection: UnixStream,
+    scope: Scope,
 }
 
 impl Guardian {
@@ -29,19 +30,15 @@ impl Guardian {
     /// # Errors
     /// A sentence that says why nobody guards.
     pub fn engage(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Result<Self, String> {
-        let connection = hand_over(socket, label, root, freezer)
-            .map_err(|error| format!("the guardian at {} does not answer: {error}", socket.display()))?;
-        let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
-        let (bytes, _) = recv(&connection, &mut buffer[..], RecvFlags::empty())
-            .map_err(|errno| format!("the guardian at {} did not answer: {errno}", socket.display()))?;
-        match Answer::decode(&buffer[..bytes]) {
-            Some(Answer::Guarding) => {}
-            Some(Answer::Refused { why }) => return Err(format!("the guardian refused: {why}")),
-            Some(Answer::Armed { .. }) | None => return Err("the guardian gave no sensible answer".to_owned()),
-        }
+        let (connection, scope) = begin(socket, label, root, freezer)?;
         rustix::io::ioctl_fionbio(&connection, true).map_err(|errno| errno.to_string())?;
         let connection = UnixStream::from_std(connection.into()).map_err(|error| error.to_string())?;
-        Ok(Self { connection })
+        Ok(Self { connection, scope })
+    }
+
+    /// What it outlives, by its own word.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// Asks for a thaw after `limit`; the promise is [`Answer::Armed`] with this ticket.
@@ -74,6 +71,28 @@ impl Guardian {
     fn send(&self, request: &Request) -> io::Result<()> {
         send(&self.connection, &request.encode(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+}
+
+/// Shows the guardian a filesystem, and lets go again: what an earlier guardian owed for it is given back before the answer.
+/// Blocks for at most [`GUARDIAN_TIMEOUT`] per step.
+///
+/// # Errors
+/// A sentence that says why no guardian has seen it.
+pub fn show(socket: &Path, label: &str, root: &OwnedFd, process: &OwnedFd) -> Result<(), String> {
+    begin(socket, label, root, process).map(drop)
+}
+
+fn begin(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Result<(OwnedFd, Scope), String> {
+    let connection = hand_over(socket, label, root, freezer)
+        .map_err(|error| format!("the guardian at {} does not answer: {error}", socket.display()))?;
+    let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
+    let (bytes, _) = recv(&connection, &mut buffer[..], RecvFlags::empty())
+        .map_err(|errno| format!("the guardian at {} did not answer: {errno}", socket.display()))?;
+    match Answer::decode(&buffer[..bytes]) {
+        Some(Answer::Guarding { scope }) => Ok((connection, scope)),
+        Some(Answer::Refused { why }) => Err(format!("the guardian refused: {why}")),
+        Some(Answer::Armed { .. }) | None => Err("the guardian gave no sensible answer".to_owned()),
     }
 }
 

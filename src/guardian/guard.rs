@@ -13,9 +13,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
 
 use super::Counted;
-use super::protocol::{Answer, Request};
+use super::ledger::{Ledger, Promise};
+use super::protocol::{Answer, Request, Scope};
+use super::watch::{Event, Reason, Step, Watch};
 use crate::fsfreeze::thaw_until_settled;
-use crate::limits::{GUARDIAN_GRACE, GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE, MAX_HOLD};
+use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// What is guarded.
 struct Guarded {
@@ -25,7 +27,7 @@ struct Guarded {
 }
 
 /// Guards until the connection ends or the deadline passes, and thaws if a thaw is owed.
-pub(super) fn guard(connection: &OwnedFd, armed: &Arc<AtomicUsize>) {
+pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>, ledger: &Arc<Ledger>) {
     let guarded = match receive(connection) {
         Ok(guarded) => guarded,
         Err(why) => {
@@ -33,17 +35,22 @@ pub(super) fn guard(connection: &OwnedFd, armed: &Arc<AtomicUsize>) {
             return refuse(connection, &why);
         }
     };
-    if answer(connection, &Answer::Guarding).is_err() {
+    ledger.give_back(&guarded.root, &guarded.label);
+    if answer(connection, &Answer::Guarding { scope }).is_err() {
         return;
     }
-    let Some(why) = watch(connection, armed) else { return };
+    let Some((reason, owed)) = watch(connection, &guarded, owed, ledger) else { return };
     // The agent must see at once that the hold is over, also while the thaw is still being repeated.
     let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
     let begun = Instant::now();
-    let thawing = Counted::new(armed);
-    thaw_until_settled(&guarded.root, &guarded.freezer);
-    drop(thawing);
-    tracing::warn!(member = guarded.label, why, took = ?begun.elapsed(), "gave writes back in the agent's place");
+    let thawed = thaw_until_settled(&guarded.root, &guarded.freezer);
+    drop(owed);
+    let (member, why, took) = (guarded.label, reason.text(), begun.elapsed());
+    match thawed {
+        Ok(()) => tracing::warn!(member, why, ?took, "gave writes back in the agent's place"),
+        Err(Errno::INVAL) => tracing::info!(member, why, ?took, "writes had already been given back"),
+        Err(errno) => tracing::error!(member, why, %errno, "cannot give writes back: has the guardian SYS_ADMIN?"),
+    }
 }
 
 /// Says why not. An agent that is gone need not be told.
@@ -51,34 +58,64 @@ pub(super) fn refuse(connection: &OwnedFd, why: &str) {
     let _ = answer(connection, &Answer::Refused { why: why.to_owned() });
 }
 
-/// Follows the agent's orders. Returns why a thaw is owed, or `None` if none is.
-fn watch(connection: &OwnedFd, armed: &Arc<AtomicUsize>) -> Option<&'static str> {
-    let mut deadline: Option<(Instant, Counted)> = None;
+/// What a guardian owes: counted for one that is told to stop, and noted for one that follows it.
+struct Owed {
+    _counted: Counted,
+    _noted: Promise,
+}
+
+/// Follows the agent's orders until a thaw is owed, and returns why, or until nothing is. What is owed is counted and noted
+/// without a gap, from before the agent is promised anything to the end of the thaw.
+fn watch(
+    connection: &OwnedFd,
+    guarded: &Guarded,
+    count: &Arc<AtomicUsize>,
+    ledger: &Arc<Ledger>,
+) -> Option<(Reason, Owed)> {
+    let mut watch = Watch::default();
+    let mut owed: Option<Owed> = None;
     loop {
-        let patience = deadline.as_ref().map(|(at, _)| at.saturating_duration_since(Instant::now()));
-        let request = match wait(connection, patience) {
+        let patience = watch.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
+        let event = match wait(connection, patience) {
             Ok(true) => next(connection),
-            Ok(false) => return Some("its deadline has passed"),
-            Err(_) => None,
+            Ok(false) => Event::Timeout,
+            Err(_) => Event::Closed,
         };
-        match request {
-            Some(Request::Arm { ticket, limit }) => {
-                let at = Instant::now() + limit.min(MAX_HOLD) + GUARDIAN_GRACE;
-                deadline = Some((at, Counted::new(armed)));
-                // An agent that cannot be answered is gone: the next wait says so.
-                let _ = answer(connection, &Answer::Armed { ticket });
+        let step = watch.handle(event, Instant::now());
+        if !watch.owes() {
+            owed = None;
+        } else if owed.is_none() {
+            match ledger.promise(&guarded.root, &guarded.label) {
+                Ok(noted) => owed = Some(Owed { _counted: Counted::new(count), _noted: noted }),
+                Err(error) => {
+                    // Nothing was promised, so the agent does not freeze.
+                    tracing::error!(member = guarded.label, %error, "cannot note what would be owed, so nothing is promised");
+                    refuse(connection, &format!("it cannot note what it would owe: {error}"));
+                    return None;
+                }
             }
-            Some(Request::Disarm) => deadline = None,
-            // A second Guard, garbage, and the end of the connection are alike: this agent can no longer be relied on.
-            Some(Request::Guard { .. }) | None => return deadline.map(|_| "its agent is gone"),
+        }
+        match step {
+            Step::Wait => {}
+            // An agent that cannot be answered is gone: the next wait says so.
+            Step::Promise { ticket } => drop(answer(connection, &Answer::Armed { ticket })),
+            Step::Thaw(reason) => return Some((reason, owed?)),
+            Step::Leave => return None,
         }
     }
 }
 
-fn next(connection: &OwnedFd) -> Option<Request> {
+fn next(connection: &OwnedFd) -> Event {
     let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
-    let (bytes, _) = recv(connection, &mut buffer[..], RecvFlags::DONTWAIT).ok()?;
-    Request::decode(&buffer[..bytes])
+    match recv(connection, &mut buffer[..], RecvFlags::DONTWAIT) {
+        // An empty packet looks the same, and no agent sends one.
+        Ok((0, _)) | Err(_) => Event::Closed,
+        Ok((bytes, _)) => match Request::decode(&buffer[..bytes]) {
+            Some(Request::Arm { ticket, limit }) => Event::Arm { ticket, limit },
+            Some(Request::Disarm) => Event::Disarm,
+            Some(Request::Guard { .. }) | None => Event::Nonsense,
+        },
+    }
 }
 
 fn receive(connection: &OwnedFd) -> std::result::Result<Guarded, String> {

@@ -27,11 +27,24 @@ pub enum Request {
     Disarm,
 }
 
+/// What a guardian outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// In a pod of its own on every node: outlives the agent's whole pod.
+    #[default]
+    Node,
+    /// In a container of the agent's pod: outlives the agent's container, and ends with the pod.
+    Pod,
+}
+
 /// From the guardian.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// The descriptors are accepted.
-    Guarding,
+    Guarding {
+        /// What this guardian outlives.
+        scope: Scope,
+    },
     /// The thaw is promised.
     Armed {
         /// Of the request.
@@ -48,6 +61,8 @@ const GUARD: u8 = b'G';
 const ARM: u8 = b'A';
 const DISARM: u8 = b'D';
 const REFUSED: u8 = b'R';
+/// After `GUARD`, of a guardian that is in the agent's pod. One of the node says nothing.
+const POD: u8 = b'P';
 
 impl Request {
     /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer label is cut.
@@ -84,7 +99,8 @@ impl Answer {
     /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer reason is cut.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Guarding => vec![GUARD],
+            Self::Guarding { scope: Scope::Node } => vec![GUARD],
+            Self::Guarding { scope: Scope::Pod } => vec![GUARD, POD],
             Self::Armed { ticket } => {
                 let mut bytes = vec![ARM];
                 bytes.extend(ticket.to_le_bytes());
@@ -97,7 +113,8 @@ impl Answer {
     /// `None`: not an answer.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
-            (&GUARD, []) => Some(Self::Guarding),
+            (&GUARD, []) => Some(Self::Guarding { scope: Scope::Node }),
+            (&GUARD, [POD]) => Some(Self::Guarding { scope: Scope::Pod }),
             (&ARM, ticket) => Some(Self::Armed { ticket: u64::from_le_bytes(ticket.try_into().ok()?) }),
             (&REFUSED, why) => Some(Self::Refused { why: String::from_utf8_lossy(why).into_owned() }),
             _ => None,
@@ -121,7 +138,8 @@ mod tests {
         for request in [Request::Guard { label: "orders".into() }, Request::Arm { ticket: 7, limit }, Request::Disarm] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
-        for answer in [Answer::Guarding, Answer::Armed { ticket: 7 }, Answer::Refused { why: "full".into() }] {
+        let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });
+        for answer in scopes.into_iter().chain([Answer::Armed { ticket: 7 }, Answer::Refused { why: "full".into() }]) {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
     }
@@ -138,6 +156,28 @@ mod tests {
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
             let _ = Request::decode(&bytes);
             let _ = Answer::decode(&bytes);
+        }
+
+        #[test]
+        fn every_message_survives_the_wire(text in ".{0,80}", ticket: u64, limit_ms: u64) {
+            let limit = Duration::from_millis(limit_ms);
+            for request in [Request::Guard { label: text.clone() }, Request::Arm { ticket, limit }, Request::Disarm] {
+                proptest::prop_assert!(request.encode().len() <= MAX_GUARDIAN_MESSAGE);
+                proptest::prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+            }
+            let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });
+            for answer in scopes.into_iter().chain([Answer::Armed { ticket }, Answer::Refused { why: text.clone() }]) {
+                proptest::prop_assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            }
+        }
+
+        /// An order to hold on for longer, or none to thaw, must not come of a packet that is too short or too long.
+        #[test]
+        fn a_torn_packet_is_refused(ticket: u64, limit_ms: u64, length in 0..40_usize) {
+            let packet = Request::Arm { ticket, limit: Duration::from_millis(limit_ms) }.encode();
+            let mut torn = packet.clone();
+            torn.resize(length, 0);
+            proptest::prop_assert_eq!(Request::decode(&torn).is_some(), length == packet.len());
         }
     }
 }

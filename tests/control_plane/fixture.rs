@@ -30,23 +30,27 @@ static CONTROLLER: OnceCell<SocketAddr> = OnceCell::const_new();
 pub struct Fixture {
     pub client: Client,
     pub namespace: String,
-    pub controller: SocketAddr,
+    /// Where agents reach the controllers.
+    pub controllers: Vec<SocketAddr>,
+    /// The controllers' own namespace.
+    pub system: String,
 }
 
 impl Fixture {
     /// Connects through `KUBECONFIG`, applies the CRD, starts the controller if it does not run yet, makes a namespace.
     pub async fn new(name: &str) -> Self {
-        assert!(
-            std::env::var_os("KUBECONFIG").is_some(),
-            "these tests need an API server: run `make control-plane`, or set KUBECONFIG to one that you can spare"
-        );
-        let client = Client::try_default().await.expect("KUBECONFIG names an API server");
+        let client = connect().await;
         let controller = *CONTROLLER.get_or_init(|| start(client.clone())).await;
+        Self::with(client, name, vec![controller], SYSTEM_NAMESPACE.to_owned()).await
+    }
+
+    /// Makes a namespace for these controllers.
+    pub async fn with(client: Client, name: &str, controllers: Vec<SocketAddr>, system: String) -> Self {
         let mut namespace = Namespace::default();
         namespace.metadata.generate_name = Some(format!("{name}-"));
         namespace.labels_mut().insert(labels::OPT_IN.to_owned(), labels::OPT_IN_VALUE.to_owned());
         let namespace = Api::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace");
-        let fixture = Self { client, namespace: namespace.name_any(), controller };
+        let fixture = Self { client, namespace: namespace.name_any(), controllers, system };
         // Without a controller-manager nobody makes it, and pods are refused without.
         fixture.create::<ServiceAccount>(json!({"metadata": {"name": "default"}})).await;
         fixture
@@ -123,8 +127,13 @@ impl Fixture {
     }
 }
 
-/// Applies the CRD and runs the controller in a thread that ends with the process.
-async fn start(client: Client) -> SocketAddr {
+/// Connects through `KUBECONFIG` and applies the CRD.
+pub async fn connect() -> Client {
+    assert!(
+        std::env::var_os("KUBECONFIG").is_some(),
+        "these tests need an API server: run `make control-plane`, or set KUBECONFIG to one that you can spare"
+    );
+    let client = Client::try_default().await.expect("KUBECONFIG names an API server");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = ConsistencyGroupReplication::crd();
     let apply = PatchParams::apply("control-plane-tests").force();
@@ -132,6 +141,12 @@ async fn start(client: Client) -> SocketAddr {
     let name = crd.name_any();
     let established = await_condition(crds, &name, conditions::is_crd_established());
     tokio::time::timeout(DEADLINE, established).await.expect("the CRD is established in time").expect("a watch");
+    client
+}
+
+/// Runs the controller in a thread that ends with the process.
+async fn start(client: Client) -> SocketAddr {
+    let apply = PatchParams::apply("control-plane-tests").force();
     let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}});
     Api::<Namespace>::all(client).patch(SYSTEM_NAMESPACE, &apply, &Patch::Apply(&system)).await.expect("a namespace");
 
@@ -143,12 +158,14 @@ async fn start(client: Client) -> SocketAddr {
         pod_name: Some(format!("controller-{}", std::process::id())),
         service: "stillpoint-controller".to_owned(),
         hold_ceiling: Duration::from_secs(30).into(),
+        lease_duration: Duration::from_secs(15).into(),
     };
     std::thread::spawn(move || controller::run(args).expect("the controller runs"));
     listen
 }
 
-fn free_address() -> SocketAddr {
+/// A free port of the loopback device.
+pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("a bound socket has an address")
 }

@@ -5,8 +5,10 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
+#[allow(dead_code, reason = "what is shared with the takeover tests is not all used here")]
 mod agents;
 mod chart;
+mod endings;
 mod events;
 mod fixture;
 mod objects;
@@ -14,5 +16,7 @@ mod phases;
 mod proof;
 mod publish;
 mod refusals;
+mod security;
 mod snapshots;
+mod stages;
 mod validation;

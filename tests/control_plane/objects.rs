@@ -100,10 +100,15 @@ fn container_status(name: &str) -> Value {
 /// A token of the namespace's default service account, bound to a pod, for the controller's audience.
 pub async fn agent_token(fixture: &Fixture, pod: &Pod) -> String {
     let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name_any(), "uid": pod.uid()});
+    token(fixture, &[labels::TOKEN_AUDIENCE], Some(bound)).await
+}
+
+/// A token of the namespace's default service account; without audiences, one for the API server itself.
+pub async fn token(fixture: &Fixture, audiences: &[&str], bound: Option<Value>) -> String {
     let request = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
-        "spec": {"audiences": [labels::TOKEN_AUDIENCE], "expirationSeconds": 600, "boundObjectRef": bound},
+        "spec": {"audiences": audiences, "expirationSeconds": 600, "boundObjectRef": bound},
     });
     let accounts: Api<ServiceAccount> = fixture.api();
     let answer: Value =

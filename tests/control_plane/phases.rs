@@ -4,19 +4,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
-use kube::runtime::wait::await_condition;
-use kube::runtime::wait::conditions::is_deleted;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
-use stillpoint::api::snapshot::VolumeSnapshot;
 use stillpoint::api::{Consistency, ConsistencyGroupReplication, MemberState, Phase, labels};
 use tokio::task::JoinHandle;
 
 use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};
 use crate::fixture::{DEADLINE, Fixture};
 use crate::objects::{DRIVER, bound_claim, pod_with_agent, snapshot_class};
-use crate::snapshots;
+use crate::snapshots::{self, assert_no_replica_is_left, replicas};
+use crate::stages::{condition, delete};
 
 /// A group of two claims, each with a pod and an agent.
 async fn group(fixture: &Fixture, behaviours: [Behaviour; 2]) -> [FakeAgent; 2] {
@@ -61,17 +58,6 @@ fn watch_phases(fixture: &Fixture) -> JoinHandle<Vec<Phase>> {
 
 async fn seen_phases(watch: JoinHandle<Vec<Phase>>) -> Vec<Phase> {
     tokio::time::timeout(DEADLINE, watch).await.expect("a final phase in time").expect("no panic")
-}
-
-async fn replicas(fixture: &Fixture) -> Vec<VolumeSnapshot> {
-    fixture.api::<VolumeSnapshot>().list(&ListParams::default()).await.expect("a list").items
-}
-
-/// The reason and the message of a condition.
-fn condition(object: &ConsistencyGroupReplication, kind: &str) -> (String, String, String) {
-    let conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-    let found = conditions.into_iter().find(|condition| condition.type_ == kind).expect("the condition is there");
-    (found.status, found.reason, found.message)
 }
 
 #[tokio::test]
@@ -311,7 +297,7 @@ async fn a_snapshot_that_turns_up_late_is_deleted() {
     let run = fixture.replicate("nightly", spec(&fixture, &class)).await;
     fixture.wait_for_phase("nightly", Phase::Failed).await;
 
-    create_late_snapshot(&fixture, &run, &class).await;
+    snapshots::create_late(&fixture, &run, 1, "late").await;
     assert_no_replica_is_left(&fixture).await;
 }
 
@@ -326,7 +312,7 @@ async fn a_snapshot_that_turns_up_between_the_clean_up_and_the_end_is_deleted() 
     orders.die();
     assert_no_replica_is_left(&fixture).await;
 
-    create_late_snapshot(&fixture, &run, &class).await;
+    snapshots::create_late(&fixture, &run, 1, "late").await;
     let now = fixture.api::<ConsistencyGroupReplication>().get("nightly").await.expect("a replication");
     assert_eq!(
         now.status.and_then(|status| status.phase),
@@ -335,20 +321,6 @@ async fn a_snapshot_that_turns_up_between_the_clean_up_and_the_end_is_deleted() 
     );
     fixture.wait_for_phase("nightly", Phase::Failed).await;
     assert_no_replica_is_left(&fixture).await;
-}
-
-/// A snapshot as a create whose answer was lost would make it: it carries the labels of the void attempt.
-async fn create_late_snapshot(fixture: &Fixture, run: &ConsistencyGroupReplication, class: &str) {
-    let labels = json!({
-        labels::REPLICATION: "nightly",
-        labels::REPLICATION_UID: run.uid(),
-        labels::ATTEMPT: "1",
-    });
-    let late = json!({
-        "metadata": {"name": "late", "labels": labels},
-        "spec": {"volumeSnapshotClassName": class, "source": {"persistentVolumeClaimName": "orders"}},
-    });
-    fixture.create::<VolumeSnapshot>(late).await;
 }
 
 #[tokio::test]
@@ -373,24 +345,4 @@ async fn a_run_that_only_waits_for_its_uploads_keeps_no_other_away() {
         let once = [Told::Prepare, Told::Suspend, Told::Release];
         assert_eq!(agent.told(), [once, once].concat());
     }
-}
-
-/// Deletes a replication and waits until it is gone.
-async fn delete(fixture: &Fixture, run: &ConsistencyGroupReplication) {
-    let (name, uid) = (run.name_any(), run.uid().expect("a UID"));
-    let replications = fixture.api::<ConsistencyGroupReplication>();
-    replications.delete(&name, &DeleteParams::default()).await.expect("deleted");
-    let gone = await_condition(replications, &name, is_deleted(&uid));
-    tokio::time::timeout(DEADLINE, gone).await.expect("gone in time").expect("a watch");
-}
-
-/// Waits until the namespace has no snapshot.
-async fn assert_no_replica_is_left(fixture: &Fixture) {
-    let mut updates = watcher(fixture.api::<VolumeSnapshot>(), watcher::Config::default()).boxed();
-    let empty = async {
-        while !replicas(fixture).await.is_empty() {
-            updates.next().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, empty).await.expect("every replica of a void attempt is deleted");
 }

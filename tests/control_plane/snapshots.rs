@@ -2,13 +2,14 @@
 
 use futures::StreamExt;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 use stillpoint::api::snapshot::VolumeSnapshot;
+use stillpoint::api::{ConsistencyGroupReplication, labels};
 use tokio::task::JoinHandle;
 
-use crate::fixture::Fixture;
+use crate::fixture::{DEADLINE, Fixture};
 
 /// A task that answers until the test ends.
 pub struct SnapshotController(JoinHandle<()>);
@@ -43,4 +44,34 @@ pub fn play(fixture: &Fixture, outcome: impl Fn(&str) -> Option<Value> + Send + 
             let _ = snapshots.patch_status(&snapshot.name_any(), &PatchParams::default(), &patch).await;
         }
     }))
+}
+
+/// The snapshots of the namespace.
+pub async fn replicas(fixture: &Fixture) -> Vec<VolumeSnapshot> {
+    fixture.api::<VolumeSnapshot>().list(&ListParams::default()).await.expect("a list").items
+}
+
+/// Waits until the namespace has no snapshot.
+pub async fn assert_no_replica_is_left(fixture: &Fixture) {
+    let mut updates = watcher(fixture.api::<VolumeSnapshot>(), watcher::Config::default()).boxed();
+    let empty = async {
+        while !replicas(fixture).await.is_empty() {
+            updates.next().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, empty).await.expect("every replica of a void attempt is deleted");
+}
+
+/// A snapshot as a create whose answer was lost would make it: it carries the labels of an attempt.
+pub async fn create_late(fixture: &Fixture, run: &ConsistencyGroupReplication, attempt: u32, name: &str) {
+    let labels = json!({
+        labels::REPLICATION: run.name_any(),
+        labels::REPLICATION_UID: run.uid(),
+        labels::ATTEMPT: attempt.to_string(),
+    });
+    let late = json!({
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"source": {"persistentVolumeClaimName": "any"}},
+    });
+    fixture.create::<VolumeSnapshot>(late).await;
 }

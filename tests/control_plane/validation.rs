@@ -28,6 +28,7 @@ async fn wrong_objects_are_refused_with_a_sentence() {
     let snapshot = json!({"volumeSnapshot": {}});
     let spec = |source: &Value| json!({"source": source, "replication": snapshot});
     let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
+    let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
     let cases = [
         (
             "two sources",
@@ -49,6 +50,11 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ),
         ("a long prepareTimeout", timeouts(json!({"prepareTimeout": "2h"})), "prepareTimeout must be at most 1h"),
         ("not a duration", timeouts(json!({"holdTimeout": "soon"})), "suspension.holdTimeout"),
+        ("no cool-down", retry(json!({"coolDown": "0s"})), "coolDown must be at least 1s"),
+        ("a negative cool-down", retry(json!({"coolDown": "-30s"})), "coolDown must be at least 1s"),
+        ("a long cool-down", retry(json!({"coolDown": "61m"})), "coolDown must be at most 1h"),
+        ("too many attempts", retry(json!({"limit": 11})), "should be less than or equal to 10"),
+        ("fewer than none", retry(json!({"limit": -1})), "should be greater than or equal to 0"),
         ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
     ];
@@ -70,11 +76,15 @@ async fn wrong_objects_are_refused_with_a_sentence() {
 async fn a_right_object_gets_its_defaults_and_cannot_be_edited() {
     let fixture = Fixture::new("immutable").await;
     let api = replications(&fixture);
-    let spec =
-        json!({"source": {"selector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}}, "mode": "Check"});
+    let spec = json!({
+        "source": {"selector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+        "mode": "Check",
+        "retry": {},
+    });
     let created = api.create(&PostParams::default(), &object("nightly", spec)).await.expect("accepted");
     assert_eq!(created.data["spec"]["suspension"], json!({"prepareTimeout": "30s", "holdTimeout": "10s"}));
     assert_eq!(created.data["spec"]["deletionPolicy"], "Delete");
+    assert_eq!(created.data["spec"]["retry"], json!({"limit": 2, "coolDown": "30s"}));
 
     let edit = Patch::Merge(json!({"spec": {"suspension": {"holdTimeout": "20s"}}}));
     let refusal = api.patch("nightly", &PatchParams::default(), &edit).await.expect_err("an edited spec").to_string();

@@ -5,183 +5,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod controller;
+mod deaths;
+mod recovery;
+mod scene;
 mod stuck;
 mod volume;
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use controller::{Controller, Session};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use scene::{HOLD, Running, Scene, attempt, in_uninterruptible_sleep, until};
 use stillpoint::fsfreeze;
 use stillpoint::limits::MAX_GUARDED;
 use stillpoint::wire::agent_message::Report;
 use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{Attempt, NotReady, Prepare, Ready, Release, Released, Suspend};
+use stillpoint::wire::{NotReady, Suspend};
 use stuck::StuckWrite;
-use volume::{Volume, Writer};
-
-const PROTOTYPE: i32 = Errno::PROTOTYPE.raw_os_error();
-const HOLD: Duration = Duration::from_secs(10);
-
-/// Dropped in this order: processes first, then the volume.
-struct Scene {
-    agent: Running,
-    guardian: Option<Running>,
-    session: Session,
-    controller: Controller,
-    writer: Writer,
-    volume: Volume,
-}
-
-/// A process of the test, killed at the end.
-struct Running {
-    started: Child,
-    pid: Pid,
-}
-
-impl Running {
-    fn start(arguments: &[&str]) -> Self {
-        let mut process = Process::new(env!("CARGO_BIN_EXE_stillpoint"));
-        let started = process.args(arguments).stdin(Stdio::null()).spawn().unwrap();
-        Self { pid: Pid::from_child(&started), started }
-    }
-
-    /// In a pid namespace with another process first, as in a pod that shares its process namespace.
-    fn start_in_pod(arguments: &[&str]) -> Self {
-        let mut process = Process::new("unshare");
-        let script = "\"$@\" & wait $!";
-        process.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]);
-        let started =
-            process.arg(env!("CARGO_BIN_EXE_stillpoint")).args(arguments).stdin(Stdio::null()).spawn().unwrap();
-        let agent = || child(child(Pid::from_child(&started), "sh")?, "stillpoint");
-        until("the pod runs", || agent().is_some());
-        Self { pid: agent().unwrap(), started }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap();
-    }
-
-    fn freezer(&self) -> Option<Pid> {
-        child(self.pid, "freezer")
-    }
-
-    fn resident_kib(pid: Pid) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.started.kill();
-        let _ = self.started.wait();
-    }
-}
-
-impl Scene {
-    async fn new(filesystem: &str) -> Self {
-        Self::begin(filesystem, true).await
-    }
-
-    async fn begin(filesystem: &str, guarded: bool) -> Self {
-        let volume = Volume::new(filesystem);
-        let socket = volume.directory.join("guardian.sock");
-        let guardian = guarded.then(|| guardian(&socket));
-        let mut controller = Controller::start(&volume.directory).await;
-        let agent = Running::start_in_pod(&[
-            "agent",
-            "--controller",
-            &controller.address,
-            "--ca-file",
-            controller.ca_file.to_str().unwrap(),
-            "--token-file",
-            controller.token_file.to_str().unwrap(),
-            "--guardian",
-            socket.to_str().unwrap(),
-        ]);
-        let session = controller.session().await;
-        let writer = Writer::new(&volume.mount);
-        Self { agent, guardian, session, controller, writer, volume }
-    }
-
-    async fn prepare(&mut self, hold: Duration) -> Report {
-        let command = Command::Prepare(Prepare {
-            attempt: Some(attempt()),
-            claim: "orders".into(),
-            mount_path: self.volume.mount.to_str().unwrap().into(),
-            containers: vec![],
-            prepare_timeout_ms: 5_000,
-            hold_timeout_ms: hold.as_millis().try_into().unwrap(),
-        });
-        self.session.say(command).await;
-        self.session.hear().await
-    }
-
-    async fn suspend(&mut self, round: u32) -> Report {
-        self.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round })).await;
-        self.session.hear().await
-    }
-
-    async fn release(&mut self) -> Released {
-        self.session.say(Command::Release(Release { attempt: Some(attempt()) })).await;
-        match self.session.hear().await {
-            Report::Released(released) => released,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn hold(&mut self, limit: Duration) -> Ready {
-        let prepared = self.prepare(limit).await;
-        assert!(matches!(prepared, Report::Prepared(_)), "{prepared:?}");
-        match self.suspend(1).await {
-            Report::Ready(ready) => ready,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn broken(&mut self, why: &str) {
-        let released = self.release().await;
-        assert!(!released.unbroken, "{released:?}");
-        assert!(released.reason.contains(why), "{released:?}");
-    }
-}
-
-fn guardian(socket: &std::path::Path) -> Running {
-    let guardian = Running::start(&["guardian", "--socket", socket.to_str().unwrap()]);
-    // A stream socket is of the wrong type, and only a listener says so.
-    let listens = || UnixStream::connect(socket).is_err_and(|error| error.raw_os_error() == Some(PROTOTYPE));
-    until("the guardian listens", listens);
-    guardian
-}
-
-fn attempt() -> Attempt {
-    Attempt { epoch: 1, replication_uid: "run".into(), number: 1, member: "claim".into() }
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The child of a process with this name.
-fn child(parent: Pid, name: &str) -> Option<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).ok()?;
-    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-    let children: String = children.collect();
-    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
-    Pid::from_raw(children.split_whitespace().find(named)?.parse().ok()?)
-}
 
 async fn holds_and_releases(filesystem: &str) {
     let mut scene = Scene::new(filesystem).await;
@@ -234,90 +77,6 @@ async fn xfs_is_held_and_released() {
 #[ignore = "needs root and loop devices"]
 async fn btrfs_is_held_and_released() {
     holds_and_releases("btrfs").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_killed_agent_is_replaced_by_the_guardian() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    // Else it would thaw first.
-    kill_process(scene.agent.freezer().unwrap(), Signal::STOP).unwrap();
-    scene.agent.signal(Signal::KILL);
-    println!("agent killed: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_killed_pod_is_replaced_by_the_guardian() {
-    let mut scene = Scene::new("xfs").await;
-    scene.hold(HOLD).await;
-    let pause_process = child(Pid::from_child(&scene.agent.started), "sh").unwrap();
-    kill_process(pause_process, Signal::KILL).unwrap();
-    println!("pod killed: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_freezer_without_its_agent_and_guardian_thaws() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    scene.guardian.as_ref().unwrap().signal(Signal::STOP);
-    scene.agent.signal(Signal::KILL);
-    println!("agent killed, guardian stopped: writes went on after {:?}", scene.writer.goes_on());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn a_stopped_agent_is_overruled_at_its_deadline() {
-    let limit = Duration::from_secs(1);
-    let mut scene = Scene::new("xfs").await;
-    scene.hold(limit).await;
-    scene.agent.signal(Signal::STOP);
-    let took = scene.writer.goes_on();
-    println!("agent stopped, limit {limit:?}: writes went on after {took:?}");
-    assert!(took > limit / 2 && took < limit * 2);
-    scene.agent.signal(Signal::CONT);
-    let released = scene.release().await;
-    assert!(!released.unbroken, "{released:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_its_guardian_the_agent_resumes_at_once() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    drop(scene.guardian.take());
-    println!("guardian killed: writes went on after {:?}", scene.writer.goes_on());
-    scene.broken("guardian").await;
-    let Report::NotReady(NotReady { blockers, .. }) = scene.prepare(HOLD).await else { panic!("prepared") };
-    assert_eq!(blockers[0].reason, "NoGuardian");
-    println!("{}", blockers[0].message);
-    // A new guardian takes the place of the dead one's socket, and the agent finds it.
-    scene.guardian = Some(guardian(&scene.volume.directory.join("guardian.sock")));
-    scene.hold(HOLD).await;
-    assert!(scene.release().await.unbroken);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_a_guardian_nothing_is_frozen() {
-    let mut scene = Scene::begin("ext4", false).await;
-    let Report::NotReady(NotReady { blockers, .. }) = scene.prepare(HOLD).await else { panic!("prepared") };
-    assert_eq!(blockers[0].reason, "NoGuardian");
-    let Report::NotReady(NotReady { blockers, .. }) = scene.suspend(1).await else { panic!("suspended") };
-    assert_eq!(blockers[0].reason, "NotPrepared");
-    assert!(!scene.volume.is_frozen());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
-async fn without_its_freezer_the_agent_thaws_itself() {
-    let mut scene = Scene::new("ext4").await;
-    scene.hold(HOLD).await;
-    kill_process(scene.agent.freezer().unwrap(), Signal::KILL).unwrap();
-    println!("freezer killed: writes went on after {:?}", scene.writer.goes_on());
-    scene.broken("freezer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,11 +149,6 @@ async fn a_pending_freeze_is_thawed_when_it_completes() {
     assert!(!scene.volume.is_frozen());
     scene.hold(HOLD).await;
     assert!(scene.release().await.unbroken);
-}
-
-fn in_uninterruptible_sleep(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
 }
 
 #[tokio::test(flavor = "multi_thread")]

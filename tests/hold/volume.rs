@@ -17,6 +17,8 @@ use stillpoint::fsfreeze;
 pub struct Volume {
     pub directory: PathBuf,
     pub mount: PathBuf,
+    /// Where the agent keeps its records.
+    pub records: PathBuf,
     device: String,
     thaw_later: Child,
 }
@@ -35,7 +37,8 @@ impl Volume {
         run(Command::new("mount").arg(&device).arg(&mount));
         let script = format!("sleep 40; exec fsfreeze --unfreeze {}", mount.display());
         let thaw_later = Command::new("sh").arg("-c").arg(script).spawn().unwrap();
-        Self { directory, mount, device, thaw_later }
+        let records = directory.join("records");
+        Self { directory, mount, records, device, thaw_later }
     }
 
     pub fn root(&self) -> OwnedFd {
@@ -57,9 +60,17 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ = fsfreeze::thaw(self.root());
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !Command::new("umount").arg(&self.mount).status().unwrap().success() && Instant::now() < deadline {
+        // Again and again: a freeze that was pending may complete only now.
+        while {
+            let _ = fsfreeze::thaw(self.root());
+            !Command::new("umount").arg(&self.mount).status().unwrap().success()
+        } {
+            if Instant::now() > deadline {
+                // The independent thaw is still to come.
+                eprintln!("{} is still in use; it is left mounted", self.mount.display());
+                return;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         run(Command::new("losetup").arg("--detach").arg(&self.device));

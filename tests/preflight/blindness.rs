@@ -1,36 +1,9 @@
 //! An agent that cannot see says so, and is not taken for one that sees no locks.
 
-use crate::roles::{FakeContainer, Role};
-use crate::volume::{Volume, in_a_pod, run, scratch_dir, text};
+use crate::roles::Role;
+use crate::volume::{Volume, in_a_pod, run, text};
 
 const ONLY_TWO: [&str; 2] = ["setpriv", "--bounding-set=-all,+sys_admin,+sys_ptrace"];
-const OWN_PID_NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-
-#[test]
-fn an_agent_in_a_pid_namespace_of_its_own_is_blind() {
-    in_a_pod(|| {
-        let volume = Volume::new("ext4");
-        let container = FakeContainer::new(scratch_dir("cgroup"));
-        let holder = Role::holding("posix-write", &volume.file("x.db"));
-        container.add(&holder);
-        let words = Role::start(&OWN_PID_NAMESPACE, "agent", &[text(&volume.path), &container.id]).output();
-        assert!(!words.contains("LockHeld"), "the kernel hides the lock: {words}");
-        assert!(words.contains("blocker Blind 0 the agent sees only the processes of its own container"), "{words}");
-        assert!(words.contains("blocker Blind 0 the agent sees no process of container database"), "{words}");
-    });
-}
-
-#[test]
-fn a_flock_whose_locker_has_ended_is_found_in_a_nested_pid_namespace() {
-    in_a_pod(|| {
-        let volume = Volume::new("ext4");
-        let words = Role::start(&OWN_PID_NAMESPACE, "pod", &[text(&volume.path), "flock-heir"]).output();
-        let (_, heir) = words.split_once("\nholder ").unwrap_or_else(|| panic!("{words}"));
-        let heir = heir.lines().next().unwrap();
-        assert!(words.contains(&format!("blocker LockHeld {heir} process {heir} ")), "{words}");
-        assert!(!words.contains("Blind"), "{words}");
-    });
-}
 
 #[test]
 fn sys_admin_and_sys_ptrace_are_enough_to_see_other_users() {
@@ -66,24 +39,6 @@ fn loop_devices_that_cannot_be_listed_are_not_taken_for_none() {
 
 fn blockers(words: &str) -> Vec<&str> {
     words.lines().filter(|line| line.starts_with("blocker")).collect()
-}
-
-#[test]
-fn an_agent_without_sys_ptrace_is_blind() {
-    in_a_pod(|| {
-        let volume = Volume::new("ext4");
-        let _holder = Role::holding("ofd-write", &volume.file("x.db"));
-        let words = Role::start(&["setpriv", "--bounding-set=-sys_ptrace"], "agent", &[text(&volume.path)]).output();
-        assert!(words.contains("blocker Blind 0 the agent's container lacks the capability SYS_PTRACE"), "{words}");
-        assert!(
-            words.lines().any(|line| line.starts_with("blocker Blind") && line.contains("cannot look into")),
-            "{words}"
-        );
-        assert!(
-            words.lines().any(|line| line.starts_with("blocker LockHeld 0 a process that is not visible")),
-            "{words}"
-        );
-    });
 }
 
 #[test]

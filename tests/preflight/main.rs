@@ -6,7 +6,11 @@
 mod blindness;
 mod exclusive;
 mod locks;
+#[path = "../pod/roles.rs"]
+#[allow(dead_code, reason = "every test binary uses a part of it")]
 mod roles;
+#[path = "../pod/volume.rs"]
+#[allow(dead_code, reason = "every test binary uses a part of it")]
 mod volume;
 
 /// Not a test by itself: the tests start this binary again with `ROLE` set.

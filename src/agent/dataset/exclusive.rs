@@ -96,8 +96,13 @@ fn in_initial_user_namespace() -> bool {
     }
 }
 
+/// Whether the kernel can freeze filesystems of this type, one superblock of one machine at a time.
+pub fn can_be_frozen(filesystem: &str) -> bool {
+    FREEZABLE.contains(&filesystem)
+}
+
 fn freezable(dataset: &Dataset) -> Option<Blocker> {
-    if FREEZABLE.contains(&dataset.filesystem.as_str()) {
+    if can_be_frozen(&dataset.filesystem) {
         return None;
     }
     let message = format!(

@@ -13,7 +13,7 @@ use super::procfs::mountinfo::{self, Mount};
 use super::procfs::{self, Device, fdinfo};
 use crate::wire::Blocker;
 
-pub use exclusive::exclusive;
+pub use exclusive::{can_be_frozen, exclusive};
 
 /// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
 /// the mount point is gone or hidden.
@@ -56,7 +56,7 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
 }
 
 /// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
-fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
+pub(super) fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
     let not_understood = || std::io::Error::other("/proc is not understood");
     // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
     let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd())))?;

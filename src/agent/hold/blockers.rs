@@ -74,7 +74,18 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
         "NoGuardian",
         &format!(
             "nobody would give the writes back if this agent died ({why}); check the DaemonSet stillpoint-guardian on \
-             this node"
+             this node, or the guardian beside the agent"
+        ),
+    )
+}
+
+/// What is about to be frozen cannot be written down.
+pub fn not_recorded(why: &str) -> wire::Blocker {
+    blocker(
+        "NotRecorded",
+        &format!(
+            "if this agent and the guardian both died, the next agent would not know what to give back: what is to be \
+             frozen cannot be written to --record-dir ({why}); mount an emptyDir with medium Memory there"
         ),
     )
 }

@@ -28,7 +28,7 @@ impl Hold {
             Standing::Newer => {
                 let why = format!("attempt {} began", attempt.number);
                 self.next = Some((session, attempt, prepare));
-                self.stop(End::Broken(why), now);
+                self.stop(End::broken(why), now);
             }
             Standing::Free => self.begin(session, attempt, prepare, now),
         }
@@ -86,7 +86,7 @@ impl Hold {
         let answer = match self.admit(&attempt) {
             Standing::Current | Standing::Newer => {
                 let broken = (!self.holds_for(&attempt)).then(|| "this attempt held nothing".to_owned());
-                return self.stop(End::Release { session, attempt, broken }, now);
+                return self.stop(End::release(session, attempt, broken), now);
             }
             Standing::Older => self.remembered(&attempt).unwrap_or_else(|| nothing_held("a newer attempt has begun")),
             Standing::Another | Standing::Free => {
@@ -126,12 +126,15 @@ impl Hold {
             .is_some_and(|run| matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number)
     }
 
-    /// The answer to a repeated Release.
+    /// The answer to a repeated Release. A leader whose place was taken is not told what its successor was: it may have cut
+    /// after that release.
     fn remembered(&self, attempt: &wire::Attempt) -> Option<wire::Released> {
         self.ended
             .as_ref()
             .filter(|ended| {
-                ended.attempt.replication_uid == attempt.replication_uid && ended.attempt.number == attempt.number
+                ended.attempt.replication_uid == attempt.replication_uid
+                    && ended.attempt.number == attempt.number
+                    && ended.attempt.epoch <= attempt.epoch
             })
             .map(|ended| ended.released.clone())
     }

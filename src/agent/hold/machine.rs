@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result as KernelResult};
 
-use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long, no_guardian, too_slow};
-use super::run::{End, Preparing, Run, State, Suspending, only, say_the_same};
+use super::blockers::{flush_failed, freeze_refused, freezer_lost, hold_too_long, no_guardian, not_recorded, too_slow};
+use super::run::{End, Preparing, Refusal, Run, State, Suspending, Then, only, say_the_same};
 use super::{Action, Command, Event, Outcome, Session, Ticket};
 use crate::agent::locks::{Look, Suspension};
 use crate::limits::{LOCK_POLL, THAW_TIMEOUT};
@@ -80,7 +80,7 @@ impl Hold {
             Event::FreezerLost => self.freezer_lost(now),
             Event::Shutdown => {
                 self.next = None;
-                self.stop(End::Broken("the agent was told to stop".to_owned()), now);
+                self.stop(End::broken("the agent was told to stop"), now);
             }
         }
         std::mem::take(&mut self.actions)
@@ -91,7 +91,7 @@ impl Hold {
             self.next = None;
         }
         if self.run.as_ref().is_some_and(|run| run.session == session) {
-            self.stop(End::Broken("the session with the controller was lost".to_owned()), now);
+            self.stop(End::broken("the session with the controller was lost"), now);
         }
     }
 
@@ -99,7 +99,7 @@ impl Hold {
         let Some(run) = &self.run else { return };
         let why = "the guardian went away";
         let end = match run.state {
-            State::Prepared { .. } | State::Held { .. } => End::Broken(why.to_owned()),
+            State::Prepared { .. } | State::Held { .. } => End::broken(why),
             State::Preparing { .. }
             | State::Suspending { .. }
             | State::Warming { .. }
@@ -114,8 +114,8 @@ impl Hold {
     fn freezer_lost(&mut self, now: Instant) {
         let Some(run) = &self.run else { return };
         match run.state {
-            State::Prepared { .. } => self.stop(End::Broken("the freezer process ended".to_owned()), now),
-            State::Held { since } => self.settle(since, End::Broken("the freezer process ended".to_owned())),
+            State::Prepared { .. } => self.stop(End::broken("the freezer process ended"), now),
+            State::Held { since } => self.settle(since, End::broken("the freezer process ended")),
             State::Preparing { .. } | State::Suspending { .. } => self.stop(End::failed(freezer_lost()), now),
             State::Warming { since, .. }
             | State::Freezing { since, .. }
@@ -139,10 +139,10 @@ impl Hold {
             State::Preparing { seen, .. } => {
                 let look =
                     if seen.is_clean() { only(too_slow("getting ready", run.prepare_timeout())) } else { seen.clone() };
-                self.stop(End::NotReady { retryable: true, look, reusable: false }, now);
+                self.stop(End::refused(true, look), now);
             }
             State::Prepared { .. } => {
-                self.stop(End::Broken("it was prepared, but nobody asked to suspend in time".to_owned()), now);
+                self.stop(End::broken("it was prepared, but nobody asked to suspend in time"), now);
             }
             State::Suspending { step, .. } => {
                 let why = too_slow(step.name(), step.limit());
@@ -151,9 +151,9 @@ impl Hold {
             State::Warming { since, .. } | State::Freezing { since, .. } => {
                 self.settle(*since, End::failed(too_slow("the freeze", run.freeze_limit())));
             }
-            State::Rechecking { .. } => self.stop(End::not_ready(true, too_slow("the second look", limit)), now),
-            State::Held { .. } => self.stop(End::Broken(format!("the hold limit of {limit:?} was reached")), now),
-            State::Thawing { since, .. } => self.settle(*since, End::Broken(THAWED_FROM_OUTSIDE.to_owned())),
+            State::Rechecking { .. } => self.stop(End::not_now(true, only(too_slow("the second look", limit))), now),
+            State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
+            State::Thawing { since, .. } => self.settle(*since, End::broken(THAWED_FROM_OUTSIDE)),
             State::Settling { .. } => {}
         }
     }
@@ -161,13 +161,13 @@ impl Hold {
     fn done(&mut self, outcome: Outcome, now: Instant) {
         let Some(run) = &mut self.run else { return };
         match (&mut run.state, outcome) {
-            (State::Preparing { step: Preparing::Preflight, .. }, Outcome::Preflighted(Ok(filesystem))) => {
-                run.filesystem = filesystem;
+            (State::Preparing { step: Preparing::Preflight, .. }, Outcome::Preflighted(Ok(equipped))) => {
+                run.equipped = Some(equipped);
                 self.step_preparing(Preparing::Flush);
             }
             (State::Preparing { .. }, Outcome::Preflighted(Err(blockers))) => {
                 let look = Look { blockers, ..Look::default() };
-                self.stop(End::NotReady { retryable: false, look, reusable: false }, now);
+                self.stop(End::refused(false, look), now);
             }
             (State::Preparing { step: Preparing::Flush, .. }, Outcome::Flushed(Ok(()))) => {
                 self.step_preparing(Preparing::Look);
@@ -189,11 +189,15 @@ impl Hold {
             }
             (State::Suspending { step: Suspending::Look, .. }, Outcome::Looked(look)) => {
                 if look.is_clean() {
-                    self.step_suspending(Suspending::ArmForWarming, now);
+                    self.step_suspending(Suspending::Record, now);
                 } else {
-                    self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
+                    self.stop(End::not_now(true, look), now);
                 }
             }
+            (State::Suspending { step: Suspending::Record, .. }, Outcome::Recorded(recorded)) => match recorded {
+                Ok(()) => self.step_suspending(Suspending::ArmForWarming, now),
+                Err(why) => self.stop(End::failed(not_recorded(&why)), now),
+            },
             (State::Suspending { step: Suspending::ArmForHold, .. }, Outcome::Armed) => {
                 run.state = State::Freezing { since: now, by: now + run.freeze_limit(), end: None };
                 self.ask(Action::Freeze);
@@ -207,7 +211,7 @@ impl Hold {
                 if look.is_clean() {
                     self.hold(since, now);
                 } else {
-                    self.stop(End::NotReady { retryable: true, look, reusable: true }, now);
+                    self.stop(End::not_now(true, look), now);
                 }
             }
             (State::Thawing { since, .. }, Outcome::Thawed(thawed)) => {
@@ -241,8 +245,8 @@ impl Hold {
         let State::Preparing { step, seen, .. } = &mut run.state else { return };
         if look.is_clean() {
             run.state = State::Prepared { until: now + run.prepare_timeout() };
-            let filesystem = run.filesystem.clone();
-            let protection = wire::Protection::NodeGuardian.into();
+            let filesystem = run.filesystem().to_owned();
+            let protection = run.equipped.as_ref().map_or(wire::Protection::Unspecified, |it| it.protection).into();
             self.say(|attempt| Report::Prepared(wire::Prepared { attempt, filesystem, protection }));
             return;
         }
@@ -262,8 +266,8 @@ impl Hold {
         let Some(run) = &mut self.run else { return };
         run.state = State::Prepared { until: now + run.prepare_timeout() };
         match (end, warmed) {
-            (Some(end), _) => self.stop(end, now),
-            (None, Err(errno)) => self.refused(errno, now),
+            (end, Err(errno)) => self.refused(errno, end, now),
+            (Some(end), Ok(())) => self.stop(end, now),
             (None, Ok(())) => self.step_suspending(Suspending::ArmForHold, now),
         }
     }
@@ -282,18 +286,16 @@ impl Hold {
                 // Nothing of ours is frozen, and what somebody else froze must not be thawed.
                 self.actions.push(Action::Disarm);
                 run.state = State::Prepared { until: now + run.prepare_timeout() };
-                match end {
-                    Some(end) => self.stop(end, now),
-                    None => self.refused(errno, now),
-                }
+                self.refused(errno, end, now);
             }
         }
     }
 
-    fn refused(&mut self, errno: Errno, now: Instant) {
+    /// The kernel did not freeze; `end` is what was decided meanwhile.
+    fn refused(&mut self, errno: Errno, end: Option<End>, now: Instant) {
         let Some(run) = &self.run else { return };
-        let (why, retryable) = freeze_refused(errno, &run.filesystem);
-        self.stop(End::not_ready(retryable, why), now);
+        let (why, retryable) = freeze_refused(errno, run.filesystem());
+        self.stop(join(end, End::not_now(retryable, only(why))), now);
     }
 
     fn hold(&mut self, since: Instant, now: Instant) {
@@ -312,7 +314,7 @@ impl Hold {
                 }
                 self.finish(end, now.duration_since(since), now);
             }
-            Err(errno) => self.settle(since, End::Broken(format!("the thaw failed: {errno}"))),
+            Err(errno) => self.settle(since, End::broken(format!("the thaw failed: {errno}"))),
         }
     }
 
@@ -349,22 +351,22 @@ impl Hold {
     fn finish(&mut self, end: End, suspended: Duration, now: Instant) {
         let Some(run) = &mut self.run else { return };
         let suspended_us = micros(suspended);
-        let released = match end {
-            End::NotReady { retryable, look, reusable } => {
-                let (round, reason) = (run.round, "it was not ready".to_owned());
+        if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
+            && !matches!(run.said, Some(Report::Ready(_)))
+        {
+            // Who prepares again after a round still waits for the answer to Prepare.
+            let round = if matches!(run.state, State::Preparing { .. }) { 0 } else { run.round };
+            self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
+        }
+        let Some(run) = &mut self.run else { return };
+        let released = match end.then {
+            Then::Stay => {
                 run.state = State::Prepared { until: now + run.prepare_timeout() };
-                self.say(|attempt| {
-                    let Look { blockers, more_blockers } = look;
-                    Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers })
-                });
-                if reusable {
-                    self.actions.push(Action::Disarm);
-                    return;
-                }
-                wire::Released { attempt: None, unbroken: false, reason, suspended_us }
+                self.actions.extend([Action::Disarm, Action::Forget]);
+                return;
             }
-            End::Broken(reason) => wire::Released { attempt: None, unbroken: false, reason, suspended_us },
-            End::Release { session, attempt, broken } => {
+            Then::LetGo(reason) => wire::Released { attempt: None, unbroken: false, reason, suspended_us },
+            Then::Answer { session, attempt, broken } => {
                 let unbroken = broken.is_none();
                 let reason = broken.unwrap_or_default();
                 run.attempt = attempt.clone();
@@ -373,7 +375,7 @@ impl Hold {
                 released
             }
         };
-        self.actions.push(Action::Close);
+        self.actions.extend([Action::Forget, Action::Close]);
         self.ended = self.run.take().map(|run| Ended { attempt: run.attempt, released });
         if let Some((session, attempt, prepare)) = self.next.take() {
             self.begin(session, attempt, prepare, now);
@@ -389,8 +391,8 @@ impl Hold {
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
         let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
-        let (filesystem, request) = (String::new(), Box::new(prepare.clone()));
-        self.run = Some(Run { session, attempt, prepare, filesystem, round: 0, said: None, state });
+        let request = Box::new(prepare.clone());
+        self.run = Some(Run { session, attempt, prepare, equipped: None, round: 0, said: None, state });
         self.ask(|ticket| Action::Preflight(ticket, request));
     }
 
@@ -412,6 +414,7 @@ impl Hold {
             Suspending::Flush => self.ask(Action::Flush),
             Suspending::ArmForWarming => self.ask(|ticket| Action::Arm(ticket, warming)),
             Suspending::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
+            Suspending::Record => self.ask(Action::Record),
             Suspending::ArmForHold => self.ask(|ticket| Action::Arm(ticket, holding)),
         }
     }

@@ -11,7 +11,8 @@
 //! called again. The caller carries out the actions and reports the [`Outcome`] of each that has a [`Ticket`].
 //!
 //! Invariants:
-//! - `Freeze` is asked for only after the guardian has acknowledged `Arm`.
+//! - `Warm` and `Freeze` are asked for only after the guardian has acknowledged `Arm`, and only between a `Record` that
+//!   succeeded and the `Forget` that follows it.
 //! - From `Freeze` on, there is always a deadline or a thaw under way until the filesystem is known to be thawed.
 //! - `Ready` is said only while frozen by us, after a clean look before and a clean look after.
 //! - `Released{unbroken}` is said only if the freeze lasted from `Ready` to a planned thaw that answered OK.
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-pub use blockers::no_guardian;
+pub use blockers::{no_guardian, not_recorded};
 pub use machine::Hold;
 
 use super::locks::{Look, Suspension};
@@ -89,6 +90,8 @@ pub enum Action {
     Flush(Ticket),
     /// Look for locks.
     Look(Ticket, Suspension),
+    /// Write down, off the dataset, what is about to be frozen: whoever comes after this agent thaws nothing else.
+    Record(Ticket),
     /// Tell the guardian to thaw after this time unless disarmed.
     Arm(Ticket, Duration),
     /// Freeze and thaw at once. It pays for the RCU grace periods of a cold freeze, so that the freeze that follows within
@@ -102,21 +105,34 @@ pub enum Action {
     Settle(Ticket),
     /// Tell the guardian that no thaw is owed.
     Disarm,
+    /// Nothing will be frozen in this round any more, and no thaw is owed: what was recorded is void.
+    Forget,
     /// Disarm, and let go of the dataset, the freezer and the guardian.
     Close,
     /// Tell the controller.
     Report(Session, Report),
 }
 
+/// What a preflight found and got ready.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Equipped {
+    /// The filesystem's type.
+    pub filesystem: String,
+    /// What gives writes back if the agent dies.
+    pub protection: wire::Protection,
+}
+
 /// How an action ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Preflight: the filesystem's type, or why the member cannot be held.
-    Preflighted(Result<String, Vec<wire::Blocker>>),
+    /// Preflight: what was found, or why the member cannot be held.
+    Preflighted(Result<Equipped, Vec<wire::Blocker>>),
     /// The flush.
     Flushed(Result<(), Errno>),
     /// What stands in the way.
     Looked(Look),
+    /// What is about to be frozen is written down, or why it is not.
+    Recorded(Result<(), String>),
     /// The guardian acknowledged. One that does not is lost ([`Event::GuardianLost`]) or late.
     Armed,
     /// The freeze-and-thaw.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Equipped, Session};
 use crate::agent::locks::Look;
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, MAX_BLOCKERS, RECORD_TIMEOUT};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -15,7 +15,8 @@ pub(super) struct Run {
     pub session: Session,
     pub attempt: wire::Attempt,
     pub prepare: wire::Prepare,
-    pub filesystem: String,
+    /// What the preflight found; none before it has come back.
+    pub equipped: Option<Equipped>,
     pub round: u32,
     /// What was said last, for a repeated command.
     pub said: Option<Report>,
@@ -56,22 +57,41 @@ pub(super) enum Preparing {
 pub(super) enum Suspending {
     Flush,
     Look,
+    Record,
     ArmForWarming,
     ArmForHold,
 }
 
-/// What follows once writes go on.
+/// What is said and done once writes go on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum End {
-    /// Say so; `reusable`: stay prepared for another round.
-    NotReady { retryable: bool, look: Look, reusable: bool },
+pub(super) struct End {
+    /// Answers the round, unless Ready already has.
+    pub refusal: Option<Refusal>,
+    pub then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Refusal {
+    pub retryable: bool,
+    pub look: Look,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    /// Stay prepared for another round.
+    Stay,
     /// Nobody waits for an answer now; remember the reason for Release.
-    Broken(String),
+    LetGo(String),
     /// Answer this Release.
-    Release { session: Session, attempt: wire::Attempt, broken: Option<String> },
+    Answer { session: Session, attempt: wire::Attempt, broken: Option<String> },
 }
 
 impl Run {
+    /// The filesystem's type, as far as it is known.
+    pub fn filesystem(&self) -> &str {
+        self.equipped.as_ref().map_or("", |it| &it.filesystem)
+    }
+
     pub fn hold_limit(&self) -> Duration {
         Duration::from_millis(self.prepare.hold_timeout_ms.into())
     }
@@ -121,6 +141,7 @@ impl Suspending {
         match self {
             Self::Flush => FLUSH_TIMEOUT,
             Self::Look => LOOK_TIMEOUT,
+            Self::Record => RECORD_TIMEOUT,
             Self::ArmForWarming | Self::ArmForHold => GUARDIAN_TIMEOUT,
         }
     }
@@ -129,49 +150,81 @@ impl Suspending {
         match self {
             Self::Flush => "writing dirty pages back (syncfs)",
             Self::Look => "the look for locks",
+            Self::Record => "recording what is to be frozen",
             Self::ArmForWarming | Self::ArmForHold => "arming the guardian",
         }
     }
 }
 
 impl End {
-    pub fn not_ready(retryable: bool, why: wire::Blocker) -> Self {
-        Self::NotReady { retryable, look: only(why), reusable: true }
+    /// Not now: another round may go better.
+    pub fn not_now(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::Stay }
     }
 
-    /// For good: what is needed for another round is gone.
+    /// For good: what is needed for another round is gone, or time is up.
+    pub fn refused(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::LetGo("it was not ready".to_owned()) }
+    }
+
+    /// For good, for this reason alone.
     pub fn failed(why: wire::Blocker) -> Self {
-        Self::NotReady { retryable: false, look: only(why), reusable: false }
+        Self::refused(false, only(why))
     }
 
-    /// The first reason counts; a Release is always answered.
+    pub fn broken(why: impl Into<String>) -> Self {
+        Self { refusal: None, then: Then::LetGo(why.into()) }
+    }
+
+    pub fn release(session: Session, attempt: wire::Attempt, broken: Option<String>) -> Self {
+        Self { refusal: None, then: Then::Answer { session, attempt, broken } }
+    }
+
+    /// The first reason counts; a Release is always answered, and what stood in the way is named before that.
     pub fn and(self, later: Self) -> Self {
-        match (self, later) {
-            (Self::NotReady { .. }, later) => later,
-            (Self::Broken(why), Self::Release { session, attempt, .. }) => {
-                Self::Release { session, attempt, broken: Some(why) }
+        let refusal = match (self.refusal, later.refusal) {
+            (Some(earlier), Some(later)) => Some(earlier.and(later)),
+            (earlier, later) => earlier.or(later),
+        };
+        let then = match (self.then, later.then) {
+            (Then::Stay, later) => later,
+            (Then::LetGo(why), Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken: Some(why) }
             }
-            (Self::Release { broken, .. }, Self::Release { session, attempt, .. }) => {
-                Self::Release { session, attempt, broken }
+            (Then::Answer { broken, .. }, Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken }
             }
-            (earlier @ (Self::Broken(_) | Self::Release { .. }), _) => earlier,
-        }
+            (earlier @ (Then::LetGo(_) | Then::Answer { .. }), _) => earlier,
+        };
+        Self { refusal, then }
     }
 
-    pub fn broken_by(self, why: &str) -> Self {
-        match self {
-            Self::Release { session, attempt, broken } => {
-                Self::Release { session, attempt, broken: broken.or_else(|| Some(why.to_owned())) }
-            }
-            other @ (Self::NotReady { .. } | Self::Broken(_)) => other,
+    pub fn broken_by(mut self, why: &str) -> Self {
+        if let Then::Answer { broken, .. } = &mut self.then {
+            broken.get_or_insert_with(|| why.to_owned());
         }
+        self
     }
 
-    pub fn without_freezer(self) -> Self {
-        match self {
-            Self::NotReady { look, .. } => Self::NotReady { retryable: false, look, reusable: false },
-            other @ (Self::Broken(_) | Self::Release { .. }) => other,
+    pub fn without_freezer(mut self) -> Self {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.retryable = false;
         }
+        if self.then == Then::Stay {
+            self.then = Then::LetGo("it was not ready".to_owned());
+        }
+        self
+    }
+}
+
+impl Refusal {
+    fn and(mut self, later: Self) -> Self {
+        let room = MAX_BLOCKERS.saturating_sub(self.look.blockers.len());
+        let beyond = later.look.blockers.len().saturating_sub(room);
+        self.look.blockers.extend(later.look.blockers.into_iter().take(room));
+        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX).saturating_add(later.look.more_blockers);
+        self.look.more_blockers = self.look.more_blockers.saturating_add(beyond);
+        Self { retryable: self.retryable && later.retryable, look: self.look }
     }
 }
 

@@ -62,5 +62,20 @@ mod tests {
                 prop_assert_eq!(id.len(), ID_DIGITS);
             }
         }
+
+        #[test]
+        fn every_id_is_found_in_order(
+            ids in proptest::collection::hash_set("[0-9a-f]{64}", 0..4),
+            words in proptest::collection::vec("[a-z]{1,12}", 4),
+            scope: bool,
+        ) {
+            let ids: Vec<String> = ids.into_iter().collect();
+            let part = |(id, word): (&String, &String)| {
+                if scope { format!("/{word}-{id}.scope") } else { format!("/{word}/{id}") }
+            };
+            let path: String = ids.iter().zip(&words).map(part).collect();
+            let text = format!("4:memory:{path}\n1:name=systemd:{path}\n0::/\n");
+            prop_assert_eq!(container_ids(&text), ids);
+        }
     }
 }

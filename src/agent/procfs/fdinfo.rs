@@ -53,5 +53,27 @@ mod tests {
         fn no_input_panics(text in "(mnt_id:|lock:|ino:|\n|.)*") {
             let _ = parse(&text);
         }
+
+        /// Whatever else a file tells of, its mount and each of its locks are found, in order.
+        #[test]
+        fn every_lock_is_found(
+            mount in any::<u64>(),
+            pids in proptest::collection::vec(any::<i32>(), 0..6),
+            other in "(pos|flags|ino|eventfd-count|tfd|inotify wd):\t[0-9a-f :]{0,20}",
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let lock = |pid| format!("lock:\t1: FLOCK  ADVISORY  WRITE {pid} 07:00:13 0 EOF\n");
+            let locks: String = pids.iter().map(|pid| format!("{}{other}\n", lock(pid))).collect();
+            let text = format!("{other}\nmnt_id:\t{mount}\n{locks}");
+            let info = parse(&text).unwrap();
+            prop_assert_eq!(info.mount_id, Some(mount));
+            prop_assert_eq!(info.locks.iter().map(|lock| lock.pid).collect::<Vec<_>>(), pids.clone());
+            // P7: a lock whose line is torn is not left out in silence.
+            if let Some(pid) = pids.first() {
+                let whole = lock(pid);
+                let length = "lock:".len() + cut.index(whole.len() - "lock:EOF\n".len());
+                prop_assert_eq!(parse(&format!("mnt_id:\t{mount}\n{}\n", &whole[..length])), None);
+            }
+        }
     }
 }

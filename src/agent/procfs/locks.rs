@@ -154,6 +154,34 @@ mod tests {
         }
     }
 
+    /// Lines of every form, each with what it says.
+    fn written() -> impl Strategy<Value = (String, Line)> {
+        let kind = prop_oneof![
+            Just(("POSIX ", Kind::Posix)),
+            Just(("OFDLCK", Kind::Ofd)),
+            Just(("FLOCK ", Kind::Flock)),
+            Just(("LEASE ", Kind::Lease)),
+            Just(("DELEG ", Kind::Lease)),
+        ];
+        let state =
+            prop_oneof![Just("ADVISORY "), Just("MANDATORY"), Just("ACTIVE   "), Just("BREAKING "), Just("BREAKER  ")];
+        let mode = prop_oneof![Just(("READ", Mode::Read)), Just(("WRITE", Mode::Write)), Just(("UNLCK", Mode::Write))];
+        let numbers = (any::<u64>(), any::<i32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>());
+        (kind, state, mode, numbers, proptest::option::of(any::<u64>()), 0..3_usize).prop_map(
+            |((word, kind), state, (mode_word, mode), (number, pid, major, minor, inode, start), end, depth)| {
+                let arrow = if depth == 0 { String::new() } else { format!("{}-> ", " ".repeat(depth)) };
+                let last = end.map_or("EOF".to_owned(), |end| end.to_string());
+                let line = format!(
+                    "{number}: {arrow}{word} {state} {mode_word} {pid} {major:02x}:{minor:02x}:{inode} {start} {last}"
+                );
+                let mode = if state == "BREAKING " { Mode::Write } else { mode };
+                let lock = Lock { kind, mode, pid, device: Device { major, minor }, inode, start, end };
+                let held = depth == 0 && state != "BREAKER  ";
+                (line, if held { Line::Held(lock) } else { Line::NotHeld })
+            },
+        )
+    }
+
     proptest! {
         #[test]
         fn no_input_panics(line in ".*") {
@@ -175,6 +203,28 @@ mod tests {
             let device = Device { major, minor };
             let lock = Lock { kind: Kind::Posix, mode: Mode::Read, pid, device, inode, start, end };
             prop_assert_eq!(parse_line(&line), Some(Line::Held(lock)));
+        }
+
+        /// A line as the kernel writes it (lock_get_status in fs/locks.c), and what it says.
+        #[test]
+        fn every_line_is_read_as_it_was_written((line, expected) in written()) {
+            prop_assert_eq!(parse_line(&line), Some(expected));
+        }
+
+        /// P7: a held lock whose line is damaged is another lock, or not understood; it is never no lock.
+        #[test]
+        fn a_damaged_line_never_says_that_nothing_is_held(
+            (line, lock) in written(),
+            at in any::<prop::sample::Index>(),
+            byte in prop_oneof![b' '..=b'~', Just(b'\t')],
+        ) {
+            if lock != Line::NotHeld {
+                let mut damaged = line.into_bytes();
+                let at = at.index(damaged.len());
+                damaged[at] = byte;
+                let damaged = String::from_utf8(damaged).unwrap();
+                prop_assert_ne!(parse_line(&damaged), Some(Line::NotHeld), "{}", damaged);
+            }
         }
     }
 }

@@ -40,5 +40,25 @@ mod tests {
         fn no_input_panics(text in "([0-9a-f:/ -]|\n|.)*") {
             let _ = mapped_file(&text, Device { major: 0, minor: 0 }, 0);
         }
+
+        /// A line as the kernel writes it (show_map_vma in fs/proc/task_mmu.c), among others.
+        #[test]
+        fn the_file_is_found_among_others(
+            (major, minor, inode) in (0..4096_u32, 0..1_048_576_u32, 1..u64::MAX),
+            (start, offset) in any::<(u64, u64)>(),
+            name in "/[^\n]{0,40}",
+            others in proptest::collection::vec("/[^\n]{0,20}", 0..4),
+        ) {
+            let line = |inode: u64, name: &str| {
+                format!("{start:x}-{:x} rw-s {offset:08x} {major:02x}:{minor:02x} {inode}    {name}\n", start >> 1)
+            };
+            let others: String = others.iter().map(|name| line(inode - 1, name)).collect();
+            let anonymous = format!("{start:x}-{start:x} rw-p 00000000 00:00 0 \n");
+            let text = format!("{others}{anonymous}{}{anonymous}", line(inode, &name));
+            let device = Device { major, minor };
+            // `lines` also ends a line at \r\n, so a name's own last \r is lost; it only helps to name a holder.
+            prop_assert_eq!(mapped_file(&text, device, inode), Some(name.strip_suffix('\r').unwrap_or(&name)));
+            prop_assert_eq!(mapped_file(&others, device, inode), None);
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::limits::MAX_PROC_FILE;
 ///
 /// `/proc/locks`, mountinfo and maps agree on this number. stat(2) does not: on btrfs every subvolume has an `st_dev`
 /// of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Device {
     /// Major number.
     pub major: u32,
@@ -85,4 +85,21 @@ pub fn numbers(dir: &Path, limit: usize) -> io::Result<Vec<i32>> {
 /// a process that has already left its mount namespace.
 pub fn vanished(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH | Errno::INVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P7: what is cut off could hold the lock.
+    #[test]
+    fn more_than_the_limit_is_an_error_and_not_a_part() {
+        let endless = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(endless.kind(), io::ErrorKind::FileTooLarge);
+
+        let descriptors = Path::new("/proc/self/fd");
+        let _open: Vec<File> = (0..8).map(|_| File::open("/dev/null").unwrap()).collect();
+        assert!(numbers(descriptors, 65_536).unwrap().len() >= 8);
+        assert_eq!(numbers(descriptors, 8).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
 }

@@ -143,6 +143,19 @@ mod tests {
         }
     }
 
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![1u8.., Just(b' '), Just(b'\\'), Just(b'\n'), Just(b',')], 0..20)
+    }
+
+    /// As `seq_escape` of the kernel writes names.
+    fn escape(name: &[u8]) -> Vec<u8> {
+        let escaped = |byte: u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b',' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![byte],
+        };
+        name.iter().copied().flat_map(escaped).collect()
+    }
+
     proptest! {
         #[test]
         fn no_input_panics(table in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -163,6 +176,35 @@ mod tests {
             let mut expected = b"/".to_vec();
             expected.extend(&name);
             prop_assert_eq!(mounts[0].mount_point.as_os_str().as_bytes(), expected);
+        }
+
+        /// A line as the kernel writes it (show_mountinfo in fs/proc_namespace.c), whatever the names in it.
+        #[test]
+        fn every_line_is_read_as_it_was_written(
+            (id, major, minor) in any::<(u64, u32, u32)>(),
+            (root, mount_point, source, upper) in (name(), name(), name(), name()),
+            optional in proptest::collection::vec("(shared|master|propagate_from):[0-9]{1,4}|unbindable", 0..4),
+            filesystem in "(ext4|xfs|btrfs|overlay|fuse)",
+            subtype in "(\\.[a-z0-9]{1,8})?",
+        ) {
+            let (root_field, point_field) = (escape(&root), escape(&mount_point));
+            let (source_field, upper_field) = (escape(&source), escape(&upper));
+            let optional = optional.iter().map(|field| format!("{field} ")).collect::<String>();
+            let mut line = format!("{id} 1 {major}:{minor} /").into_bytes();
+            line.extend([&root_field[..], b" /", &point_field, b" rw,noatime ", optional.as_bytes(), b"- "].concat());
+            line.extend(format!("{filesystem}{subtype} ").bytes());
+            line.extend([b"/", &source_field[..], b" rw,upperdir=/", &upper_field, b",index=off"].concat());
+            let mounts = parse(&[&line[..], b"\n", &line, b"\n"].concat()).unwrap();
+            prop_assert_eq!(mounts.len(), 2);
+            let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec([b"/", bytes].concat()));
+            let mount = &mounts[1];
+            prop_assert_eq!((mount.id, mount.device), (id, Device { major, minor }));
+            prop_assert_eq!((&mount.root, &mount.mount_point), (&path(&root), &path(&mount_point)));
+            prop_assert_eq!(&mount.filesystem, &filesystem);
+            prop_assert_eq!(mount.super_option("upperdir"), Some(path(&upper)));
+            // A table whose last line is torn in the middle is refused, not shortened.
+            let hyphen = line.windows(3).position(|bytes| bytes == b" - ").unwrap();
+            prop_assert_eq!(parse(&[&line[..], b"\n", &line[..hyphen]].concat()), None);
         }
     }
 }

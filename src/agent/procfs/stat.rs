@@ -3,7 +3,7 @@
 /// `PF_KTHREAD` of the kernel's `include/linux/sched.h`.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// What the agent needs to know of a process that it cannot look into.
+/// What the agent needs to know of a process, also of one that it cannot look into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// The first thread has ended. The process lives on while others run.
@@ -12,6 +12,8 @@ pub struct Stat {
     pub kernel_thread: bool,
     /// How many threads the process has.
     pub threads: u64,
+    /// When it was started, in clock ticks since boot. With the id it names one process of this boot.
+    pub started: u64,
 }
 
 /// Parses the file. The name in it may hold spaces, parentheses and any byte, so the fields are counted from the last `)`.
@@ -24,6 +26,7 @@ pub fn parse(bytes: &[u8]) -> Option<Stat> {
         zombie: matches!(field(3)?, "Z" | "X"),
         kernel_thread: field(9)?.parse::<u64>().ok()? & KERNEL_THREAD != 0,
         threads: field(20)?.parse().ok()?,
+        started: field(22)?.parse().ok()?,
     })
 }
 
@@ -36,7 +39,7 @@ mod tests {
     fn names_cannot_mislead() {
         let rest = "1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 3 0 100";
         let process = parse(format!("42 (a) Z (b) S {rest}").as_bytes()).unwrap();
-        assert_eq!(process, Stat { zombie: false, kernel_thread: false, threads: 3 });
+        assert_eq!(process, Stat { zombie: false, kernel_thread: false, threads: 3, started: 100 });
         assert!(parse(format!("42 (x) Z {rest}").as_bytes()).unwrap().zombie);
         assert!(parse(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1").unwrap().kernel_thread);
         assert_eq!(parse(b"42 (x"), None);
@@ -48,6 +51,25 @@ mod tests {
         fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), tail in "[0-9 )(ZS]*") {
             let _ = parse(&bytes);
             let _ = parse(tail.as_bytes());
+        }
+
+        /// A process may name itself as it likes (PR_SET_NAME takes any bytes), also like the fields that follow.
+        #[test]
+        fn no_name_misleads(
+            name in prop_oneof![
+                proptest::collection::vec(1u8.., 0..16),
+                "(\\) [SZX] )?[)( ZS0-9]{0,11}".prop_map(String::into_bytes),
+            ],
+            state in "[RSDZTtXI]",
+            (pid, flags, threads) in (1..i32::MAX, any::<u32>(), 1..100_000_u64),
+        ) {
+            let mut text = format!("{pid} (").into_bytes();
+            text.extend(&name);
+            text.extend(format!(") {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 100 0 0\n").bytes());
+            let stat = parse(&text).unwrap();
+            prop_assert_eq!(stat.zombie, state == "Z" || state == "X");
+            prop_assert_eq!(stat.kernel_thread, u64::from(flags) & KERNEL_THREAD != 0);
+            prop_assert_eq!(stat.threads, threads);
         }
     }
 }

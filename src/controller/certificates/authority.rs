@@ -1,4 +1,4 @@
-//! The CA: made once, checked whenever it is read, issues the server certificate.
+//! A CA: checked whenever it is read, issues the server certificate.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{self, RootCertStore};
 
 use crate::limits::{CA_VALIDITY, CERTIFICATE_VALIDITY, CLOCK_SKEW};
 
-/// Name of the CA. Fixed, because an issuer is rebuilt from it and the key alone.
+/// Name of every CA. Fixed, because an issuer is rebuilt from it and the key alone.
 const COMMON_NAME: &str = "Stillpoint controller CA";
 
 /// A certificate authority: an ECDSA P-256 key and its self-signed certificate.
@@ -100,10 +100,7 @@ impl Authority {
 
     fn prove(&self, now: SystemTime) -> Result<(), Unusable> {
         let pair = |error: &dyn std::fmt::Display| Unusable::Pair(error.to_string());
-        let certificate =
-            CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(Unusable::Certificate)?;
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate).map_err(|error| pair(&error))?;
+        let roots = trust(&self.certificate_pem)?;
         let provider = Arc::new(ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
@@ -118,6 +115,28 @@ impl Authority {
             .map_err(|error| pair(&error))?;
         Ok(())
     }
+}
+
+impl std::fmt::Debug for Authority {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("certificate_pem", &self.certificate_pem).finish_non_exhaustive()
+    }
+}
+
+/// Whether a certificate can be trusted by whom verifies, as far as its form goes.
+///
+/// # Errors
+/// [`Unusable`], with what is wrong.
+pub fn check_certificate(pem: &str) -> Result<(), Unusable> {
+    trust(pem).map(drop)
+}
+
+fn trust(pem: &str) -> Result<RootCertStore, Unusable> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(Unusable::Certificate)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).map_err(|error| Unusable::Pair(error.to_string()))?;
+    Ok(roots)
 }
 
 /// What makes an issuer, apart from the key and the dates.

@@ -51,6 +51,7 @@ pub fn accept(
         Report::Prepared(it) => {
             let protection = match wire::Protection::try_from(it.protection) {
                 Ok(wire::Protection::NodeGuardian) => Some(Protection::NodeGuardian),
+                Ok(wire::Protection::PodGuardian) => Some(Protection::PodGuardian),
                 Ok(wire::Protection::Unspecified) | Err(_) => None,
             };
             (it.attempt, AnswerContent::Prepared { protection })

@@ -3,6 +3,7 @@
 //! `WritesSuspended`, `Consistent` and `Blocked`. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run, Stage, Verdict};
@@ -35,18 +36,22 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
     all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
 }
 
-/// The conditions of a run that was refused before anything was asked.
-pub fn refused(generation: Option<i64>, verdict: &Verdict, before: &[Condition], now: Moment) -> Vec<Condition> {
-    let message = format!("{}. Nothing was suspended and nothing was cut.", verdict.message);
+/// The conditions of an attempt that was refused before anything was asked, and of which nothing may follow.
+pub fn refused(request: &Request, run: &Run, now: Moment) -> Vec<Condition> {
+    let Some(verdict) = &run.verdict else { return run.conditions.clone() };
+    let message = match run.next_attempt {
+        Some(at) => cooling_down(request, run, verdict, at),
+        None => format!("{}{}. Nothing was suspended and nothing was cut.", tries(request, run), verdict.message),
+    };
     let all = [
         claimed("Ready", "False", &verdict.reason, &message),
-        claimed("Reconciling", "False", &verdict.reason, "the run has ended"),
-        claimed("Stalled", "True", &verdict.reason, &message),
+        reconciling(run),
+        stalled(run),
         claimed("WritesSuspended", "False", "NotSuspended", "writes go on"),
         claimed("Consistent", "False", "NothingCut", "there are no replicas"),
         claimed("Blocked", "True", &verdict.reason, &message),
     ];
-    all.into_iter().map(|claimed| settle(claimed, generation, before, now)).collect()
+    all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
 }
 
 /// The conditions of a run that waits for its turn.
@@ -75,6 +80,9 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
     let ready = |status, reason: &str, message: String| claimed("Ready", status, reason, message);
     let members = run.members.len();
     let phase = run.phase();
+    if let (Some(at), Some(verdict)) = (run.next_attempt, &run.verdict) {
+        return ready("False", &verdict.reason, cooling_down(request, run, verdict, at));
+    }
     match (phase, &run.verdict, request.mode) {
         (Phase::Done, _, Mode::Replicate) => ready(
             "True",
@@ -89,7 +97,8 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
             ),
         ),
         (Phase::Aborted, Some(verdict), _) => {
-            ready("False", &verdict.reason, format!("{}. Nothing was cut and writes go on.", verdict.message))
+            let message = format!("{}{}. Nothing was cut and writes go on.", tries(request, run), verdict.message);
+            ready("False", &verdict.reason, message)
         }
         (Phase::Failed, Some(verdict), _) => ready(
             "False",
@@ -98,6 +107,25 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
         ),
         _ => ready("False", &format!("{phase:?}"), progress(run, observed)),
     }
+}
+
+/// Which attempt it was, where there may be more than one.
+fn tries(request: &Request, run: &Run) -> String {
+    match request.attempts() {
+        0 | 1 => String::new(),
+        all => format!("attempt {} of {all} was aborted: ", run.attempt),
+    }
+}
+
+/// What is said between two attempts.
+fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp) -> String {
+    // The time comes before the reason, whose text may be cut off.
+    format!(
+        "attempt {} of {} was aborted, the next one begins at {next:.0}: {}. Nothing was cut and writes go on.",
+        run.attempt,
+        request.attempts(),
+        verdict.message
+    )
 }
 
 /// What a run that has not ended waits for.
@@ -137,6 +165,9 @@ fn reconciling(run: &Run) -> Claimed {
     if run.phase().is_final() {
         return claimed("Reconciling", "False", format!("{:?}", run.phase()), "the run has ended");
     }
+    if let Some(at) = run.next_attempt {
+        return claimed("Reconciling", "True", "CoolingDown", format!("the next attempt begins at {at:.0}"));
+    }
     claimed("Reconciling", "True", format!("{:?}", run.phase()), "the run goes on by itself")
 }
 
@@ -160,7 +191,7 @@ fn writes_suspended(run: &Run) -> Claimed {
         return claimed("WritesSuspended", "False", "NotSuspended", "writes go on");
     };
     let claim = &member.claim.name;
-    if run.phase().is_final() {
+    if run.stage == Stage::Ended {
         let message = format!(
             "the agent of PersistentVolumeClaim {claim} has not said that it resumed; it resumes by itself at holdTimeout"
         );

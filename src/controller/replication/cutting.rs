@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::disturbances::pod_changed;
+use super::disturbances::another_pod;
 use super::plan::{Draft, Step};
 use super::state::{Member, Moment, Stage, Verdict};
 use crate::api::{DeletionPolicy, Mode, Phase, ReplicaStatus};
@@ -80,9 +80,7 @@ impl Draft<'_> {
     pub fn begin_release(&mut self) -> bool {
         self.run.stage = Stage::Releasing { since: self.now };
         self.release_all();
-        if self.run.members.iter().any(|member| member.pod.is_none()) {
-            self.steps.push(Step::RecheckPods);
-        }
+        self.steps.push(Step::RecheckPods);
         true
     }
 
@@ -91,8 +89,7 @@ impl Draft<'_> {
         if let Some(verdict) = self.run.members.iter().find_map(|member| self.broken(member, since)) {
             return self.abandon(verdict);
         }
-        let unmounted = self.run.members.iter().any(|member| member.pod.is_none());
-        if self.run.members.iter().any(Member::owes_release) || (unmounted && !self.observed.rechecked) {
+        if self.run.members.iter().any(Member::owes_release) || !self.observed.rechecked {
             return false;
         }
         self.run.proven = true;
@@ -111,14 +108,11 @@ impl Draft<'_> {
     fn broken(&self, member: &Member, since: Moment) -> Option<Verdict> {
         let claim = &member.claim.name;
         let broken = |message| Some(Verdict::new("HoldBroken", message));
+        if let Some(verdict) = another_pod(self, member).filter(|_| self.observed.rechecked) {
+            return Some(verdict);
+        }
         match (&member.pod, &member.released) {
-            (None, _) => {
-                if self.observed.rechecked {
-                    pod_changed(self, member)
-                } else {
-                    None
-                }
-            }
+            (None, _) => None,
             (Some(_), Some(released)) if released.unbroken => None,
             (Some(pod), Some(released)) => broken(format!(
                 "the agent of pod {} did not hold PersistentVolumeClaim {claim} until the release: {}",

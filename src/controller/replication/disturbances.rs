@@ -35,28 +35,32 @@ fn claim_gone(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
 }
 
 /// The pod that mounts a member must stay the only one, and a member that nobody mounted must stay so.
-pub(super) fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
+    let gone = member.pod.as_ref().filter(|own| !draft.observed.pods.contains_key(&own.uid)).map(|own| {
+        let message = format!(
+            "pod {}, which mounts PersistentVolumeClaim {}, was deleted, replaced or finished during the run",
+            own.name, member.claim.name
+        );
+        Verdict::new("PodChanged", message)
+    });
+    gone.or_else(|| another_pod(draft, member))
+}
+
+/// A pod that mounts the member and did not when the run began. Its writes are nobody's to hold.
+pub(super) fn another_pod(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let name = &member.claim.name;
-    let mut pods = draft.observed.mounting(name);
-    match &member.pod {
-        None => pods.next().map(|pod| {
-            let message = format!("pod {} began to mount PersistentVolumeClaim {name} during the run", pod.name);
-            Verdict::new("MountedMeanwhile", message)
-        }),
-        Some(own) => {
-            if !draft.observed.pods.contains_key(&own.uid) {
-                let message = format!(
-                    "pod {}, which mounts PersistentVolumeClaim {name}, was deleted, replaced or finished during the run",
-                    own.name
-                );
-                return Some(Verdict::new("PodChanged", message));
-            }
-            pods.find(|pod| pod.uid != own.uid).map(|pod| {
-                let message = format!("pod {} began to mount PersistentVolumeClaim {name} too", pod.name);
-                Verdict::new("MountedByMorePods", message)
-            })
-        }
-    }
+    let own = member.pod.as_ref().map(|own| own.uid.as_str());
+    let other = draft.observed.mounting(name).find(|pod| Some(pod.uid.as_str()) != own)?;
+    Some(match own {
+        None => Verdict::new(
+            "MountedMeanwhile",
+            format!("pod {} began to mount PersistentVolumeClaim {name} during the run", other.name),
+        ),
+        Some(_) => Verdict::new(
+            "MountedByMorePods",
+            format!("pod {} began to mount PersistentVolumeClaim {name} too", other.name),
+        ),
+    })
 }
 
 fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {

@@ -65,10 +65,17 @@ impl Draft<'_> {
         for member in &mut self.run.members {
             member.replica = None;
         }
-        self.finish(if void { Phase::Failed } else { Phase::Aborted })
+        if void {
+            return self.finish(Phase::Failed);
+        }
+        // Whoever deletes the object wants no other attempt.
+        if !self.observed.deleted {
+            self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
+        }
+        self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
     }
 
-    /// Ends the run.
+    /// Ends the attempt.
     pub fn finish(&mut self, phase: Phase) -> bool {
         self.run.stage = Stage::Ended;
         self.enter(phase);

@@ -16,7 +16,8 @@ use crate::text::printable;
 /// What Events have told of one replication.
 #[derive(Default)]
 pub struct Told {
-    phase: Option<Phase>,
+    /// Of which attempt.
+    phase: Option<(Phase, u32)>,
     /// By the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not become a stream of Events.
     blockers: BTreeMap<String, Vec<Blocker>>,
 }
@@ -31,8 +32,8 @@ impl Told {
 
     /// Takes note of a status, and gives what it shows for the first time.
     fn news(&mut self, status: &ReplicationStatus) -> (Option<Phase>, Vec<(ClaimReference, Blocker)>) {
-        let phase = status.phase.filter(|phase| self.phase != Some(*phase));
-        self.phase = status.phase;
+        let phase = status.phase.filter(|phase| self.phase != Some((*phase, status.attempt)));
+        self.phase = status.phase.map(|phase| (phase, status.attempt));
         let mut blockers = Vec::new();
         for member in &status.members {
             let claim = &member.persistent_volume_claim;

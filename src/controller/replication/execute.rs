@@ -70,6 +70,8 @@ pub struct Executor {
     pub namespace: String,
     /// UID of the replication.
     pub replication_uid: String,
+    /// The attempt.
+    pub attempt: u32,
     /// Where outcomes go.
     pub outcomes: mpsc::Sender<Outcome>,
 }
@@ -92,10 +94,10 @@ impl Executor {
                 }
             }
             Step::DeleteReplicas(names) => {
-                let (client, namespace, uid) =
-                    (self.client.clone(), self.namespace.clone(), self.replication_uid.clone());
+                let (client, namespace) = (self.client.clone(), self.namespace.clone());
+                let (uid, attempt) = (self.replication_uid.clone(), self.attempt);
                 self.spawn(async move {
-                    Outcome::Deleted { found: delete_replicas(&client, &namespace, &uid, &names).await }
+                    Outcome::Deleted { found: delete_replicas(&client, &namespace, &uid, attempt, &names).await }
                 });
             }
             Step::RecheckPods => {
@@ -135,14 +137,21 @@ async fn list_pods(client: &Client, namespace: &str) -> BTreeMap<String, PodFact
     }
 }
 
-/// Deletes the named snapshots and whatever else carries the replication's label, and says how many there were. Tries until
-/// it succeeds: a replica of a void cut must not stay.
-pub async fn delete_replicas(client: &Client, namespace: &str, replication_uid: &str, names: &[String]) -> usize {
+/// Deletes the named snapshots and whatever else carries the labels of the replication and of an attempt up to this one, and
+/// says how many there were. Tries until it succeeds: a replica of a void cut must not stay. Those of a later attempt are
+/// none of its business: a controller that was overtaken without noticing must not delete what its successor made.
+pub async fn delete_replicas(
+    client: &Client,
+    namespace: &str,
+    replication_uid: &str,
+    last_attempt: u32,
+    names: &[String],
+) -> usize {
     let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), namespace);
     let mut found = BTreeSet::new();
     let mut pauses = Pauses::new();
     loop {
-        match delete_once(&api, replication_uid, names, &mut found).await {
+        match delete_once(&api, replication_uid, last_attempt, names, &mut found).await {
             Ok(()) => return found.len(),
             Err(error) => pauses.after(error).await,
         }
@@ -152,6 +161,7 @@ pub async fn delete_replicas(client: &Client, namespace: &str, replication_uid: 
 async fn delete_once(
     api: &Api<VolumeSnapshot>,
     replication_uid: &str,
+    last_attempt: u32,
     names: &[String],
     found: &mut BTreeSet<String>,
 ) -> anyhow::Result<()> {
@@ -162,7 +172,8 @@ async fn delete_once(
         Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let listed = listed.iter().map(ResourceExt::name_any);
+    let void = listed.iter().filter(|one| attempt_of(*one).is_some_and(|attempt| attempt <= last_attempt));
+    let listed = void.map(ResourceExt::name_any);
     for name in names.iter().cloned().chain(listed).collect::<BTreeSet<_>>() {
         match tokio::time::timeout(API_TIMEOUT, api.delete(&name, &DeleteParams::default())).await? {
             Ok(_) => {
@@ -173,6 +184,11 @@ async fn delete_once(
         }
     }
     Ok(())
+}
+
+/// The attempt that a replica belongs to, by its label; `None` of what no attempt has made.
+pub fn attempt_of(replica: &impl ResourceExt) -> Option<u32> {
+    replica.labels().get(labels::ATTEMPT)?.parse().ok()
 }
 
 /// Puts the finalizer on, or takes it off; gives the object as it is then, `None` when it is gone.
@@ -230,5 +246,50 @@ impl Pauses {
         tracing::warn!(error = format!("{error:#}"), pause = ?self.next, "a request failed and is tried again");
         tokio::time::sleep(self.next).await;
         self.next = (self.next * 2).min(API_RETRY_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use axum::Router;
+    use axum::extract::Request;
+    use axum::http::Method;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn replicas_of_a_later_attempt_are_left_alone() {
+        let (delete, mut deleted) = mpsc::unbounded_channel();
+        let server = Router::new().fallback(move |request: Request| {
+            let delete = delete.clone();
+            async move {
+                let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                if request.method() == Method::DELETE {
+                    delete.send(name).unwrap();
+                    return json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
+                }
+                let snapshot = |name: &str, labels| json!({"metadata": {"name": name, "labels": labels}});
+                let items = [
+                    snapshot("first", json!({labels::ATTEMPT: "1"})),
+                    snapshot("second", json!({labels::ATTEMPT: "2"})),
+                    snapshot("third", json!({labels::ATTEMPT: "3"})),
+                    snapshot("foreign", json!({})),
+                ];
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items})
+                    .to_string()
+            }
+        });
+        let client = Client::new(server, "shop");
+        let names = ["named".to_owned()];
+        assert_eq!(delete_replicas(&client, "shop", "uid", 2, &names).await, 3);
+        deleted.close();
+        let mut all = Vec::new();
+        while let Some(name) = deleted.recv().await {
+            all.push(name);
+        }
+        assert_eq!(all, ["first", "named", "second"]);
     }
 }

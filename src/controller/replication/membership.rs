@@ -100,6 +100,7 @@ pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'
 pub fn resolve(
     spec: &ConsistencyGroupReplicationSpec,
     request: &Request,
+    attempt: u32,
     ceiling: Duration,
     candidates: &Candidates,
 ) -> Result<Vec<Member>, Refusal> {
@@ -112,7 +113,7 @@ pub fn resolve(
     });
     let found = selection.claims.into_iter().map(|claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-        (reference, resolve_member(spec, request, candidates, claim))
+        (reference, resolve_member(spec, request, attempt, candidates, claim))
     });
     let mut refusals = Vec::new();
     let members = missing.chain(found).map(|(claim, resolved)| {
@@ -165,6 +166,7 @@ fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdic
 fn resolve_member(
     spec: &ConsistencyGroupReplicationSpec,
     request: &Request,
+    attempt: u32,
     candidates: &Candidates,
     claim: &Claim,
 ) -> Result<Member, Verdict> {
@@ -173,7 +175,7 @@ fn resolve_member(
     check_filesystem(claim)?;
     check_not_taken(candidates, claim)?;
     let pod = find_pod(candidates, claim)?;
-    let name = snapshot_name(&request.name, &request.uid, 1, &claim.name, &claim.uid);
+    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
     let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
     let mut member = Member::new(reference, name, pod);
     member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();

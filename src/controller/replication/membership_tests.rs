@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::super::facts::AgentMount;
+use super::super::fixtures::request;
 use super::*;
 use crate::api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
 
@@ -59,19 +60,9 @@ fn group() -> Group {
             suspension: Suspension::default(),
             replication: Some(Replication::default()),
             deletion_policy: DeletionPolicy::Delete,
+            retry: None,
         },
-        request: Request {
-            name: "nightly".into(),
-            namespace: "shop".into(),
-            uid: "uid".into(),
-            generation: Some(1),
-            mode: Mode::Replicate,
-            prepare_timeout: Duration::from_secs(30),
-            hold_timeout: Duration::from_secs(10),
-            deletion_policy: DeletionPolicy::Delete,
-            owner: None,
-            epoch: 1,
-        },
+        request: request(),
         candidates: Candidates {
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
@@ -84,7 +75,7 @@ fn group() -> Group {
 
 fn resolved(group: &Group) -> Result<Vec<Member>, String> {
     let ceiling = Duration::from_secs(30);
-    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
+    resolve(&group.spec, &group.request, 1, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
         assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
         verdict.reason
     })
@@ -140,7 +131,7 @@ fn every_member_that_is_refused_says_why() {
     group.spec.source = names(&["a", "b", "c", "gone"]);
     group.candidates.claims[0].block = true;
     group.candidates.claims[1].volume = None;
-    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!(refusal.verdict.reason, "ClaimNotFound");
     assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
     let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
@@ -161,7 +152,7 @@ fn every_member_that_is_refused_says_why() {
 fn what_concerns_the_whole_group_is_no_members_blocker() {
     let mut group = group();
     group.candidates.classes = None;
-    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
 }
 
@@ -193,4 +184,48 @@ fn selectors_are_understood_whole() {
     assert_eq!(chosen(&expression("tier", "Exists", &[])), ["b"]);
     assert_eq!(chosen(&expression("tier", "DoesNotExist", &[])), ["a"]);
     assert_eq!(chosen(&expression("tier", "NotIn", &["cache"])), ["a"]);
+}
+
+proptest::proptest! {
+    /// Whatever a selector says: it is refused with a sentence, or selects what it says; one that says nothing selects nothing.
+    #[test]
+    fn no_selector_panics_and_none_takes_every_claim_by_itself(
+        keys in proptest::collection::vec(("app|tier|.{0,70}", "In|NotIn|Exists|DoesNotExist|.{0,8}", proptest::collection::vec("shop|cache|.{0,70}", 0..3)), 0..4),
+        labels in proptest::collection::btree_map("app|tier|.{0,70}", "shop|cache|.{0,70}", 0..3),
+    ) {
+        let said = !keys.is_empty() || !labels.is_empty();
+        let requirements = keys.into_iter().map(|(key, operator, values)| LabelSelectorRequirement {
+            key,
+            operator,
+            values: Some(values),
+        });
+        let wanted = labels.clone();
+        let selector =
+            LabelSelector { match_expressions: Some(requirements.collect()), match_labels: Some(labels) };
+        let claims = [claim("a"), claim("b")];
+        let source = Source { selector: Some(selector), persistent_volume_claim_names: None };
+        match select(&source, &claims) {
+            Ok(selection) => {
+                proptest::prop_assert!(said && selection.missing.is_empty());
+                for claim in selection.claims {
+                    proptest::prop_assert!(wanted.iter().all(|(key, value)| claim.labels.get(key) == Some(value)));
+                }
+            }
+            Err(verdict) => proptest::prop_assert!(!verdict.message.is_empty()),
+        }
+    }
+
+    /// What is asked for as text is a spec or is refused; its times are what the text says.
+    #[test]
+    fn no_spec_panics(prepare in "-?[0-9]{1,22}(ns|us|ms|s|m|h)|.{0,12}", hold in "[0-9]{1,3}(ms|s)") {
+        let spec = serde_json::json!({
+            "source": {},
+            "suspension": {"prepareTimeout": prepare, "holdTimeout": hold},
+        });
+        if let Ok(spec) = serde_json::from_value::<ConsistencyGroupReplicationSpec>(spec) {
+            let written = serde_json::to_value(&spec).unwrap();
+            let read: ConsistencyGroupReplicationSpec = serde_json::from_value(written).unwrap();
+            proptest::prop_assert_eq!(read.suspension.hold_timeout, spec.suspension.hold_timeout);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`observe`] reads Kubernetes and hears agents, [`plan`] decides without IO and without a clock, [`execute`] is the only
 //! place that acts, [`status`] writes what users see. [`runs`] turns the wheel for one replication, [`supervise`]
-//! starts the runs, [`late`] removes what turns up after its attempt was voided.
+//! starts the runs, as many as [`places`] has room for, [`late`] removes what turns up after its attempt was voided.
 
 pub mod answers;
 mod checking;
@@ -13,10 +13,13 @@ mod ending;
 mod events;
 mod execute;
 pub mod facts;
+#[cfg(test)]
+mod fixtures;
 mod late;
 mod membership;
 mod observe;
 pub mod observed;
+mod places;
 pub mod plan;
 mod report;
 pub mod resume;
@@ -31,6 +34,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::leadership::Tenure;
 use super::sessions::Sessions;
 
 /// What the controller's operator configures.
@@ -38,7 +42,7 @@ use super::sessions::Sessions;
 pub struct Config {
     /// The longest `holdTimeout` that a replication may ask for.
     pub hold_ceiling: Duration,
-    /// Replications that run at the same time; others wait in `Pending`.
+    /// Replications that need their agents at the same time; others wait in `Pending`.
     pub max_runs: usize,
     /// Rises with every new leader among the controllers. Agents refuse commands of an older one.
     pub epoch: u64,
@@ -48,13 +52,15 @@ pub struct Config {
 
 /// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has given writes back.
 /// What fails is tried again.
-pub async fn run(client: Client, sessions: Sessions, config: Config, shutdown: CancellationToken) {
+pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Tenure, shutdown: CancellationToken) {
     let (endings, voided) = late::Endings::new();
     let sweeper = tokio::spawn(late::sweep(client.clone(), endings.clone(), voided));
     let context = runs::Context {
         events: events::Events::start(client.clone(), config.instance.clone()),
         client,
         sessions,
+        tenure,
+        places: places::Places::new(config.max_runs),
         config: Arc::new(config),
         taken: runs::Taken::default(),
         started: Instant::now(),

@@ -272,7 +272,7 @@ mod tests {
         // What kube-apiserver says of a group that nobody serves: not a Status object.
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
         assert_eq!(classes(&client).await.unwrap(), None);
-        assert_eq!(delete_replicas(&client, "shop", "uid", &[]).await, 0);
+        assert_eq!(delete_replicas(&client, "shop", "uid", 1, &[]).await, 0);
     }
 
     #[tokio::test]

@@ -92,7 +92,7 @@ pub struct Observed {
     pub open_creations: usize,
     /// How many replicas were found and deleted; `None` until the deletion is complete.
     pub deleted_replicas: Option<usize>,
-    /// Pods were listed anew after the release, for the members that nobody mounts.
+    /// Pods were listed anew after the release.
     pub rechecked: bool,
 }
 

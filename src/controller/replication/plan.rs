@@ -7,7 +7,8 @@
 //! Recording → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
 //!                 ▲            │        (Check: Suspending → Releasing → Ended)
 //!                 └─ Pausing ◀─┘
-//! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for)
+//! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
+//!                                   attempt follows)
 //! ```
 
 use std::time::Duration;
@@ -15,10 +16,10 @@ use std::time::Duration;
 use super::answers;
 use super::observed::{AnswerContent, Observed};
 use super::report;
-use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage};
+use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
 use crate::api::snapshot::VolumeSnapshot;
-use crate::api::{MemberState, Method, Phase, PhaseEntry, ReplicationStatus};
-use crate::limits::{MAX_PHASES, READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::api::{MemberState, Method, Phase, ReplicationStatus};
+use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
 use crate::wire::ControllerMessage;
 
 /// Something to do.
@@ -37,9 +38,9 @@ pub enum Step {
     },
     /// Create these snapshots, all at once.
     Cut(Vec<VolumeSnapshot>),
-    /// Delete every replica of this replication: these names, and whatever else carries its label.
+    /// Delete every replica of this attempt and of those before it: these names, and whatever else carries their labels.
     DeleteReplicas(Vec<String>),
-    /// List the pods anew: a member that nobody mounted must not have been mounted meanwhile.
+    /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
     RecheckPods,
 }
 
@@ -97,9 +98,10 @@ impl Draft<'_> {
         }
     }
 
-    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing.
+    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing. Once the cut is proven,
+    /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
     fn absorb_answers(&mut self) {
-        if self.run.stage == Stage::Ended {
+        if !self.run.stage.needs_agents() {
             return;
         }
         for member in &mut self.run.members {
@@ -112,10 +114,10 @@ impl Draft<'_> {
     /// Begins a phase, and shows it: a status of its own, however short the phase is.
     pub fn enter(&mut self, phase: Phase) {
         let phases = &mut self.run.phases;
-        if phases.last().map(|entry| entry.phase) == Some(phase) || phases.len() >= MAX_PHASES {
+        if phases.last().map(|entry| entry.phase) == Some(phase) {
             return;
         }
-        phases.push(PhaseEntry { phase, started_at: self.now.micro_time() });
+        note_phase(phases, phase, self.now);
         self.show();
     }
 

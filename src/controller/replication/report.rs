@@ -1,5 +1,7 @@
 //! The status that users see, rendered from the run. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
 use super::conditions;
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run};
@@ -14,6 +16,8 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         phase: Some(run.phase()),
         phases: run.phases.clone(),
         attempt: run.attempt,
+        next_attempt_at: run.next_attempt.map(MicroTime),
+        leader_epoch: request.epoch,
         observed_generation: request.generation,
         ready_to_use: replicated && run.phase() == Phase::Done,
         creation_time: run.cut_confirmed.filter(|_| replicated).map(|at| at.micro_time()),
@@ -23,6 +27,15 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         ready_members: (!run.members.is_empty()).then(|| format!("{ready}/{}", run.members.len())),
         members: members(run),
         conditions: conditions::render(request, run, observed, now),
+    }
+}
+
+/// Renders the status of an attempt that cannot begin ([`Run::refused`]).
+pub fn render_refused(request: &Request, run: &Run, now: Moment) -> ReplicationStatus {
+    ReplicationStatus {
+        ready_members: None,
+        conditions: conditions::refused(request, run, now),
+        ..render(request, run, &Observed::default(), now)
     }
 }
 
@@ -56,7 +69,7 @@ fn members(run: &Run) -> Vec<MemberStatus> {
 }
 
 /// Renders one member.
-pub fn member_status(member: &Member) -> MemberStatus {
+fn member_status(member: &Member) -> MemberStatus {
     MemberStatus {
         persistent_volume_claim: member.claim.clone(),
         volume: member.volume.clone(),

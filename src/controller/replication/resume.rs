@@ -10,6 +10,11 @@ use super::state::{CleanUp, Command, Member, MemberPod, Moment, Request, Run, St
 use crate::api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
 use crate::replica::csi::snapshot_name;
 
+/// Whether a stored status declares an attempt that was begun and has not ended.
+pub fn is_under_way(status: &ReplicationStatus) -> bool {
+    status.attempt > 0 && status.phase.is_some_and(|phase| phase != Phase::Pending && !phase.is_final())
+}
+
 /// The run that a stored status declares.
 ///
 /// A hold that was not proven cannot be any more: the order of messages was lost with the controller that saw it. Then
@@ -33,7 +38,7 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
     run.verdict = Some(Verdict::new(
         "ControllerRestarted",
-        "the controller was restarted before the hold was proven, so the attempt is void; create another ConsistencyGroupReplication",
+        "the leading controller changed before the hold was proven, so the attempt is void",
     ));
     // Phases are written behind the hold: snapshots may exist though the stored phase does not say so yet.
     let clean_up = if request.mode == Mode::Replicate { CleanUp::Needed } else { CleanUp::NotNeeded };

@@ -4,26 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::answers;
-use super::conditions;
 use super::events::Events;
 use super::execute::{Executor, Outcome, delete_replicas, set_finalizer};
 use super::membership::{self, Candidates, Refusal};
 use super::observe::{self, Watches, within};
 use super::observed::Observed;
+use super::places::{Place, Places};
 use super::plan::plan;
 use super::report;
-use super::resume::resume;
+use super::resume::{is_under_way, resume};
 use super::state::{Member, Moment, Request, Run, Stage, Verdict};
-use super::status::StatusWriter;
-use crate::api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase, PhaseEntry, ReplicationStatus};
+use super::status::{Lost, StatusWriter};
+use crate::api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase};
+use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
 use crate::limits::{API_TIMEOUT, RUN_QUEUE};
 use crate::replica::csi::snapshot_name;
@@ -37,6 +39,10 @@ pub struct Context {
     pub sessions: Sessions,
     /// The configuration.
     pub config: Arc<Config>,
+    /// Whether this controller leads.
+    pub tenure: Tenure,
+    /// Places for what is done at the same time.
+    pub places: Places,
     /// Kubernetes Events.
     pub events: Events,
     /// Claims that a run works on.
@@ -92,23 +98,73 @@ impl Drop for Claimed {
 /// The newest state of the object of a run; `None`: it is gone.
 pub type ObjectWatch = watch::Receiver<Option<Arc<ConsistencyGroupReplication>>>;
 
-/// Runs one replication to its end, or deals with the deletion of one that has ended.
+/// Runs one attempt of a replication to its end, or deals with the deletion of one that has ended. Says after which time to
+/// call it again, if another attempt follows.
 ///
 /// # Errors
-/// When the API server could not be read before anything was asked of an agent. It is safe to call it again: what the status
-/// declares is taken up again.
-pub async fn replicate(context: &Context, updates: ObjectWatch) -> anyhow::Result<()> {
-    let Some(object) = read_again(context, &updates).await? else { return Ok(()) };
-    let ended = object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final);
-    if !ended {
-        run_to_end(context, &object, updates.clone()).await?;
+/// When the API server could not be read before anything was asked of an agent, or somebody changed the status. It is safe to
+/// call it again: what the status declares is taken up again.
+pub async fn replicate(context: &Context, updates: ObjectWatch, place: Place) -> anyhow::Result<Option<Duration>> {
+    let Some(mut object) = read_again(context, &updates).await? else { return Ok(None) };
+    if !has_ended(&object) {
+        if let Some(left) = cool_down(&object, context.now()) {
+            return Ok(Some(left));
+        }
+        let Some(claimed) = claim(context, object).await? else { return Ok(None) };
+        match run_to_end(context, &claimed, updates.clone(), place).await? {
+            None => {}
+            Some(Lost::Changed) => bail!("somebody else changed the status of this run"),
+            // Quietly: the object is the newer leader's.
+            Some(Lost::Overtaken) => return Ok(None),
+        }
+        let Some(stored) = read_again(context, &updates).await? else { return Ok(None) };
+        object = stored;
     }
-    if updates.borrow().as_ref().is_some_and(|newest| newest.metadata.deletion_timestamp.is_some())
-        && let Some(object) = read_again(context, &updates).await?
-    {
+    if object.metadata.deletion_timestamp.is_some() {
         say_goodbye(context, &object).await?;
     }
-    Ok(())
+    Ok(cool_down(&object, context.now()))
+}
+
+/// How long it is until the next attempt may begin. A stored time is believed no further than the pause that was asked for:
+/// the clock that it was taken from may be another one. `None`: it may begin, or none follows.
+fn cool_down(object: &ConsistencyGroupReplication, now: Moment) -> Option<Duration> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let next = object.status.as_ref()?.next_attempt_at.as_ref()?;
+    let left = Duration::try_from(next.0.duration_since(now.wall)).ok()?;
+    Some(left.min(object.spec.retry.unwrap_or_default().pause())).filter(|left| !left.is_zero())
+}
+
+pub(super) fn has_ended(object: &ConsistencyGroupReplication) -> bool {
+    object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final)
+}
+
+/// Stores this leader's epoch in a status that an earlier leader wrote, before anything is done about what it says: from then
+/// on the earlier leader, should it still be there, can store nothing, and what it has stored before is known here. `None`
+/// when a newer leader was there first.
+///
+/// A replication without a status needs no claim: the first status of its run is one.
+async fn claim(
+    context: &Context,
+    mut object: ConsistencyGroupReplication,
+) -> anyhow::Result<Option<ConsistencyGroupReplication>> {
+    let epoch = context.config.epoch;
+    let Some(status) = object.status.as_mut().filter(|status| status.leader_epoch != epoch) else {
+        return Ok(Some(object));
+    };
+    if status.leader_epoch > epoch {
+        tracing::warn!(name = object.name_any(), "a newer leader works on this replication");
+        return Ok(None);
+    }
+    status.leader_epoch = epoch;
+    let api: Api<ConsistencyGroupReplication> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let (name, params) = (object.name_any(), PostParams::default());
+    // A conflict is an error here: what was stored meanwhile is read the next time.
+    let claimed = within(API_TIMEOUT, api.replace_subresource("status", &name, &params, &object)).await;
+    claimed.map(Some).context("the status of an earlier leader could not be taken over")
 }
 
 /// The object as it is stored now, `None` when it is gone. A watch may lag behind, and an old status would be taken for an
@@ -131,6 +187,7 @@ fn request(context: &Context, object: &ConsistencyGroupReplication) -> Request {
         prepare_timeout: suspension.prepare_timeout.into(),
         hold_timeout: suspension.hold_timeout.into(),
         deletion_policy: object.spec.deletion_policy,
+        retry: object.spec.retry,
         owner: object.owner_ref(&()),
         epoch: context.config.epoch,
     }
@@ -140,15 +197,16 @@ async fn run_to_end(
     context: &Context,
     object: &ConsistencyGroupReplication,
     updates: ObjectWatch,
-) -> anyhow::Result<()> {
+    place: Place,
+) -> anyhow::Result<Option<Lost>> {
     let request = request(context, object);
     let mut observed = Observed::default();
     let mut watches = Watches::start(&context.client, &request.namespace);
     watches.synchronise(&mut observed).await?;
-    let declared = object.status.as_ref().filter(|status| status.attempt > 0);
+    let declared = object.status.as_ref().filter(|status| is_under_way(status));
     let (run, claimed) = match declared {
         Some(status) => (resume(&request, status, &observed.pods, context.now()), None),
-        None if object.metadata.deletion_timestamp.is_some() => return Ok(()),
+        None if object.metadata.deletion_timestamp.is_some() => return end_deleted(context, object, &request).await,
         None => match resolve(context, object, &request, &observed).await? {
             Ok((members, claimed)) => {
                 let before = object.status.clone().unwrap_or_default();
@@ -157,7 +215,7 @@ async fn run_to_end(
             Err(refusal) => return refuse(context, object, &request, refusal).await,
         },
     };
-    let Some(object) = guard(context, object).await? else { return Ok(()) };
+    let Some(object) = guard(context, object).await? else { return Ok(None) };
     if request.mode == Mode::Replicate && observe::classes(&context.client).await?.is_some() {
         watches.watch_replicas(&request.uid);
         watches.synchronise(&mut observed).await?;
@@ -168,6 +226,7 @@ async fn run_to_end(
         sessions: context.sessions.clone(),
         namespace: request.namespace.clone(),
         replication_uid: request.uid.clone(),
+        attempt: run.attempt,
         outcomes: outcomes_in,
     };
     let pods = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
@@ -186,10 +245,11 @@ async fn run_to_end(
         updates,
         writer,
         claimed,
+        place,
         stopping: false,
+        lost: false,
     };
-    wheel.turn().await;
-    Ok(())
+    Ok(wheel.turn().await)
 }
 
 /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended. An object
@@ -229,7 +289,8 @@ async fn resolve(
         pods: observed.pods.values().cloned().collect(),
         claims,
     };
-    let members = membership::resolve(&object.spec, request, context.config.hold_ceiling, &candidates);
+    let attempt = object.status.as_ref().map_or(0, |status| status.attempt).saturating_add(1);
+    let members = membership::resolve(&object.spec, request, attempt, context.config.hold_ceiling, &candidates);
     Ok(members.and_then(|members| match claimed {
         Some(claimed) => Ok((members, claimed)),
         None => {
@@ -238,30 +299,33 @@ async fn resolve(
     }))
 }
 
-/// Ends a run that cannot begin. Nothing was asked of anybody.
+/// Ends an attempt that cannot begin. Nothing was asked of anybody.
 async fn refuse(
     context: &Context,
     object: &ConsistencyGroupReplication,
     request: &Request,
     Refusal { verdict, members }: Refusal,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Lost>> {
     tracing::info!(namespace = request.namespace, name = request.name, reason = verdict.reason, "refused");
     let now = context.now();
-    let before = object.status.clone().unwrap_or_default();
-    let mut phases = before.phases;
-    phases.push(PhaseEntry { phase: Phase::Aborted, started_at: now.micro_time() });
-    let status = ReplicationStatus {
-        phase: Some(Phase::Aborted),
-        phases,
-        observed_generation: request.generation,
-        members: members.iter().map(report::member_status).collect(),
-        conditions: conditions::refused(request.generation, &verdict, &before.conditions, now),
-        ..ReplicationStatus::default()
-    };
+    let run = Run::refused(request, members, verdict, object.status.clone().unwrap_or_default(), now);
     let writer = StatusWriter::start(context.client.clone(), context.events.clone(), object.clone());
-    writer.push(status);
-    writer.finish().await;
-    Ok(())
+    writer.push(report::render_refused(request, &run, now));
+    Ok(writer.finish().await)
+}
+
+/// Ends a run whose object is being deleted while it waits: for its turn, or for its next attempt.
+async fn end_deleted(
+    context: &Context,
+    object: &ConsistencyGroupReplication,
+    request: &Request,
+) -> anyhow::Result<Option<Lost>> {
+    if object.status.is_none() {
+        return Ok(None);
+    }
+    let verdict = Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done");
+    let last = Request { retry: None, ..request.clone() };
+    refuse(context, object, &last, verdict.into()).await
 }
 
 /// Deals with the replicas of a run that has ended and whose object is being deleted, and lets it go. A replica that is gone
@@ -276,7 +340,7 @@ async fn say_goodbye(context: &Context, object: &ConsistencyGroupReplication) ->
             snapshot_name(&request.name, &request.uid, status.attempt, &claim.name, &claim.uid)
         });
         let names: Vec<String> = names.collect();
-        delete_replicas(&context.client, &request.namespace, &request.uid, &names).await;
+        delete_replicas(&context.client, &request.namespace, &request.uid, status.attempt, &names).await;
     }
     set_finalizer(&context.client, object, false).await.context("the finalizer could not be removed")?;
     Ok(())
@@ -297,17 +361,22 @@ struct Wheel<'a> {
     writer: StatusWriter,
     /// Keeps other runs away from the members; given back when no agent is needed any more, long before an upload ends.
     claimed: Option<Claimed>,
+    /// Keeps the number of runs within its limit; given back as early.
+    place: Place,
     /// The controller's shutdown has been noticed.
     stopping: bool,
+    /// The status was found to be somebody else's.
+    lost: bool,
 }
 
 impl Wheel<'_> {
-    async fn turn(mut self) {
+    async fn turn(mut self) -> Option<Lost> {
         self.note_deletion();
         loop {
             let wake_at = self.plan_and_execute();
             if !self.run.stage.needs_agents() {
                 self.claimed = None;
+                self.context.places.move_aside(&mut self.place);
             }
             if self.run.stage == Stage::Ended {
                 break;
@@ -317,13 +386,20 @@ impl Wheel<'_> {
                 break;
             }
             self.wait(wake_at).await;
+            if self.lost {
+                // Nothing more is done: whoever was asked is released by whoever works on the object now.
+                break;
+            }
         }
-        self.writer.finish().await;
+        self.writer.finish().await
     }
 
     /// Plans until no command of a plan fails: a command that cannot be sent is news for the planner.
     fn plan_and_execute(&mut self) -> Option<Duration> {
         loop {
+            if !self.context.tenure.is_certain() {
+                self.observed.cut_off = Some("the controller cannot be sure that it still leads".to_owned());
+            }
             let plan = plan(&self.request, &self.run, &self.observed, self.context.now());
             if plan.run.stage != self.run.stage {
                 tracing::info!(
@@ -362,6 +438,7 @@ impl Wheel<'_> {
             event = next_event(&mut self.agents) => self.hear(event),
             Some(outcome) = self.outcomes.recv() => outcome.apply(&mut self.observed),
             () = self.writer.recorded(), if !self.observed.recorded => self.observed.recorded = true,
+            _ = self.writer.lost() => self.lost = true,
             Ok(()) = self.updates.changed() => self.note_deletion(),
             () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
             () = self.context.shutdown.cancelled(), if !self.stopping => {
@@ -410,3 +487,7 @@ async fn next_event(agents: &mut Option<Attachment>) -> Option<AgentEvent> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "runs_tests.rs"]
+mod tests;

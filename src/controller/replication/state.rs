@@ -8,9 +8,9 @@ use k8s_openapi::jiff::Timestamp;
 use super::facts::RunningContainer;
 use crate::api::{
     Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
-    ReplicationStatus,
+    ReplicationStatus, Retry,
 };
-use crate::limits::MAX_MESSAGE_CHARS;
+use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
 use crate::text::printable;
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -53,10 +53,25 @@ pub struct Request {
     pub hold_timeout: Duration,
     /// What becomes of the replicas when the object goes.
     pub deletion_policy: DeletionPolicy,
+    /// Whether an attempt that was aborted is followed by another one.
+    pub retry: Option<Retry>,
     /// The replication as the owner of its replicas.
     pub owner: Option<OwnerReference>,
     /// Rises with every new leader among the controllers.
     pub epoch: u64,
+}
+
+impl Request {
+    /// How many attempts there may be.
+    pub fn attempts(&self) -> u32 {
+        self.retry.map_or(1, |retry| retry.attempts())
+    }
+
+    /// When the attempt after this one, which was aborted now, begins; `None`: there is none.
+    pub fn next_attempt(&self, attempt: u32, now: Moment) -> Option<Timestamp> {
+        let retry = self.retry.filter(|retry| attempt < retry.attempts())?;
+        now.wall.checked_add(retry.pause()).ok()
+    }
 }
 
 /// The pod that mounts a member, and how its agent reaches it.
@@ -252,7 +267,7 @@ pub enum Stage {
         /// Whether replicas are to be removed.
         clean_up: CleanUp,
     },
-    /// The run is over.
+    /// The attempt is over. The run is too, unless [`Run::next_attempt`] says when the next one begins.
     Ended,
 }
 
@@ -307,17 +322,20 @@ pub struct Run {
     pub replica_trouble: Option<String>,
     /// Why it ends as it does, when it does not end well.
     pub verdict: Option<Verdict>,
+    /// When another attempt begins after this one, which was aborted.
+    pub next_attempt: Option<Timestamp>,
     /// The conditions as last rendered, for the times of their transitions.
     pub conditions: Vec<Condition>,
 }
 
 impl Run {
-    /// A run whose members are resolved and of whom nothing was asked. `before` is the status of the time when it waited.
+    /// An attempt whose members are resolved and of whom nothing was asked. `before` is the status of the time when it
+    /// waited: for its first turn, or after the attempt before this one.
     pub fn new(members: Vec<Member>, before: ReplicationStatus, now: Moment) -> Self {
         let mut phases = before.phases;
-        phases.push(PhaseEntry { phase: Phase::Checking, started_at: now.micro_time() });
+        note_phase(&mut phases, Phase::Checking, now);
         Self {
-            attempt: 1,
+            attempt: before.attempt.saturating_add(1),
             round: 1,
             prepare_deadline: None,
             stage: Stage::Recording,
@@ -330,8 +348,27 @@ impl Run {
             proven: false,
             replica_trouble: None,
             verdict: None,
+            next_attempt: None,
             conditions: before.conditions,
         }
+    }
+
+    /// An attempt that cannot begin. Nothing was asked of anybody.
+    pub fn refused(
+        request: &Request,
+        members: Vec<Member>,
+        verdict: Verdict,
+        before: ReplicationStatus,
+        now: Moment,
+    ) -> Self {
+        let phases = before.phases.clone();
+        let mut run = Self { phases, stage: Stage::Ended, verdict: Some(verdict), ..Self::new(members, before, now) };
+        run.next_attempt = request.next_attempt(run.attempt, now);
+        let phase = if run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted };
+        if run.phases.last().map(|entry| entry.phase) != Some(phase) {
+            note_phase(&mut run.phases, phase, now);
+        }
+        run
     }
 
     /// The phase that users see.
@@ -343,4 +380,12 @@ impl Run {
     pub fn replicas_requested(&self) -> bool {
         self.cut_requested.is_some()
     }
+}
+
+/// Puts a phase that begins now behind those before it. Of more than [`MAX_PHASES`] the oldest goes.
+pub fn note_phase(phases: &mut Vec<PhaseEntry>, phase: Phase, now: Moment) {
+    if phases.len() >= MAX_PHASES {
+        phases.remove(0);
+    }
+    phases.push(PhaseEntry { phase, started_at: now.micro_time() });
 }

@@ -1,7 +1,8 @@
 //! Writes statuses, in order, from one task per run. A queue between planner and writer never holds up a hold.
 //!
-//! A status is replaced whole, with the resource version that was read (an update, not server-side apply): whoever wrote in
-//! between is noticed, so that a controller that has lost its leadership cannot write over what its successor reported.
+//! A status is replaced whole, with the resource version that was read (an update, not server-side apply), and carries the
+//! epoch of the leader that wrote it. Whoever wrote in between is noticed: a controller that has lost its leadership finds a
+//! higher epoch than its own, and writes no more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,17 +89,37 @@ impl Queue {
 /// The writer of one run's status.
 pub struct StatusWriter {
     queue: Arc<Queue>,
-    written: watch::Receiver<Option<Phase>>,
+    progress: watch::Receiver<Progress>,
     task: JoinHandle<()>,
+}
+
+/// How far a writer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing is stored yet.
+    Begun,
+    /// A status is stored.
+    Stored,
+    /// The status is not this writer's any more.
+    Lost(Lost),
+}
+
+/// Why a run must not write its status any more, and so must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A newer leader works on the object.
+    Overtaken,
+    /// Somebody else changed the status; what is stored is to be read anew.
+    Changed,
 }
 
 impl StatusWriter {
     /// Starts the task that writes the status of `object`.
     pub fn start(client: Client, events: Events, object: ConsistencyGroupReplication) -> Self {
         let queue = Arc::new(Queue::default());
-        let (tell, written) = watch::channel(None);
+        let (tell, progress) = watch::channel(Progress::Begun);
         let task = tokio::spawn(write_all(client, events, object, Arc::clone(&queue), tell));
-        Self { queue, written, task }
+        Self { queue, progress, task }
     }
 
     /// Queues a status. Never waits.
@@ -107,19 +128,33 @@ impl StatusWriter {
     }
 
     /// Waits until any status is stored. Safe to cancel.
-    pub async fn recorded(&mut self) {
-        if self.written.wait_for(Option::is_some).await.is_err() {
+    pub async fn recorded(&self) {
+        if self.progress.clone().wait_for(|progress| *progress == Progress::Stored).await.is_err() {
             // The writer stopped because the object is gone or ended; the watch of the object will say so.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Writes what still waits and ends.
-    pub async fn finish(self) {
+    /// Waits until the status is found to be somebody else's. Safe to cancel.
+    pub async fn lost(&self) -> Lost {
+        let mut progress = self.progress.clone();
+        let found = progress.wait_for(|progress| matches!(progress, Progress::Lost(_))).await.map(|found| *found);
+        match found {
+            Ok(Progress::Lost(lost)) => lost,
+            Ok(Progress::Begun | Progress::Stored) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Writes what still waits and ends; says whether the status was found to be somebody else's.
+    pub async fn finish(self) -> Option<Lost> {
         self.queue.lock().closed = true;
         self.queue.changed.notify_one();
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the status writer ended early");
+        }
+        match *self.progress.borrow() {
+            Progress::Lost(lost) => Some(lost),
+            Progress::Begun | Progress::Stored => None,
         }
     }
 }
@@ -129,7 +164,7 @@ async fn write_all(
     events: Events,
     mut object: ConsistencyGroupReplication,
     queue: Arc<Queue>,
-    tell: watch::Sender<Option<Phase>>,
+    tell: watch::Sender<Progress>,
 ) {
     let reference = object.object_ref(&());
     let mut told = object.status.as_ref().map(Told::by).unwrap_or_default();
@@ -143,11 +178,17 @@ async fn write_all(
                 continue;
             }
         }
-        let Some(stored) = write(&client, object, status, &queue).await else { return };
-        object = stored;
+        object = match write(&client, object, status, &queue).await {
+            Ok(stored) => stored,
+            Err(Unwritable::Gone) => return,
+            Err(Unwritable::Lost(lost)) => {
+                tell.send_replace(Progress::Lost(lost));
+                return;
+            }
+        };
         let phase = object.status.as_ref().and_then(|status| status.phase);
         last = Some((phase, Instant::now()));
-        tell.send_replace(phase);
+        tell.send_replace(Progress::Stored);
         if let Some(status) = &object.status {
             events.tell(&mut told, status, &reference);
         }
@@ -166,13 +207,23 @@ async fn wait_for_turn(queue: &Queue, phase: Option<Phase>, last: Instant) {
     }
 }
 
-/// Writes one status, or a newer one of its phase. Tries until it is stored; `None` when it must not be written any more.
+/// Why a status is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unwritable {
+    /// There is no such object any more.
+    Gone,
+    /// The status is somebody else's.
+    Lost(Lost),
+}
+
+/// Writes one status, or a newer one of its phase, over the one that `object` has. Tries until it is stored.
 async fn write(
     client: &Client,
     mut object: ConsistencyGroupReplication,
     status: ReplicationStatus,
     queue: &Queue,
-) -> Option<ConsistencyGroupReplication> {
+) -> Result<ConsistencyGroupReplication, Unwritable> {
+    let before = object.status.clone();
     let name = object.name_any();
     let uid = object.uid();
     let api: Api<ConsistencyGroupReplication> =
@@ -189,14 +240,14 @@ async fn write(
         let answer =
             tokio::time::timeout(API_TIMEOUT, api.replace_subresource("status", &name, &params, &object)).await;
         let trouble = match answer {
-            Ok(Ok(stored)) => return Some(stored),
-            Ok(Err(kube::Error::Api(error))) if error.is_not_found() => return None,
+            Ok(Ok(stored)) => return Ok(stored),
+            Ok(Err(kube::Error::Api(error))) if error.is_not_found() => return Err(Unwritable::Gone),
             Ok(Err(kube::Error::Api(error))) if error.is_conflict() => {
                 if let Ok(current) = within(API_TIMEOUT, api.get_opt(&name)).await {
-                    let current = current.filter(|current| current.uid() == uid)?;
-                    if ended_otherwise(&current, phase) {
-                        tracing::warn!(name, "another controller has ended this run; its status is left as it is");
-                        return None;
+                    let current = current.filter(|current| current.uid() == uid).ok_or(Unwritable::Gone)?;
+                    if let Some(lost) = lost(before.as_ref(), object.status.as_ref(), current.status.as_ref()) {
+                        tracing::warn!(name, ?lost, "somebody else has written this status; it is left as it is");
+                        return Err(Unwritable::Lost(lost));
                     }
                     object.metadata = current.metadata;
                     continue;
@@ -233,10 +284,24 @@ pub async fn write_unless_changed(
     }
 }
 
-/// Whether the stored run has ended in another phase than the one to be written: final phases are never left.
-fn ended_otherwise(current: &ConsistencyGroupReplication, phase: Option<Phase>) -> bool {
-    let stored = current.status.as_ref().and_then(|status| status.phase);
-    stored.is_some_and(Phase::is_final) && stored != phase
+/// Whether what is stored now is somebody else's, so that nothing may be written over it. `before` was stored when `ours` was
+/// made, and what is stored may be ours too: a write whose answer was lost.
+///
+/// A status of an older leader is read anew, because nobody has seen yet what it says; it may be the end of the run.
+fn lost(
+    before: Option<&ReplicationStatus>,
+    ours: Option<&ReplicationStatus>,
+    stored: Option<&ReplicationStatus>,
+) -> Option<Lost> {
+    let epoch = |status: Option<&ReplicationStatus>| status.map_or(0, |status| status.leader_epoch);
+    let phase = |status: Option<&ReplicationStatus>| status.and_then(|status| status.phase);
+    if epoch(stored) > epoch(ours) {
+        return Some(Lost::Overtaken);
+    }
+    let not_ours = epoch(stored) < epoch(ours) && stored != before;
+    // Final phases are never left.
+    let ended_otherwise = phase(stored).is_some_and(Phase::is_final) && phase(stored) != phase(ours);
+    (not_ours || ended_otherwise).then_some(Lost::Changed)
 }
 
 #[cfg(test)]

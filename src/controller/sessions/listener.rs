@@ -1,9 +1,11 @@
 //! Accepts connections: TCP, then TLS, within bounds, before a byte of HTTP is read.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS};
+use crate::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_UNPROVEN_CONNECTIONS};
 
 /// Connections that wait for the server to take them.
 const BACKLOG: usize = 16;
@@ -23,7 +25,8 @@ const BACKLOG: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that finished their handshake, at most [`MAX_CONNECTIONS`] at a time. One that has no authenticated session
-/// within `admission_timeout` is closed, so that connections that prove nothing cannot use up the room.
+/// within `admission_timeout` is closed, and so is one beyond [`MAX_UNPROVEN_CONNECTIONS`] of its address, so that connections
+/// that prove nothing cannot use up the room.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
@@ -47,16 +50,22 @@ async fn accept_all(
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let unproven = Unproven::default();
     // The semaphore is never closed.
     while let Ok(permit) = room.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(place) = unproven.take(peer.ip()) else {
+                    tracing::debug!(%peer, "closed: too many connections from this address have opened no session");
+                    continue;
+                };
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 tokio::spawn(async move {
                     match handshake(&acceptor, stream).await {
                         Ok(stream) => {
+                            let connection = Connection::new(stream, permit, place, admission_timeout);
                             // Only a stopped server takes no more connections.
-                            let _ = ready.send(Ok(Connection::new(stream, permit, admission_timeout))).await;
+                            let _ = ready.send(Ok(connection)).await;
                         }
                         Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     }
@@ -75,6 +84,43 @@ async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsS
     stream.set_nodelay(true)?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, "not finished in time");
     timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// How many connections of each address have carried no authenticated session yet.
+#[derive(Clone, Default)]
+struct Unproven {
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Unproven {
+    /// A place among [`MAX_UNPROVEN_CONNECTIONS`], unless they are taken.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = by_address.entry(address).or_default();
+        if *taken >= MAX_UNPROVEN_CONNECTIONS {
+            return None;
+        }
+        *taken += 1;
+        Some(Place { unproven: self.clone(), address })
+    }
+}
+
+/// A place among the unproven connections, until it is dropped.
+struct Place {
+    unproven: Unproven,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.unproven.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = by_address.get_mut(&self.address) {
+            *taken -= 1;
+            if *taken == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
 }
 
 /// Whether a connection has carried an authenticated session yet.
@@ -97,13 +143,18 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     admission: Admission,
     /// Until admission is granted.
-    probation: Option<Pin<Box<Sleep>>>,
+    probation: Option<(Pin<Box<Sleep>>, Place)>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TlsStream<TcpStream>, permit: OwnedSemaphorePermit, admission_timeout: Duration) -> Self {
-        let probation = Some(Box::pin(sleep(admission_timeout)));
+    fn new(
+        stream: TlsStream<TcpStream>,
+        permit: OwnedSemaphorePermit,
+        place: Place,
+        admission_timeout: Duration,
+    ) -> Self {
+        let probation = Some((Box::pin(sleep(admission_timeout)), place));
         Self { stream, admission: Admission::default(), probation, _permit: permit }
     }
 }
@@ -120,7 +171,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.admission.granted() {
             self.probation = None;
-        } else if let Some(probation) = &mut self.probation
+        } else if let Some((probation, _)) = &mut self.probation
             && probation.as_mut().poll(cx).is_ready()
         {
             let reason = "the connection opened no session in time";

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::limits::{MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
+use crate::limits::{MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
 use crate::wire::{Attempt, ControllerMessage, agent_message::Report, controller_message::Command};
 
 /// The sessions of one controller. A clone is another handle on the same sessions.
@@ -20,6 +20,8 @@ pub struct Sessions {
 #[derive(Default)]
 struct State {
     by_pod: HashMap<String, Slot>,
+    /// How many of them each namespace has.
+    by_namespace: HashMap<String, usize>,
     attached: HashMap<u64, Attached>,
     last_key: u64,
 }
@@ -27,6 +29,7 @@ struct State {
 /// The registry's end of one session.
 struct Slot {
     key: u64,
+    namespace: String,
     greeted: bool,
     commands: mpsc::Sender<ControllerMessage>,
     end: oneshot::Sender<SessionEnd>,
@@ -87,10 +90,16 @@ pub enum SessionEnd {
     Shutdown,
 }
 
-/// [`MAX_SESSIONS`] are open.
+/// Why there is no room for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the controller already has {MAX_SESSIONS} sessions, which is its limit")]
-pub struct TooManySessions;
+pub enum TooManySessions {
+    /// [`MAX_SESSIONS`] are open.
+    #[error("the controller already has {MAX_SESSIONS} sessions, which is its limit")]
+    InAll,
+    /// The pod's namespace has [`MAX_NAMESPACE_SESSIONS`].
+    #[error("the namespace already has {MAX_NAMESPACE_SESSIONS} sessions, which is its limit")]
+    OfNamespace,
+}
 
 impl Sessions {
     /// Whether an agent of this pod is connected and has said Hello.
@@ -142,17 +151,23 @@ impl Sessions {
     /// [`Session::greet`].
     ///
     /// # Errors
-    /// [`TooManySessions`] at [`MAX_SESSIONS`], unless it replaces one.
-    pub fn open(&self, pod_uid: &str) -> Result<Session, TooManySessions> {
+    /// [`TooManySessions`] at [`MAX_SESSIONS`] and [`MAX_NAMESPACE_SESSIONS`], unless it replaces one.
+    pub fn open(&self, namespace: &str, pod_uid: &str) -> Result<Session, TooManySessions> {
         let mut state = self.lock();
         state.end(pod_uid, SessionEnd::Replaced);
         if state.by_pod.len() >= MAX_SESSIONS {
-            return Err(TooManySessions);
+            return Err(TooManySessions::InAll);
         }
+        let of_namespace = state.by_namespace.entry(namespace.to_owned()).or_default();
+        if *of_namespace >= MAX_NAMESPACE_SESSIONS {
+            return Err(TooManySessions::OfNamespace);
+        }
+        *of_namespace += 1;
         let (command_sender, commands) = mpsc::channel(SESSION_QUEUE);
         let (end_sender, end) = oneshot::channel();
         let key = state.next_key();
-        let slot = Slot { key, greeted: false, commands: command_sender, end: end_sender };
+        let slot =
+            Slot { key, namespace: namespace.to_owned(), greeted: false, commands: command_sender, end: end_sender };
         state.by_pod.insert(pod_uid.to_owned(), slot);
         Ok(Session { sessions: self.clone(), pod_uid: pod_uid.to_owned(), key, commands, end })
     }
@@ -186,6 +201,12 @@ impl State {
 
     fn end(&mut self, pod_uid: &str, reason: SessionEnd) {
         let Some(slot) = self.by_pod.remove(pod_uid) else { return };
+        if let Some(left) = self.by_namespace.get_mut(&slot.namespace) {
+            *left -= 1;
+            if *left == 0 {
+                self.by_namespace.remove(&slot.namespace);
+            }
+        }
         // A session that is gone already needs no reason.
         let _ = slot.end.send(reason);
         if slot.greeted {

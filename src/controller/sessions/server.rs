@@ -19,9 +19,10 @@ use super::refusal::Refusal;
 use super::{Session, Sessions};
 use crate::controller::identity::{Identity, Review, identify};
 use crate::limits::{
-    ADMISSION_TIMEOUT, HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_STREAMS, MAX_WIRE_MESSAGE,
-    REPORTS_BURST, REPORTS_PER_SECOND, SHUTDOWN_TIMEOUT,
+    ADMISSION_TIMEOUT, HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_BLOCKERS, MAX_STREAMS,
+    MAX_WIRE_MESSAGE, MAX_WORD_CHARS, REPORTS_BURST, REPORTS_PER_SECOND, SHUTDOWN_TIMEOUT,
 };
+use crate::text::printable;
 use crate::wire::agent_message::Report;
 use crate::wire::sessions_server::{self, SessionsServer};
 use crate::wire::{AgentMessage, ControllerMessage};
@@ -87,7 +88,7 @@ impl sessions_server::Sessions for Service {
         let identity = self.authenticate(&request).await.inspect_err(|refusal| {
             tracing::info!("refused a session: {refusal}");
         })?;
-        let session = self.sessions.open(&identity.pod_uid).map_err(Refusal::from)?;
+        let session = self.sessions.open(&identity.namespace, &identity.pod_uid).map_err(Refusal::from)?;
         if let Some(admission) = request.extensions().get::<Admission>() {
             admission.grant();
         }
@@ -173,13 +174,14 @@ impl Conversation {
                 self.greeted = true;
                 self.session.greet();
                 let Identity { namespace, pod_name, .. } = &self.identity;
-                let (version, kernel) = (clip(&hello.version), clip(&hello.kernel));
+                let word = |text: &str| printable(text, MAX_WORD_CHARS);
+                let (version, kernel) = (word(&hello.version), word(&hello.kernel));
                 tracing::info!(%namespace, pod = %pod_name, version, kernel, "agent connected");
                 Ok(())
             }
             (false, _) | (true, Some(Report::Hello(_))) => Err(Refusal::NotGreeted),
             (true, Some(report)) => {
-                self.session.report(report);
+                self.session.report(bounded(report));
                 Ok(())
             }
             // A report that this version does not know: a newer agent may send more than it was asked.
@@ -196,8 +198,42 @@ impl Drop for Conversation {
     }
 }
 
-/// The start of an agent's own words, for the log.
-fn clip(text: &str) -> &str {
-    const MAX_CHARS: usize = 64;
-    text.char_indices().nth(MAX_CHARS).map_or(text, |(end, _)| &text[..end])
+/// A report as it may be queued. An empty blocker takes two bytes of a message and two hundred in memory, so that a queue of
+/// small messages could hold gigabytes.
+fn bounded(mut report: Report) -> Report {
+    let listed = match &mut report {
+        Report::Waiting(waiting) => Some((&mut waiting.blockers, &mut waiting.more_blockers)),
+        Report::NotReady(not_ready) => Some((&mut not_ready.blockers, &mut not_ready.more_blockers)),
+        Report::Hello(_) | Report::Prepared(_) | Report::Ready(_) | Report::Released(_) => None,
+    };
+    if let Some((blockers, more)) = listed {
+        let left_out = blockers.len().saturating_sub(MAX_BLOCKERS);
+        *more = more.saturating_add(u32::try_from(left_out).unwrap_or(u32::MAX));
+        blockers.truncate(MAX_BLOCKERS);
+        blockers.shrink_to_fit();
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Blocker, NotReady, Waiting};
+
+    #[test]
+    fn a_report_is_small_before_it_is_queued() {
+        let blockers = vec![Blocker::default(); MAX_WIRE_MESSAGE / 2];
+        let left_out = u32::try_from(blockers.len() - MAX_BLOCKERS).expect("a small number");
+        let waiting = Waiting { blockers: blockers.clone(), more_blockers: 3, ..Waiting::default() };
+        let not_ready = NotReady { blockers, more_blockers: u32::MAX, ..NotReady::default() };
+        for (report, expected) in [(Report::Waiting(waiting), left_out + 3), (Report::NotReady(not_ready), u32::MAX)] {
+            let (blockers, more) = match bounded(report) {
+                Report::Waiting(it) => (it.blockers, it.more_blockers),
+                Report::NotReady(it) => (it.blockers, it.more_blockers),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((blockers.len(), more), (MAX_BLOCKERS, expected));
+            assert!(blockers.capacity() < 2 * MAX_BLOCKERS, "the room is given back");
+        }
+    }
 }

@@ -24,7 +24,9 @@ use tonic::{Code, Request, Status, Streaming};
 use super::*;
 use crate::api::labels::TOKEN_AUDIENCE;
 use crate::controller::certificates::{Authority, ServerCertificate, server_names};
-use crate::limits::{MAX_WIRE_MESSAGE, RUN_QUEUE, SESSION_QUEUE};
+use crate::limits::{
+    MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, MAX_UNPROVEN_CONNECTIONS, MAX_WIRE_MESSAGE, RUN_QUEUE, SESSION_QUEUE,
+};
 use crate::wire::agent_message::Report;
 use crate::wire::controller_message::Command;
 use crate::wire::sessions_client::SessionsClient;
@@ -54,7 +56,7 @@ impl World {
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let authority = Authority::generate(SystemTime::now()).expect("a CA");
         let names = server_names("stillpoint-controller", "stillpoint-system");
-        let certificate = ServerCertificate::issue(&authority, &names).expect("a certificate");
+        let certificate = ServerCertificate::issue(&authority, names, SystemTime::now()).expect("a certificate");
         let tls = certificate.tls_config().expect("TLS");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -221,9 +223,10 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     let mut agent = world.connect("pod").await;
     // Issued by another CA, so that it can be told from the first.
     let next = Authority::generate(SystemTime::now()).expect("a CA");
-    let names = server_names("stillpoint-controller", "stillpoint-system");
-    world.certificate.replace(next.issue(&names, SystemTime::now()).expect("a certificate"));
+    soon(world.channel(&next)).await.expect_err("not yet");
+    world.certificate.renew(&next, SystemTime::now()).expect("a certificate");
     soon(world.channel(&next)).await.expect("the new certificate");
+    soon(world.channel(&world.authority)).await.expect_err("the old certificate is not shown any more");
     world.sessions.send("pod", release("run")).expect("the session from before");
     assert_eq!(soon(agent.commands.message()).await.expect("a stream"), Some(release("run")));
 }
@@ -326,7 +329,7 @@ async fn stopping_ends_every_session_with_try_again() {
 async fn a_session_that_does_not_take_its_commands_is_closed() {
     let sessions = Sessions::default();
     let mut run = sessions.attach("run", ["pod".to_owned()]);
-    let mut session = sessions.open("pod").expect("room");
+    let mut session = sessions.open("shop", "pod").expect("room");
     assert_eq!(sessions.send("pod", release("run")), Err(SendError::NoSession), "before Hello");
     session.greet();
     session.greet();
@@ -338,9 +341,9 @@ async fn a_session_that_does_not_take_its_commands_is_closed() {
     assert_eq!(session.next().await, Err(SessionEnd::QueueFull));
     session.report(ready("run"));
     drop(session);
-    drop(sessions.open("next pod").expect("room"));
+    drop(sessions.open("shop", "next pod").expect("room"));
     let mut next = sessions.attach("run", ["next pod".to_owned()]);
-    sessions.open("next pod").expect("room").greet();
+    sessions.open("shop", "next pod").expect("room").greet();
     for expected in [connected("next pod"), lost("next pod")] {
         assert_eq!(soon(next.recv()).await, Some(expected));
     }
@@ -353,7 +356,7 @@ async fn a_session_that_does_not_take_its_commands_is_closed() {
 async fn a_run_that_falls_behind_is_told_so() {
     let sessions = Sessions::default();
     let mut run = sessions.attach("run", ["pod".to_owned()]);
-    let session = sessions.open("pod").expect("room");
+    let session = sessions.open("shop", "pod").expect("room");
     session.greet();
     sessions.send("pod", release("run")).expect("a session");
     for _ in 0..RUN_QUEUE {
@@ -363,4 +366,40 @@ async fn a_run_that_falls_behind_is_told_so() {
         assert!(soon(run.recv()).await.is_some());
     }
     assert_eq!(soon(run.recv()).await, None);
+}
+
+#[tokio::test]
+async fn a_namespace_cannot_take_the_sessions_of_all() {
+    let sessions = Sessions::default();
+    let open = |namespace: &str, pod: usize| sessions.open(namespace, &format!("{namespace}-{pod}"));
+    let mut greedy: Vec<Session> = (0..MAX_NAMESPACE_SESSIONS).map(|pod| open("greedy", pod).expect("room")).collect();
+    assert_eq!(open("greedy", MAX_NAMESPACE_SESSIONS).err(), Some(TooManySessions::OfNamespace));
+    let _other = open("other", 0).expect("room for others");
+    // A replaced session makes room for the one that replaces it, and an ended one for any.
+    let _replacing = open("greedy", 0).expect("room");
+    assert_eq!(open("greedy", MAX_NAMESPACE_SESSIONS).err(), Some(TooManySessions::OfNamespace));
+    drop(greedy.pop());
+    let _late = open("greedy", MAX_NAMESPACE_SESSIONS).expect("room");
+}
+
+#[tokio::test]
+async fn the_sessions_of_all_namespaces_are_bounded() {
+    let sessions = Sessions::default();
+    let open = |pod: usize| sessions.open(&format!("namespace-{}", pod % 11), &format!("pod-{pod}"));
+    let _all: Vec<Session> = (0..MAX_SESSIONS).map(|pod| open(pod).expect("room")).collect();
+    assert_eq!(open(MAX_SESSIONS).err(), Some(TooManySessions::InAll));
+}
+
+#[tokio::test]
+async fn who_proves_nothing_cannot_use_up_the_room_from_one_address() {
+    let world = World::start().await;
+    let _admitted = world.connect("pod").await;
+    let mut strangers = Vec::new();
+    for _ in 0..MAX_UNPROVEN_CONNECTIONS {
+        strangers.push(soon(world.channel(&world.authority)).await.expect("room"));
+    }
+    soon(world.channel(&world.authority)).await.expect_err("no room for another one that proved nothing");
+    drop(strangers);
+    // Its room is given back once the server has seen the end of a connection.
+    while soon(world.channel(&world.authority)).await.is_err() {}
 }

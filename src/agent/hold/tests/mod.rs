@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Action, Command, Event, Hold, Outcome, Session, Ticket};
+use super::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket};
 use crate::agent::locks::Look;
-use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, THAW_TIMEOUT};
+use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
 use crate::wire::agent_message::Report;
-use crate::wire::{Attempt, Blocker, Prepare, Released};
+use crate::wire::{Attempt, Blocker, Prepare, Protection, Released};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
@@ -45,27 +45,31 @@ fn ticket(action: &Action) -> Option<Ticket> {
         Action::Preflight(ticket, _)
         | Action::Flush(ticket)
         | Action::Look(ticket, _)
+        | Action::Record(ticket)
         | Action::Arm(ticket, _)
         | Action::Warm(ticket)
         | Action::Freeze(ticket)
         | Action::Thaw(ticket)
         | Action::Settle(ticket) => Some(*ticket),
-        Action::Disarm | Action::Close | Action::Report(..) => None,
+        Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => None,
     }
 }
 
 /// How an action ends when all goes well.
 fn success(action: &Action) -> Outcome {
     match action {
-        Action::Preflight(..) => Outcome::Preflighted(Ok("ext4".to_owned())),
+        Action::Preflight(..) => {
+            Outcome::Preflighted(Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian }))
+        }
         Action::Flush(_) => Outcome::Flushed(Ok(())),
         Action::Look(..) => Outcome::Looked(Look::default()),
+        Action::Record(_) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
         Action::Warm(_) => Outcome::Warmed(Ok(())),
         Action::Freeze(_) => Outcome::Frozen(Ok(())),
         Action::Thaw(_) => Outcome::Thawed(Ok(())),
         Action::Settle(_) => Outcome::Settled,
-        Action::Disarm | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
+        Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
     }
 }
 
@@ -74,7 +78,7 @@ struct Story {
     hold: Hold,
     now: Instant,
     asked: Option<Action>,
-    /// What was done without an answer, in order: `D`isarm and `C`lose.
+    /// What was done without an answer, in order: `D`isarm, `F`orget and `C`lose.
     let_go: String,
     said: Vec<(Session, Report)>,
 }
@@ -90,6 +94,7 @@ impl Story {
             match action {
                 Action::Report(session, report) => self.said.push((session, report)),
                 Action::Disarm => self.let_go.push('D'),
+                Action::Forget => self.let_go.push('F'),
                 Action::Close => self.let_go.push('C'),
                 asked => self.asked = Some(asked),
             }
@@ -132,6 +137,15 @@ impl Story {
             Report::NotReady(it) => (it.blockers[0].reason.clone(), it.retryable),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Both are said, in this order; returns the reason of the first.
+    fn refusal_and_release(&mut self) -> String {
+        let said: Vec<_> = self.said.drain(..).map(|(_, report)| report).collect();
+        let [Report::NotReady(refusal), Report::Released(released)] = &said[..] else { panic!("{said:?}") };
+        assert!(!released.unbroken && refusal.round == 1, "{said:?}");
+        let reasons: Vec<_> = refusal.blockers.iter().map(|blocker| blocker.reason.as_str()).collect();
+        reasons.join(" ")
     }
 
     fn release(&mut self) -> Released {
@@ -179,7 +193,20 @@ fn a_hold_from_prepare_to_release() {
     assert!(released.unbroken && released.reason.is_empty(), "{released:?}");
     assert_eq!(released.suspended_us, 5_000_000);
     assert_eq!(story.release(), released, "a repeated Release has the same answer");
-    assert!(story.hold.is_idle() && story.let_go.ends_with('C'));
+    assert!(story.hold.is_idle());
+    assert_eq!(story.let_go, "DFC", "the record stays between the warming and the hold");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_frozen() {
+    let mut story = Story::suspending_until("Record");
+    story.done(Outcome::Recorded(Err("no space".to_owned())));
+    assert!(story.asked.is_none() && story.let_go == "FC");
+    assert_eq!(story.refusal(), ("NotRecorded".to_owned(), false));
+    let mut story = Story::suspending_until("Record");
+    story.pass(RECORD_TIMEOUT);
+    assert!(story.asked.as_ref().is_some_and(|asked| matches!(asked, Action::Record(_))) && story.let_go == "FC");
+    assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
 }
 
 #[test]
@@ -196,7 +223,7 @@ fn waits_for_a_clean_look_and_speaks_only_of_changes() {
     assert!(story.said.is_empty(), "the same blocker is no news");
     story.pass(PREPARE);
     assert_eq!(story.refusal(), ("LockHeld".to_owned(), true));
-    assert!(story.hold.is_idle() && story.let_go == "C");
+    assert!(story.hold.is_idle() && story.let_go == "FC");
 }
 
 #[test]
@@ -223,6 +250,15 @@ fn prepare_after_a_round_that_was_not_clean_waits_until_it_is() {
     assert!(matches!(story.asked, Some(Action::Look(..))));
     story.well_until("");
     assert!(matches!(story.heard(), Report::Prepared(_)));
+
+    let mut story = Story::suspending_until("Look");
+    story.done(Outcome::Looked(locked()));
+    story.refusal();
+    story.command(prepare(attempt(1, 1, 1)));
+    story.done(Outcome::Looked(locked()));
+    assert!(matches!(story.heard(), Report::Waiting(_)));
+    story.pass(PREPARE);
+    assert!(matches!(story.heard(), Report::NotReady(it) if it.round == 0), "it answers Prepare, and no round");
 }
 
 #[test]
@@ -328,12 +364,39 @@ fn a_release_during_the_freeze_waits_for_its_answer() {
     assert!(matches!(story.asked, Some(Action::Freeze(_))) && story.said.is_empty());
     story.done(Outcome::Frozen(Err(Errno::BUSY)));
     assert!(story.asked.is_none(), "what somebody else froze is not thawed");
-    assert!(matches!(story.heard(), Report::Released(released) if !released.unbroken));
+    assert_eq!(story.refusal_and_release(), "AlreadyFrozen");
 
     let mut story = Story::suspending_until("Freeze");
     story.command(Command::Release(attempt(1, 1, 1)));
     story.done(Outcome::Frozen(Ok(())));
     assert!(matches!(story.asked, Some(Action::Thaw(_))));
+}
+
+#[test]
+fn a_release_does_not_hide_what_stood_in_the_way() {
+    let mut story = Story::suspending_until("Freeze");
+    story.done(Outcome::Frozen(Ok(())));
+    story.done(Outcome::Looked(locked()));
+    story.command(Command::Release(attempt(1, 1, 1)));
+    assert!(story.said.is_empty(), "writes do not go on yet");
+    story.well_until("");
+    assert_eq!(story.refusal_and_release(), "LockHeld");
+    assert!(story.hold.is_idle());
+
+    let mut story = Story::suspending_until("Freeze");
+    story.command(Command::Release(attempt(1, 1, 1)));
+    story.pass(FREEZE_TIMEOUT);
+    story.tell(Event::GuardianLost);
+    story.well_until("");
+    assert_eq!(story.refusal_and_release(), "TooSlow NoGuardian");
+
+    // But what comes after Ready is no refusal.
+    let mut story = Story::held();
+    story.command(Command::Release(attempt(1, 1, 1)));
+    story.tell(Event::GuardianLost);
+    story.tell(Event::FreezerLost);
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Released(released) if !released.unbroken));
 }
 
 #[test]
@@ -381,6 +444,15 @@ fn a_new_leader_releases_what_the_old_one_asked_for() {
 }
 
 #[test]
+fn an_old_leader_is_given_no_proof_of_what_the_new_one_ended() {
+    let mut story = Story::held();
+    story.tell(Event::Command(2, Command::Release(attempt(2, 1, 1))));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Released(released) if released.unbroken));
+    assert!(!story.release().unbroken, "its cut may have come after the release");
+}
+
+#[test]
 fn a_hold_that_is_too_long_is_refused() {
     let mut story = Story::new();
     story.hold = Hold::new(LIMIT / 2);
@@ -393,6 +465,6 @@ fn a_hold_that_is_too_long_is_refused() {
 fn a_preparation_that_nobody_uses_is_let_go() {
     let mut story = Story::prepared();
     story.pass(PREPARE);
-    assert!(story.hold.is_idle() && story.let_go == "C");
+    assert!(story.hold.is_idle() && story.let_go == "FC");
     assert_eq!(story.hold.poll_timeout(), None);
 }

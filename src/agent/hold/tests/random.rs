@@ -46,6 +46,8 @@ struct World {
     now: Instant,
     open: Vec<Action>,
     armed: bool,
+    /// What would be found after the death of the agent.
+    recorded: bool,
     frozen: Option<Owner>,
     /// When the freeze that stands, or is under way, was asked for.
     frozen_since: Option<Instant>,
@@ -67,6 +69,7 @@ impl World {
             now: Instant::now(),
             open: Vec::new(),
             armed: false,
+            recorded: false,
             frozen: None,
             frozen_since: None,
             whole: false,
@@ -90,12 +93,17 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match &action {
-            Action::Warm(_) => assert!(self.armed, "unguarded"),
+            Action::Warm(_) => assert!(self.armed && self.recorded, "unguarded or unrecorded"),
             Action::Freeze(_) => {
-                assert!(self.armed, "unguarded");
+                assert!(self.armed && self.recorded, "unguarded or unrecorded");
                 self.frozen_since = Some(self.now);
             }
             Action::Thaw(_) => assert_ne!(self.frozen, Some(Owner::Other), "thaws what it did not freeze"),
+            Action::Forget => {
+                assert_ne!(self.frozen, Some(Owner::Us), "forgotten while suspended");
+                self.open.retain(|open| !matches!(open, Action::Record(_)));
+                self.recorded = false;
+            }
             Action::Disarm | Action::Close => {
                 assert_ne!(self.frozen, Some(Owner::Us), "disarmed while suspended");
                 self.armed = false;
@@ -116,7 +124,8 @@ impl World {
                 }
             }
             Action::Report(_, Report::NotReady(_)) => {}
-            Action::Preflight(..) | Action::Flush(_) | Action::Look(..) | Action::Arm(..) | Action::Settle(_) => {}
+            Action::Preflight(..) | Action::Flush(_) | Action::Look(..) | Action::Record(_) => {}
+            Action::Arm(..) | Action::Settle(_) => {}
             Action::Report(..) => {}
         }
         if ticket(&action).is_some() {
@@ -134,6 +143,11 @@ impl World {
             Action::Preflight(..) if !well => Outcome::Preflighted(Err(vec![Blocker::default()])),
             Action::Flush(_) if !well => Outcome::Flushed(Err(Errno::IO)),
             Action::Look(..) if !well => Outcome::Looked(locked()),
+            Action::Record(_) if !well => Outcome::Recorded(Err("no space".to_owned())),
+            Action::Record(_) => {
+                self.recorded = true;
+                Outcome::Recorded(Ok(()))
+            }
             Action::Arm(..) if !well => return,
             Action::Arm(..) => {
                 self.armed = true;
@@ -236,6 +250,6 @@ proptest! {
         prop_assert_eq!(world.released, before + 2);
         prop_assert!(world.hold.is_idle());
         prop_assert_ne!(world.frozen, Some(Owner::Us));
-        prop_assert!(!world.armed);
+        prop_assert!(!world.armed && !world.recorded);
     }
 }

@@ -12,11 +12,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::super::facts::{Claim, PodFacts, RunningContainer};
+use super::super::fixtures;
 use super::super::observed::{Answer, AnswerContent, Observed};
 use super::super::state::{Command, Member, MemberPod, Moment, Request, Run, Stage};
 use super::{Step, plan};
 use crate::api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
-use crate::api::{Blocker, ClaimReference, DeletionPolicy, Mode, Phase, Protection, ReplicationStatus};
+use crate::api::{Blocker, ClaimReference, Mode, Phase, Protection, ReplicationStatus};
 use crate::replica::csi::snapshot_name;
 
 pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,18 +84,8 @@ impl World {
             )
         });
         let members = members.collect();
-        let request = Request {
-            name: "nightly".into(),
-            namespace: "shop".into(),
-            uid: "uid".into(),
-            generation: Some(1),
-            mode,
-            prepare_timeout: PREPARE_TIMEOUT,
-            hold_timeout: HOLD_TIMEOUT,
-            deletion_policy: DeletionPolicy::Delete,
-            owner: None,
-            epoch: 1,
-        };
+        let request =
+            Request { mode, prepare_timeout: PREPARE_TIMEOUT, hold_timeout: HOLD_TIMEOUT, ..fixtures::request() };
         Self {
             request,
             run: Run::new(members, ReplicationStatus::default(), now),

@@ -1,7 +1,7 @@
 //! Every stage against every answer and every mishap.
 
 use super::*;
-use crate::api::{Consistency, MemberState};
+use crate::api::{Consistency, MemberState, Retry};
 use crate::limits::{
     MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_ROUNDS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS,
     READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT,
@@ -115,6 +115,7 @@ fn every_mishap_ends_with_everything_given_back() {
         Case { name: "release: broken", world: releasing, happens: |w| { w.answer(0, released(true)); w.answer(1, released(false)); }, ends: failed("HoldBroken") },
         Case { name: "release: lost", world: releasing, happens: lost, ends: failed("HoldBroken") },
         Case { name: "release: silent", world: releasing, happens: |w| w.pass(RELEASE_TIMEOUT), ends: failed("HoldBroken") },
+        Case { name: "release: another pod mounts", world: releasing, happens: |w| { w.answer(0, released(true)); w.answer(1, released(true)); w.observed.pods.insert("new".into(), PodFacts { name: "new".into(), claims: ["data-1".into()].into(), ..PodFacts::default() }); }, ends: failed("MountedByMorePods") },
         Case { name: "release: deleted", world: releasing, happens: deleted, ends: failed("Deleted") },
         Case { name: "usable: deleted", world: awaiting, happens: deleted, ends: failed("Deleted") },
         Case { name: "usable: replica gone", world: awaiting, happens: |w| w.observed.replicas.clear(), ends: failed("ReplicaDeleted") },
@@ -141,6 +142,80 @@ fn every_mishap_ends_with_everything_given_back() {
         assert_eq!(status.consistency, None, "{name}");
         let ready = status.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", ends.1), "{name}");
+    }
+}
+
+#[test]
+fn an_aborted_attempt_is_followed_by_another_one_within_the_limit() {
+    let retry = Some(Retry { limit: 1, cool_down: Duration::from_secs(30).into() });
+    let blocked = |mut world: World| {
+        world.request.retry = retry;
+        world.observed.recorded = true;
+        world.turn();
+        world.answer(1, not_ready(0, false));
+        world.turn();
+        world.settle();
+        world
+    };
+    let world = blocked(World::new(Mode::Replicate, 2, 0));
+    let next = world.now.wall + Duration::from_secs(30);
+    assert_eq!((world.run.stage.clone(), world.run.phase()), (Stage::Ended, Phase::Pending));
+    assert_eq!((world.run.next_attempt, world.last_command(0)), (Some(next), Some(Command::Release)));
+    let status = world.statuses.last().unwrap().clone();
+    assert_eq!(status.next_attempt_at.as_ref().unwrap().0, next);
+    assert_eq!(status.members[1].blockers[0].reason, "MissingCapability", "it stays in view");
+    let condition = |kind: &str| {
+        let found = status.conditions.iter().find(|one| one.type_ == kind).unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    };
+    let (ready, reason, message) = condition("Ready");
+    assert_eq!((&*ready, &*reason), ("False", "MissingCapability"));
+    assert!(
+        message.starts_with("attempt 1 of 2 was aborted, the next one begins at 1970-01-01T00:00:30Z: "),
+        "{message}"
+    );
+    assert_eq!((condition("Reconciling").1, condition("Stalled").0), ("CoolingDown".into(), "False".into()));
+
+    let mut second = World::new(Mode::Replicate, 2, 0);
+    second.run = Run::new(second.run.members, status, second.now);
+    assert_eq!(
+        (second.run.attempt, second.run.stage.clone()),
+        (2, Stage::Recording),
+        "nobody hears of it before it is stored"
+    );
+    let second = blocked(second);
+    assert_eq!((second.run.phase(), second.run.next_attempt), (Phase::Aborted, None), "the limit is reached");
+    let ended = second.statuses.last().unwrap();
+    let ready = ended.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
+    assert!(ready.message.starts_with("attempt 2 of 2 was aborted: "), "{}", ready.message);
+    assert_eq!(
+        second.phases(),
+        [Phase::Checking, Phase::Pending, Phase::Checking, Phase::Aborted],
+        "every attempt is in view"
+    );
+}
+
+#[test]
+fn what_was_cut_or_deleted_is_not_tried_again() {
+    let retry = Some(Retry::default());
+    let lost: fn(&mut World) = |world| world.lose(1);
+    let deleted: fn(&mut World) = |world| world.observed.deleted = true;
+    let deleted_later: fn(&mut World) = |world| {
+        world.lose(1);
+        world.turn();
+        world.observed.deleted = true;
+    };
+    for (name, mut world, happens, end) in [
+        ("aborted", World::suspending(Mode::Replicate, 2), lost, Phase::Pending),
+        ("cut", World::cutting(2), lost, Phase::Failed),
+        ("deleted", World::suspending(Mode::Replicate, 2), deleted, Phase::Aborted),
+        ("deleted while it ends", World::suspending(Mode::Replicate, 2), deleted_later, Phase::Aborted),
+    ] {
+        world.request.retry = retry;
+        happens(&mut world);
+        world.turn();
+        world.settle();
+        assert_eq!(world.run.phase(), end, "{name}");
     }
 }
 
@@ -338,4 +413,15 @@ fn no_round_begins_while_a_member_is_away_that_may_still_hold() {
     world.answer(0, let_go);
     world.turn();
     assert_eq!((world.run.round, world.run.stage.clone()), (2, Stage::Preparing));
+}
+
+#[test]
+fn what_is_proven_is_not_taken_back() {
+    let mut world = World::awaiting(1);
+    world.answer(0, released(false));
+    world.snapshot(0, cut(true));
+    world.turn();
+    assert_eq!(world.run.phase(), Phase::Done);
+    let status = world.statuses.last().unwrap();
+    assert_eq!(status.members[0].state, MemberState::Released, "Done shows no broken member");
 }

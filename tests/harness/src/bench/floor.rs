@@ -145,7 +145,8 @@ pub fn watch(freezer: i32, mounts: &[PathBuf]) -> Result<()> {
     });
     let _ = end.recv_timeout(WATCHDOG);
     for root in &roots {
-        thaw_until_settled(root, &freezer);
+        // `EINVAL`: the freezer has thawed it; and whatever it is, the next one's turn comes.
+        let _ = thaw_until_settled(root, &freezer);
     }
     Ok(())
 }

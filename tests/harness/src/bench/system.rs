@@ -90,7 +90,8 @@ impl System {
         let (ca_file, token_file) = (self.directory.join("ca.crt"), self.directory.join(format!("{name}.token")));
         fs::write(&ca_file, ca)?;
         fs::write(&token_file, token)?;
-        let guardian = self.directory.join("guardian.sock");
+        let (guardian, records) =
+            (self.directory.join("guardian.sock"), self.directory.join(format!("{name}.records")));
         let command = [
             text(&self.program)?,
             "agent",
@@ -102,6 +103,8 @@ impl System {
             text(&token_file)?,
             "--guardian",
             text(&guardian)?,
+            "--record-dir",
+            text(&records)?,
         ];
         Ok(command.map(String::from).to_vec())
     }

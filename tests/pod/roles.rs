@@ -2,11 +2,13 @@
 //! `ready <pid>` and ends when its standard input does, so none outlives its test.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
 use stillpoint::wire::{Blocker, Container};
 
@@ -30,7 +32,47 @@ impl Role {
     /// A process that holds a lock: `posix-write`, `posix-read`, `ofd-write`, `flock-write`, `flock-heir`, `flock-mapped`
     /// or `lease-write`.
     pub fn holding(lock: &str, file: &Path) -> Self {
-        Self::start(&[], lock, &[crate::volume::text(file)])
+        let role = Self::start(&[], lock, &[crate::volume::text(file)]);
+        if lock == "flock-heir" {
+            // Only a locker that is reaped, too, has no number any more.
+            let locker = Pid::from_child(&role.child);
+            waitpid(Some(locker), WaitOptions::empty()).expect("the locker ends by itself");
+        }
+        role
+    }
+
+    /// A process that does what it is told, to a file that it makes.
+    pub fn hand(file: &Path) -> Self {
+        Self::start(&[], "hand", &[crate::volume::text(file)])
+    }
+
+    /// Tells a hand what to do, and does not wait for it.
+    pub fn tell(&mut self, what: &str) {
+        let input = self.child.stdin.as_mut().expect("it is piped");
+        writeln!(input, "{what}").expect("the role lives");
+    }
+
+    /// Waits until a hand is done with one thing.
+    pub fn done(&mut self) {
+        let mut line = String::new();
+        while line != "done\n" {
+            line.clear();
+            // Not for longer than any thaw takes: at last the pod's rescue would thaw.
+            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), Duration::from_secs(10));
+            assert!(waited, "what the role was told is still not done");
+            let read = self.output.read_line(&mut line).expect("a role writes text");
+            assert_ne!(read, 0, "the role ended before it was done");
+        }
+    }
+
+    /// Whether it waits for the thaw of a filesystem.
+    pub fn waits_for_a_thaw(&self) -> bool {
+        waits_for_a_thaw(self.pid)
+    }
+
+    /// Kills it; a process in an uninterruptible wait ends after that.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
     }
 
     /// What it writes until its end.
@@ -49,6 +91,12 @@ impl Drop for Role {
         let _ = self.output.read_to_end(&mut Vec::new());
         let _ = self.child.wait();
     }
+}
+
+fn readable(output: impl AsFd, patience: Duration) -> bool {
+    let patience = rustix::event::Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(&output, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&patience)) == Ok(1)
 }
 
 fn command(wrapper: &[&str], role: &str, args: &[&str]) -> Command {
@@ -74,6 +122,29 @@ fn ready(output: &mut impl BufRead) -> i32 {
     panic!("the role ended before it was ready: {seen}");
 }
 
+/// Whether a thread of this process waits, uninterruptibly, for the thaw of a filesystem that it writes to.
+pub fn waits_for_a_thaw(pid: i32) -> bool {
+    threads(pid).any(|task| {
+        let read = |file| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        read("stat").contains(") D ") && read("wchan") == "percpu_rwsem_wait"
+    })
+}
+
+/// The directories of a process's threads in `/proc`; none when it has ended.
+pub fn threads(pid: i32) -> impl Iterator<Item = PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    tasks.flatten().map(|task| task.path())
+}
+
+/// Waits for a condition that other processes bring about.
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Plays the role that the environment asks for; returns at once in a plain test run.
 pub fn play() {
     let Ok(role) = std::env::var("ROLE") else { return };
@@ -84,7 +155,8 @@ pub fn play() {
         "pod" => return pod(&args),
         "flock-heir" => return flock_then_leave(Path::new(args[0])),
         "leaderless" => return leaderless(Path::new(args[0])),
-        "watchdog" => return watchdog(Path::new(args[0])),
+        "hand" => return hand(Path::new(args[0])),
+        "storing" => map(open(Path::new(args[0])), true),
         "wait" => {}
         lock => std::mem::forget(take(lock, Path::new(args[0]))),
     }
@@ -186,15 +258,31 @@ fn flock_then_leave(path: &Path) {
     heir.stdin(Stdio::inherit()).stdout(Stdio::inherit()).spawn().expect("the heir can be started");
 }
 
-/// Thaws after 20 s, or when its input ends.
-fn watchdog(mount_path: &Path) {
-    let root = crate::volume::open_root(mount_path);
+/// Does to one file what it is told, line by line, and says `done` after each. `rename` gives the file its name, as programs
+/// do that replace a file at once; until then it is called `*.new`.
+fn hand(path: &Path) {
+    let new = path.with_extension("new");
+    let mut file = open(&new);
+    let copy = open(&path.with_extension("copy"));
     announce(std::process::id());
-    let stdin = std::io::stdin();
-    let mut input = [rustix::event::PollFd::new(&stdin, rustix::event::PollFlags::IN)];
-    let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
-    let _ = rustix::event::poll(&mut input, Some(&limit));
-    crate::volume::thaw(&root);
+    for line in std::io::stdin().lines() {
+        let line = line.expect("a test tells text");
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("write", words) => file.write_all(words.as_bytes()).expect("it can be written"),
+            ("rename", _) => std::fs::rename(&new, path).expect("it can be renamed"),
+            ("clone", _) => rustix::fs::ioctl_ficlone(&copy, &file).expect("it can be cloned"),
+            ("lock", _) => assert_eq!(ofd_lock(&file, libc::F_WRLCK), 0),
+            ("unlock", _) => assert_eq!(ofd_lock(&file, libc::F_UNLCK), 0),
+            (other, _) => panic!("a hand cannot {other}"),
+        }
+        println!("\ndone");
+    }
+}
+
+fn ofd_lock(file: &File, kind: libc::c_int) -> libc::c_int {
+    let record = libc::flock { l_type: kind as libc::c_short, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the descriptor is open and the record outlives the call.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &record) }
 }
 
 /// Takes an OFD lock in a second thread and ends the first one, as a program whose `main` calls pthread_exit(3) does.
@@ -258,14 +346,26 @@ impl FakeContainer {
     /// Makes the cgroup, in a mount of the cgroup2 hierarchy at `hierarchy`.
     pub fn new(hierarchy: PathBuf) -> Self {
         crate::volume::run("mount", &["-t", "cgroup2", "cgroup2", crate::volume::text(&hierarchy)]);
-        let container = Self { id: format!("{:064x}", std::process::id()), hierarchy };
+        let container = Self { id: format!("{:0>64}", crate::volume::pod_digits()), hierarchy };
         std::fs::create_dir(container.cgroup()).expect("root may make cgroups");
         container
     }
 
     /// Moves a process into it.
-    pub fn add(&self, process: &Role) {
-        std::fs::write(self.cgroup().join("cgroup.procs"), process.pid.to_string()).expect("root may move processes");
+    pub fn add(&self, pid: i32) {
+        std::fs::write(self.cgroup().join("cgroup.procs"), pid.to_string()).expect("root may move processes");
+    }
+
+    /// Tells the kernel to stop its processes, or to let them go on (`cgroup.freeze`).
+    pub fn freeze(&self, frozen: bool) {
+        std::fs::write(self.cgroup().join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            .expect("root may freeze it");
+    }
+
+    /// Whether all of its processes are stopped.
+    pub fn is_frozen(&self) -> bool {
+        let events = std::fs::read_to_string(self.cgroup().join("cgroup.events")).expect("the kernel has it");
+        events.lines().any(|line| line == "frozen 1")
     }
 
     fn cgroup(&self) -> PathBuf {
@@ -275,6 +375,7 @@ impl FakeContainer {
 
 impl Drop for FakeContainer {
     fn drop(&mut self) {
+        let _ = std::fs::write(self.cgroup().join("cgroup.freeze"), "0");
         let _ = std::fs::remove_dir(self.cgroup());
         let _ = Command::new("umount").arg(&self.hierarchy).output();
     }

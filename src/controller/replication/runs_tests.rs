@@ -1,0 +1,153 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::jiff::SignedDuration;
+use serde_json::json;
+
+use super::super::fixtures;
+use super::*;
+use crate::api::ReplicationStatus;
+
+fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
+    let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
+        "apiVersion": "stillpoint.io/v1alpha1",
+        "kind": "ConsistencyGroupReplication",
+        "metadata": {"name": "nightly", "namespace": "shop", "uid": "uid", "resourceVersion": "1"},
+        "spec": {"source": {"persistentVolumeClaimNames": ["a"]}, "replication": {"volumeSnapshot": {}}},
+    }))
+    .unwrap();
+    object.status = Some(status);
+    object
+}
+
+/// Runs over an object with this status as the leader of epoch 5, while everything that is written meets a conflict. Gives the
+/// result, and what was asked of the API server.
+async fn run_over(status: ReplicationStatus) -> (anyhow::Result<Option<Duration>>, Vec<(Method, String)>) {
+    let object = replication(status);
+    let stored = serde_json::to_string(&object).unwrap();
+    let (ask, mut asked) = mpsc::unbounded_channel();
+    let server = Router::new().fallback(move |request: Request| {
+        let (ask, stored) = (ask.clone(), stored.clone());
+        async move {
+            ask.send((request.method().clone(), request.uri().path().to_owned())).unwrap();
+            if request.method() == Method::GET {
+                return (StatusCode::OK, stored);
+            }
+            let conflict = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "changed",
+                "reason": "Conflict", "code": 409});
+            (StatusCode::CONFLICT, conflict.to_string())
+        }
+    });
+    let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
+    let context = fixtures::context(Client::new(server, "shop"), config);
+    let (_newest, updates) = watch::channel(Some(Arc::new(object)));
+    let result = replicate(&context, updates, context.places.try_run().unwrap()).await;
+    drop(context);
+    let mut all = Vec::new();
+    while let Ok(one) = asked.try_recv() {
+        all.push(one);
+    }
+    (result, all)
+}
+
+const OBJECT: &str = "/apis/stillpoint.io/v1alpha1/namespaces/shop/consistencygroupreplications/nightly";
+
+fn get() -> (Method, String) {
+    (Method::GET, OBJECT.to_owned())
+}
+
+#[tokio::test]
+async fn nothing_is_done_about_an_earlier_leaders_status_before_it_is_claimed() {
+    // The earlier leader may be writing Done this very moment: its replicas must not be deleted.
+    let status =
+        ReplicationStatus { phase: Some(Phase::Replicating), attempt: 1, leader_epoch: 4, ..Default::default() };
+    let (result, asked) = run_over(status).await;
+    assert!(result.is_err(), "what was stored meanwhile is to be read");
+    assert_eq!(asked, [get(), (Method::PUT, format!("{OBJECT}/status"))]);
+}
+
+#[tokio::test]
+async fn what_a_newer_leader_works_on_is_left_alone() {
+    let status = ReplicationStatus { phase: Some(Phase::Checking), attempt: 1, leader_epoch: 6, ..Default::default() };
+    let (result, asked) = run_over(status).await;
+    assert_eq!((result.unwrap(), asked), (None, vec![get()]));
+}
+
+#[tokio::test]
+async fn a_cool_down_is_waited_for_and_believed_no_longer_than_it_can_be() {
+    let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+    let left = |seconds: i64, deleting: bool| {
+        let next_attempt_at = Some(MicroTime(now.wall + SignedDuration::from_secs(seconds)));
+        let mut object = replication(ReplicationStatus { attempt: 1, next_attempt_at, ..Default::default() });
+        object.spec.retry = Some(crate::api::Retry { limit: 1, cool_down: Duration::from_secs(60).into() });
+        object.metadata.deletion_timestamp = deleting.then_some(Time(now.wall));
+        cool_down(&object, now)
+    };
+    assert_eq!(left(20, false), Some(Duration::from_secs(20)));
+    assert_eq!(left(0, false), None);
+    assert_eq!(left(-5, false), None, "its time has passed while nobody led");
+    assert_eq!(left(86_400, false), Some(Duration::from_secs(60)), "another clock");
+    assert_eq!(left(20, true), None, "nobody waits with a deletion");
+}
+
+/// An API server with one bound claim that no pod mounts. It stores what is put, and gives every status that was stored.
+fn server_with_a_claim(object: ConsistencyGroupReplication) -> (Client, mpsc::UnboundedReceiver<ReplicationStatus>) {
+    let (store, stored) = mpsc::unbounded_channel();
+    let server = Router::new().fallback(move |request: Request| {
+        let (store, object) = (store.clone(), object.clone());
+        async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            let list = |items: serde_json::Value| json!({"metadata": {"resourceVersion": "1"}, "items": items}).to_string();
+            let claim = json!({"metadata": {"name": "a", "uid": "claim"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+            if method == Method::PUT {
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                let put: ConsistencyGroupReplication = serde_json::from_slice(&body).unwrap();
+                store.send(put.status.unwrap()).unwrap();
+                return (StatusCode::OK, String::from_utf8(body.to_vec()).unwrap());
+            }
+            match path.rsplit('/').next().unwrap_or_default() {
+                "persistentvolumeclaims" => (StatusCode::OK, list(json!([claim]))),
+                "pods" => (StatusCode::OK, list(json!([]))),
+                "pv" => (StatusCode::OK, json!({"metadata": {"name": "pv"}}).to_string()),
+                "nightly" => (StatusCode::OK, serde_json::to_string(&object).unwrap()),
+                _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+            }
+        }
+    });
+    (Client::new(server, "shop"), stored)
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
+    for (lasts, end) in [(Duration::MAX, Phase::Done), (Duration::ZERO, Phase::Aborted)] {
+        let mut object = replication(ReplicationStatus::default());
+        object.status = None;
+        object.spec.mode = Mode::Check;
+        object.metadata.finalizers = Some(vec![crate::api::labels::FINALIZER.to_owned()]);
+        let (client, mut stored) = server_with_a_claim(object.clone());
+        let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
+        let mut context = fixtures::context(client, config);
+        context.tenure = Tenure::new(watch::channel(Instant::now()).1, lasts);
+        let (_newest, updates) = watch::channel(Some(Arc::new(object)));
+        let run = replicate(&context, updates, context.places.try_run().unwrap());
+        tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+        let mut last = None;
+        while let Ok(status) = stored.try_recv() {
+            last = Some(status);
+        }
+        let last = last.unwrap();
+        assert_eq!((last.phase, last.leader_epoch), (Some(end), 5));
+        let reason = if end == Phase::Done { "Done" } else { "ControllerInterrupted" };
+        assert!(
+            last.conditions.iter().any(|one| one.type_ == "Ready" && one.reason == reason),
+            "{:?}",
+            last.conditions
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Snapshots whose creation is carried out, and nobody is told.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use stillpoint::api::Phase;
+
+use crate::agents::{Behaviour, FakeAgent, Told};
+use crate::fixture::connect;
+use crate::objects::{DRIVER, bound_claim, pod_with_agent, snapshot_class};
+use crate::processes::Controllers;
+use crate::proxy::{Creations, Proxy};
+use crate::snapshots::{self, assert_no_replica_is_left, replicas};
+use crate::stages::condition;
+
+async fn an_attempt_over(creations: Creations) {
+    let proxy = Proxy::start(connect().await, creations).await;
+    let controllers = Controllers::start(&[Some(proxy.kubeconfig.clone())]).await;
+    let fixture = controllers.fixture("lost-answer").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    let _snapshots = snapshots::play(&fixture, |_| Some(snapshots::usable()));
+    bound_claim(&fixture, "orders").await;
+    let pod = pod_with_agent(&fixture, "orders").await;
+    let agent = FakeAgent::connect(&fixture, &pod, Behaviour::Clean).await;
+    let spec = json!({
+        "source": {"persistentVolumeClaimNames": ["orders"]},
+        "replication": {"volumeSnapshot": {"volumeSnapshotClassName": class}},
+    });
+    fixture.replicate("nightly", spec).await;
+
+    let failed = fixture.wait_for_phase("nightly", Phase::Failed).await;
+    assert_eq!(condition(&failed, "Ready").1, "SnapshotFailed");
+    assert_eq!(proxy.asked.load(Ordering::Relaxed), 1, "a creation is not repeated");
+    assert_eq!(agent.told(), [Told::Prepare, Told::Suspend, Told::Release]);
+    if creations == Creations::Late {
+        assert_eq!(replicas(&fixture).await.len(), 0, "it has not arrived yet");
+        let arrived = tokio::spawn({
+            let client = fixture.client.clone();
+            let namespace = fixture.namespace.clone();
+            async move { seen(client, &namespace).await }
+        });
+        proxy.let_arrive();
+        arrived.await.expect("it arrives");
+    }
+    assert_no_replica_is_left(&fixture).await;
+}
+
+/// Waits until a snapshot of the namespace was there, however short.
+async fn seen(client: kube::Client, namespace: &str) {
+    use futures::StreamExt;
+    use kube::runtime::{WatchStreamExt, watcher};
+    let snapshots: kube::Api<stillpoint::api::snapshot::VolumeSnapshot> = kube::Api::namespaced(client, namespace);
+    let mut seen = watcher(snapshots, watcher::Config::default()).applied_objects().boxed();
+    let first = tokio::time::timeout(crate::fixture::DEADLINE, seen.next()).await;
+    first.expect("in time").expect("a watch").expect("a snapshot");
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_is_found_and_removed() {
+    an_attempt_over(Creations::Unanswered).await;
+}
+
+#[tokio::test]
+async fn a_creation_that_arrives_after_the_end_is_found_and_removed() {
+    an_attempt_over(Creations::Late).await;
+}
