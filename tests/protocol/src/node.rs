@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use stillpoint::agent::blocker::blocker;
-use stillpoint::agent::hold::{Action, Event, Hold, Outcome, Session, Ticket, no_guardian};
+use stillpoint::agent::hold::{Action, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian};
 use stillpoint::agent::locks::Look;
 use stillpoint::limits::{GUARDIAN_GRACE, MAX_HOLD};
+use stillpoint::wire::Protection;
 use stillpoint::wire::agent_message::Report;
 
 /// One member's node side.
@@ -90,6 +91,7 @@ pub struct Held {
 enum Thread {
     Preflight(Ticket),
     Look(Ticket),
+    Record(Ticket),
     Settle(Ticket),
 }
 
@@ -169,6 +171,8 @@ pub enum Work {
     Preflight(Ticket),
     /// The look for locks comes back.
     Look(Ticket),
+    /// What is about to be frozen is written down.
+    Record(Ticket),
     /// The agent's thaw from outside has settled.
     Settle(Ticket),
     /// A freezer carries out its next order, or sees that its agent is gone, thaws and ends.
@@ -243,6 +247,7 @@ impl Node {
                     self.threads.push(Thread::Look(ticket));
                 }
             }
+            Action::Record(ticket) => self.threads.push(Thread::Record(ticket)),
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
             Action::Warm(ticket) => self.order(Order::Warm, ticket),
             Action::Freeze(ticket) => self.order(Order::Freeze, ticket),
@@ -258,6 +263,8 @@ impl Node {
                     equipment.guard.request(Request::Arm(ticket, limit));
                 }
             }
+            // What was written down is for the time after two deaths, which no agent of this model lives to see.
+            Action::Forget => {}
             Action::Disarm => {
                 if let Some(equipment) = &mut self.equipment {
                     equipment.guard.request(Request::Disarm);
@@ -343,6 +350,7 @@ impl Node {
             match thread {
                 Thread::Preflight(ticket) => work.push(Work::Preflight(*ticket)),
                 Thread::Look(ticket) => work.push(Work::Look(*ticket)),
+                Thread::Record(ticket) => work.push(Work::Record(*ticket)),
                 Thread::Settle(ticket) => {
                     let gone = self.equipment.as_ref().is_none_or(|held| held.freezer.process == Process::Gone);
                     if self.frozen.is_some() || gone {
@@ -387,6 +395,7 @@ impl Node {
         match work {
             Work::Preflight(_) => "the preflight comes back".to_owned(),
             Work::Look(_) => "the look for locks comes back".to_owned(),
+            Work::Record(_) => "what is about to be frozen is written down".to_owned(),
             Work::Settle(_) => "the agent's thaw from outside settles".to_owned(),
             Work::Freezer(place) => {
                 let freezer = equipment(place).map(|equipment| &equipment.freezer);
@@ -421,6 +430,7 @@ impl Node {
         let event = match work {
             Work::Preflight(ticket) => self.preflighted(ticket),
             Work::Look(ticket) => self.looked(ticket),
+            Work::Record(ticket) => self.recorded(ticket),
             Work::Settle(ticket) => self.settled(ticket),
             Work::Freezer(place) => self.freezer_works(place),
             Work::FreezerDies(place) => self.freezer_dies(place),
@@ -669,7 +679,7 @@ impl Node {
             if ticket == self.preflight {
                 self.equipment = Some(Equipment::new());
             }
-            Ok("ext4".to_owned())
+            Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian })
         } else {
             Err(vec![no_guardian("nobody listens on its socket")])
         };
@@ -682,6 +692,10 @@ impl Node {
         }
         let blockers = if self.locked { vec![blocker("WriteLock", "a process holds a lock")] } else { Vec::new() };
         Some(Event::Done(ticket, Outcome::Looked(Look { blockers, more_blockers: 0 })))
+    }
+
+    fn recorded(&mut self, ticket: Ticket) -> Option<Event> {
+        self.came_back(Thread::Record(ticket)).then_some(Event::Done(ticket, Outcome::Recorded(Ok(()))))
     }
 
     /// One turn of `thaw_until_settled` in the agent.

@@ -327,6 +327,7 @@ pub fn request(epoch: u64, object: &Object) -> Request {
         hold_timeout: object.spec.hold_timeout,
         deletion_policy: object.spec.deletion_policy,
         owner: Some(store::owner()),
+        retry: None,
         epoch,
     }
 }
