@@ -220,6 +220,47 @@ impl Node {
         }
     }
 
+    /// What tells this node from another in all that it will ever do.
+    ///
+    /// Of tickets, all that counts is whether one is the newest, which alone can be awaited; their numbers only rise. Without
+    /// this a node that looks for a lock again and again would never be the same.
+    pub fn essence(&self) -> String {
+        let mut node = self.clone();
+        let hold = node.hold.take().map(|hold| format!("{hold:?}")).unwrap_or_default();
+        let number = |name: &str| -> Option<(usize, usize, Ticket)> {
+            let start = hold.find(name)? + name.len();
+            let end = start + hold[start..].find(|c: char| !c.is_ascii_digit())?;
+            Some((start, end, hold[start..end].parse().ok()?))
+        };
+        let last = number("last_ticket: ").map_or(0, |(_, _, last)| last);
+        let stale = |ticket: &mut Ticket| *ticket = Ticket::from(*ticket != last);
+        let wanted = node.threads.contains(&Thread::Preflight(node.preflight));
+        node.preflight = Ticket::from(wanted);
+        for thread in &mut node.threads {
+            match thread {
+                Thread::Preflight(ticket) | Thread::Look(ticket) | Thread::Record(ticket) | Thread::Settle(ticket) => {
+                    stale(ticket);
+                }
+            }
+        }
+        for equipment in node.equipment.iter_mut().chain(&mut node.old) {
+            equipment.freezer.orders.iter_mut().for_each(|(_, ticket)| stale(ticket));
+            for request in &mut equipment.guard.requests {
+                if let Request::Arm(ticket, _) = request {
+                    stale(ticket);
+                }
+            }
+        }
+        let mut hold = hold.clone();
+        for name in ["awaited: Some(", "last_ticket: "] {
+            // The later one first, so that the other stays where it was found.
+            if let Some((start, end, ticket)) = number(name) {
+                hold.replace_range(start..end, &(last - ticket).to_string());
+            }
+        }
+        format!("{hold} {node:?}")
+    }
+
     /// Takes an event of the agent: a command, a lost session, a shutdown. A dead agent takes none.
     pub fn handle(&mut self, event: Event, now: Instant) -> Reports {
         let Some(hold) = &mut self.hold else { return Reports::new() };

@@ -60,6 +60,8 @@ pub enum Input {
     Replica(usize, Shown),
     /// All replicas are deleted; so many were there.
     Deleted(usize),
+    /// The pods, listed anew, are what they were.
+    Rechecked,
     /// The oldest status that waits is stored, or must not be stored any more.
     Written(bool),
     /// It is time.
@@ -75,6 +77,8 @@ pub enum Deed {
     Create { attempt: u32, round: u32 },
     /// Has all replicas deleted.
     Delete,
+    /// Lists the pods anew.
+    Recheck,
 }
 
 /// What came of an input.
@@ -261,6 +265,7 @@ impl Leaders {
                     Some(Event::Replica(member(index).replica.clone(), snapshot))
                 }
                 Input::Deleted(found) => Some(Event::Deleted(found)),
+                Input::Rechecked => Some(Event::Rechecked(leader.controller.observed.pods.clone())),
                 Input::Written(stored) => {
                     if stored {
                         leader.writes.remove(0);
@@ -308,6 +313,7 @@ impl Leaders {
                     deeds.push(Deed::Create { attempt: run.attempt, round: run.round });
                 }
                 Output::DeleteReplicas(_) => deeds.push(Deed::Delete),
+                Output::RecheckPods => deeds.push(Deed::Recheck),
                 Output::PutStatus { status, .. } => {
                     self.queue(&mut leader, &status);
                     // Stored as far as this writer knows, so that it gives the next one; when it really is, is a step of its own.
@@ -315,8 +321,8 @@ impl Leaders {
                     leader.controller.writer.put(Ok(object), now.monotonic);
                     outputs.extend(leader.controller.writer.step(now.monotonic));
                 }
-                // Every member is mounted, nobody else writes, and the object stays.
-                Output::RecheckPods | Output::GetObject | Output::DeleteLate(_) | Output::RemoveFinalizer { .. } => {}
+                // Nobody writes but this queue, and the object stays.
+                Output::GetObject | Output::DeleteLate(_) | Output::RemoveFinalizer { .. } => {}
             }
         }
         leader.controller.writer = Writer::new(Object::new(self.spec.clone()));

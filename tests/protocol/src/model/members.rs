@@ -84,7 +84,7 @@ pub struct Effect {
 pub struct Members {
     now: Instant,
     without: Option<Without>,
-    nodes: Pool<Node, View>,
+    nodes: Pool<String, View>,
     commands: Pool<Command, Command>,
     reports: Pool<Report, Report>,
     effects: Memo<(Id, Input), Effect>,
@@ -180,7 +180,7 @@ impl Members {
     }
 
     fn node(&self, node: Node) -> Id {
-        self.nodes.intern(node.clone(), || {
+        self.nodes.intern(node.essence(), || {
             let pause = self.now + LOCK_POLL;
             let timers = node.timers().into_iter().map(|(timer, due)| (timer, timer == Timer::Agent && due == pause));
             View {

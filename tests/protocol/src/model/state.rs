@@ -24,6 +24,8 @@ pub struct State {
     pub creations: [[bool; MAX_MEMBERS]; MAX_LEADERS],
     /// A deletion of all replicas is under way, by leader.
     pub deletions: [bool; MAX_LEADERS],
+    /// A list of the pods is under way, by leader.
+    pub rechecks: [bool; MAX_LEADERS],
     /// The stored status.
     pub status: Option<Id>,
     /// The highest epoch that each agent was commanded by. Followed only where the check of epochs is taken out.

@@ -35,6 +35,8 @@ pub enum Step {
     Usable,
     /// A leader's deletion is carried out.
     Delete(usize),
+    /// A leader's list of the pods is answered.
+    Recheck(usize),
     /// A leader's next status is stored, or refused.
     Write(usize),
     /// The leader deletes a replica that turned up after the run had ended without a group.
@@ -105,6 +107,7 @@ impl Model for Group {
             replicas: [Replica::Nothing; MAX_MEMBERS],
             creations: [[false; MAX_MEMBERS]; MAX_LEADERS],
             deletions: [false; MAX_LEADERS],
+            rechecks: [false; MAX_LEADERS],
             status: None,
             epochs: [0; MAX_MEMBERS],
             faults: self.bounds.faults,
@@ -199,6 +202,9 @@ impl Group {
             }
             if state.deletions[leader] {
                 steps.push(Step::Delete(leader));
+            }
+            if state.rechecks[leader] {
+                steps.push(Step::Recheck(leader));
             }
             if let Leads::Run(run) = state.leaders[leader]
                 && self.leaders.view(run).writes.is_some()
@@ -368,6 +374,10 @@ impl Group {
                 }
                 self.tell(state, leader, leaders::Input::Deleted(kept.len()));
             }
+            Step::Recheck(leader) => {
+                state.rechecks[leader] = false;
+                self.tell(state, leader, leaders::Input::Rechecked);
+            }
             Step::Write(leader) => self.write(state, leader),
             Step::Sweep(member) => self.show(state, member, Replica::Nothing),
             Step::Lead(leader) => self.lead(state, leader),
@@ -403,6 +413,7 @@ impl Group {
             Fault::Crash(leader) => {
                 state.leaders[leader] = Leads::Dead;
                 state.deletions[leader] = false;
+                state.rechecks[leader] = false;
                 for member in self.members() {
                     state.links[leader][member].lose_leader();
                 }
@@ -465,10 +476,12 @@ impl Group {
                     state.creations[leader][..self.bounds.members].fill(true);
                 }
                 Deed::Delete => state.deletions[leader] = true,
+                Deed::Recheck => state.rechecks[leader] = true,
             }
         }
         if self.leaders.view(effect.leader).ended {
             // Nobody listens any more.
+            state.rechecks[leader] = false;
             for link in &mut state.links[leader] {
                 link.up = Queue::default();
             }

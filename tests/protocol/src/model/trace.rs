@@ -97,6 +97,7 @@ impl Group {
             Step::Cut(member) => format!("the replica of {} is cut", name(member)),
             Step::Usable => "all replicas become ready to use".to_owned(),
             Step::Delete(of) => format!("all replicas are deleted, as {} asked", leader(of)),
+            Step::Recheck(of) => format!("{} gets its new list of the pods", leader(of)),
             Step::Write(of) => format!("a status of {} arrives at the API server", leader(of)),
             Step::Sweep(member) => format!("the late replica of {} is deleted", name(member)),
             Step::Lead(next) => format!("{} begins", leader(next)),
