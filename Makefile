@@ -22,10 +22,10 @@ IN_CLUSTER := eval "$$($(CLUSTER_TOOL) env)" &&
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO)
 STATIC_ARGS := --release --target $(TARGET)
 BIN := target/$(TARGET)/release
-BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate)
+BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate model)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane simulation e2e chaos chaos-short torn bench crds manifests images load install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane model simulation e2e chaos chaos-short torn bench crds manifests images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ help: ## list the targets
 demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
 
-test: lint unit kernel control-plane simulation ## everything that a change must pass; a cluster that it brings up it takes down
+test: lint unit kernel control-plane model simulation ## everything that a change must pass; a cluster that it brings up it takes down
 	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
 	$(MAKE) e2e chaos-short; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
 
@@ -75,6 +75,12 @@ bench: $(BIN)/hold-bench target/images/stillpoint.tar ## the hold of 1 to 30 mem
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name bench | tail -n 1)"; \
 	KUBECONFIG="$$kubeconfig" STILLPOINT_LOG=error $(BIN)/hold-bench --image target/images/stillpoint.tar $(BENCH_ARGS); \
 	result=$$?; $(CLUSTER_TOOL) api-down --name bench; exit $$result
+
+model: $(BIN)/model ## every state of the protocol, within bounds; and that taking any one guard out is noticed
+	$(BIN)/model $(MODEL_ARGS)
+	for guard in acknowledged-guardian epoch-check release-vote ask-before-release; do \
+	    $(BIN)/model --without $$guard || exit 1; \
+	done
 
 simulation: $(BIN)/simulate ## 100,000 seeds of whole groups with faults at every step
 	$(BIN)/simulate $(SIMULATION_ARGS)

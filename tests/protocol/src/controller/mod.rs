@@ -122,7 +122,7 @@ pub struct Controller {
     /// Pods whose agent's session is open and greeted: the registry of sessions, which knows before the run hears.
     pub sessions: BTreeSet<String>,
     /// Pods that were commanded. Reports of others are dropped before the run hears them.
-    asked: BTreeSet<String>,
+    pub(crate) asked: BTreeSet<String>,
     /// No event of an agent was missed.
     attached: bool,
     /// The writer of the status.
@@ -339,8 +339,8 @@ pub fn request(epoch: u64, object: &Object) -> Request {
         prepare_timeout: object.spec.prepare_timeout,
         hold_timeout: object.spec.hold_timeout,
         deletion_policy: object.spec.deletion_policy,
-        retry: None,
         owner: Some(store::owner()),
+        retry: None,
         epoch,
     }
 }

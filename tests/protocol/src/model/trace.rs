@@ -1,0 +1,161 @@
+//! A way through the states, as sentences.
+
+use stateright::Path;
+use stillpoint::agent::hold::Command;
+use stillpoint::wire::agent_message::Report;
+
+use super::Group;
+use super::state::{Leads, Order, Replica, State};
+use super::steps::{Fault, Step};
+use crate::node::{Owner, Timer};
+
+impl Group {
+    /// Tells what happened, one line for every step. Members keep their numbers, although the states on the way do not.
+    pub fn tell_path(&self, path: Path<State, Step>) -> Vec<String> {
+        let mut names: Vec<usize> = (1..=self.bounds.members).collect();
+        let mut lines = Vec::new();
+        for (state, step) in path.into_vec() {
+            let Some(step) = step else { continue };
+            let text = self.sentence(&state, step, &names);
+            let mut after = state;
+            self.apply(&mut after, step);
+            lines.push(format!("{:>3}. {text:<84} {}", lines.len() + 1, self.situation(&after, &names)));
+            let order: Order = self.representative(&after).1;
+            names = order.of(names.len()).map(|from| names[from]).collect();
+        }
+        lines
+    }
+
+    /// Members in the order of their names: what is frozen, and the replicas; then the leaders' stages and the stored phase.
+    fn situation(&self, state: &State, names: &[usize]) -> String {
+        let mut members: Vec<(usize, String)> = Vec::new();
+        for (member, name) in names.iter().enumerate() {
+            let frozen = match self.members.view(state.nodes[member]).node.frozen() {
+                Some(Owner::Us) => 'F',
+                Some(Owner::Other) => 'O',
+                None => '-',
+            };
+            let replica = match state.replicas[member] {
+                Replica::Nothing => '-',
+                Replica::Made => 'm',
+                Replica::Cut { inside: true } => 'C',
+                Replica::Usable { inside: true } => 'U',
+                Replica::Cut { inside: false } => 'c',
+                Replica::Usable { inside: false } => 'u',
+            };
+            members.push((*name, format!("{frozen}{replica}")));
+        }
+        members.sort();
+        let members: Vec<String> = members.into_iter().map(|(_, member)| member).collect();
+        let leaders = state.leaders[..self.bounds.leaders].iter().map(|leads| match leads {
+            Leads::Later => "later".to_owned(),
+            Leads::Dead => "dead".to_owned(),
+            Leads::Idle => "idle".to_owned(),
+            Leads::Run(run) => self.leaders.view(*run).stage.clone(),
+        });
+        let leaders: Vec<String> = leaders.collect();
+        let stored = self.phase(state).map_or("none".to_owned(), |phase| format!("{phase:?}"));
+        format!("[{}] {} stored: {stored}", members.join(" "), leaders.join(", "))
+    }
+
+    fn sentence(&self, state: &State, step: Step, names: &[usize]) -> String {
+        let name = |member: usize| format!("member {}", names[member]);
+        let leader = |leader: usize| format!("leader {}", leader + 1);
+        let command = |from: usize, to: usize, place: usize| {
+            let message = state.links[from][to].down.get(place).map(|message| self.members.command(message));
+            message.map_or_else(String::new, |message| match &*message {
+                Command::Prepare(..) => "Prepare".to_owned(),
+                Command::Suspend(_, round) => format!("Suspend (round {round})"),
+                Command::Release(_) => "Release".to_owned(),
+            })
+        };
+        let deadline = |member: usize, timer: Timer, late: bool| {
+            let whose = match timer {
+                Timer::Agent => "the agent's deadline",
+                Timer::Guardian(_) => "the guardian's deadline",
+            };
+            format!("{}: {whose} comes{}", name(member), if late { ", long after it was due" } else { "" })
+        };
+        match step {
+            Step::Command(from, to) => {
+                format!("{}'s agent gets {} from {}", name(to), command(from, to, 0), leader(from))
+            }
+            Step::Report(to, from) => {
+                let report = state.links[to][from].up.get(0).map(|report| self.members.report(report));
+                let report = report.map_or_else(String::new, |report| said(&report));
+                format!("{} hears {report} from {}", leader(to), name(from))
+            }
+            Step::AgentSees(of, member) => format!("{}'s agent sees its session with {} end", name(member), leader(of)),
+            Step::LeaderSees(of, member) => format!("{} sees its session with {} end", leader(of), name(member)),
+            Step::Connect(to, member) => format!("{}'s agent connects to {}", name(member), leader(to)),
+            Step::Work(member, work) => {
+                format!("{}: {}", name(member), self.members.view(state.nodes[member]).node.tell(work))
+            }
+            Step::Create(from, member) => {
+                format!("the API server gets {}'s creation of the replica of {}", leader(from), name(member))
+            }
+            Step::Cut(member) => format!("the replica of {} is cut", name(member)),
+            Step::Usable => "all replicas become ready to use".to_owned(),
+            Step::Delete(of) => format!("all replicas are deleted, as {} asked", leader(of)),
+            Step::Recheck(of) => format!("{} gets its new list of the pods", leader(of)),
+            Step::Write(of) => format!("a status of {} arrives at the API server", leader(of)),
+            Step::Sweep(member) => format!("the late replica of {} is deleted", name(member)),
+            Step::Lead(next) => format!("{} begins", leader(next)),
+            Step::RestartAgent(member) => format!("{}'s agent starts again", name(member)),
+            Step::RestartGuardian(member) => format!("{}'s guardian starts again", name(member)),
+            Step::Unlock(member) => format!("{}'s application drops its lock", name(member)),
+            Step::Deadline(member, timer, late) => deadline(member, timer, late),
+            Step::LeaderWakes(of) => format!("a deadline of {} comes", leader(of)),
+            Step::Fault(fault) => {
+                let text = match fault {
+                    Fault::KillAgent(member) => format!("{}'s agent is killed", name(member)),
+                    Fault::KillPod(member) => format!("{}'s agent and freezer are killed", name(member)),
+                    Fault::KillFreezer(member) => format!("{}'s freezer is killed", name(member)),
+                    Fault::KillGuardian(member) => format!("{}'s guardian is killed", name(member)),
+                    Fault::Thaw(member) => format!("somebody else thaws {}", name(member)),
+                    Fault::Freeze(member) => format!("somebody else freezes {}", name(member)),
+                    Fault::Lock(member) => format!("{}'s application takes a lock", name(member)),
+                    Fault::Break(of, member) => format!("the session of {} and {} breaks", leader(of), name(member)),
+                    Fault::Repeat(from, to) => {
+                        format!(
+                            "{}'s agent gets {} from {}, for the first time",
+                            name(to),
+                            command(from, to, 0),
+                            leader(from)
+                        )
+                    }
+                    Fault::Overtake(from, to) => {
+                        format!(
+                            "{}'s agent gets {} from {} before its turn",
+                            name(to),
+                            command(from, to, 1),
+                            leader(from)
+                        )
+                    }
+                    Fault::Crash(of) => format!("{} dies", leader(of)),
+                    Fault::TakeOver(next) => format!("{} begins although another believes that it leads", leader(next)),
+                    Fault::RefuseCreation(of, member) => {
+                        format!("the creation of the replica of {} by {} is refused", name(member), leader(of))
+                    }
+                    Fault::LoseAnswer(of, member) => {
+                        format!("the replica of {} is created; the answer to {} is lost", name(member), leader(of))
+                    }
+                    Fault::Early(member, timer, late) => deadline(member, timer, late),
+                    Fault::EarlyWake(of) => format!("a deadline of {} comes", leader(of)),
+                };
+                format!("FAULT: {text}")
+            }
+        }
+    }
+}
+
+fn said(report: &Report) -> String {
+    match report {
+        Report::Hello(_) => "Hello".to_owned(),
+        Report::Waiting(_) => "Waiting".to_owned(),
+        Report::Prepared(_) => "Prepared".to_owned(),
+        Report::Ready(ready) => format!("Ready (round {})", ready.round),
+        Report::NotReady(_) => "NotReady".to_owned(),
+        Report::Released(released) => format!("Released ({})", if released.unbroken { "unbroken" } else { "broken" }),
+    }
+}
