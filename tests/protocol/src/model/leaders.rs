@@ -5,8 +5,9 @@
 //! long things took. The planner compares none of it; it only copies it into the status. Everything else of a run and of what
 //! it observed tells states apart, by way of its `Debug`, so that a new field does until it is blanked here.
 //!
-//! Three kinds of status are written: the first (the intent), the one that declares the cut proven, and the last. Those in
-//! between would tell the next leader only whether to call the end of a void run `Aborted` or `Failed`.
+//! Three kinds of status are written: a leader's first (the intent, and that the run is this leader's), the one that declares
+//! the cut proven, and the last. Those in between would tell an older leader again that its place is taken, and the next one
+//! whether to call the end of a void run `Aborted` or `Failed`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,8 +63,8 @@ pub enum Input {
     Deleted(usize),
     /// The pods, listed anew, are what they were.
     Rechecked,
-    /// The oldest status that waits is stored, or must not be stored any more.
-    Written(bool),
+    /// The oldest status that waits is stored.
+    Written,
     /// It is time.
     Wake,
 }
@@ -95,12 +96,10 @@ struct Leader {
     controller: Controller,
     /// Statuses that are not stored yet.
     writes: Vec<Arc<ReplicationStatus>>,
-    /// The intent is declared, by this leader or one before it.
+    /// Its first status was queued.
     declared: bool,
     /// What was queued last.
     newest: Option<Arc<ReplicationStatus>>,
-    /// It may not write any more.
-    silenced: bool,
 }
 
 /// A leader, and what is asked of it again and again.
@@ -125,6 +124,8 @@ pub struct Stored {
     status: Arc<ReplicationStatus>,
     /// Its phase.
     pub phase: Option<Phase>,
+    /// The leader that wrote it.
+    pub epoch: u64,
 }
 
 /// What a leader begins with: its epoch, the stored status, the replicas that are there, whose agents are connected.
@@ -208,6 +209,13 @@ impl Leaders {
         self.leaders.len()
     }
 
+    /// What is stored once a leader has claimed what it read, before it does anything.
+    pub fn claimed(&self, id: Id, epoch: u64) -> Id {
+        let mut status = ReplicationStatus::clone(&self.statuses.get(id).status);
+        status.leader_epoch = epoch;
+        self.intern_status(&Arc::new(status))
+    }
+
     /// A leader begins with what is stored, and plans once.
     pub fn begin(&self, epoch: u64, status: Option<Id>, replicas: &[Shown], connected: &[bool]) -> Arc<Effect> {
         self.begun.get(&(epoch, status, replicas.to_vec(), connected.to_vec()), || {
@@ -217,11 +225,8 @@ impl Leaders {
             let sessions = sessions.map(|(_, member)| member.pod.clone()).collect();
             // Nobody writes between the reading and the beginning here, which is one step.
             let controller = Controller::take_over(epoch, &object, &mut store, sessions, self.now).ok().flatten();
-            let declared = status.is_some();
-            let leader = controller.map(|mut controller| {
-                controller.observed.recorded = declared;
-                Leader { controller, writes: Vec::new(), declared, newest: None, silenced: false }
-            });
+            let leader =
+                controller.map(|controller| Leader { controller, writes: Vec::new(), declared: false, newest: None });
             match leader {
                 Some(leader) => self.turn(leader, self.now),
                 None => Effect { leader: Id::MAX, deeds: Vec::new() },
@@ -270,14 +275,9 @@ impl Leaders {
                 }
                 Input::Deleted(found) => Some(Event::Deleted(found)),
                 Input::Rechecked => Some(Event::Rechecked(leader.controller.observed.pods.clone())),
-                Input::Written(stored) => {
-                    if stored {
-                        leader.writes.remove(0);
-                        leader.controller.observed.recorded = true;
-                    } else {
-                        leader.writes.clear();
-                        leader.silenced = true;
-                    }
+                Input::Written => {
+                    leader.writes.remove(0);
+                    leader.controller.observed.recorded = true;
                     None
                 }
                 Input::Wake => {
@@ -338,7 +338,7 @@ impl Leaders {
     fn queue(&self, leader: &mut Leader, status: &ReplicationStatus) {
         let ends = status.phase.is_some_and(Phase::is_final);
         let matters = !leader.declared || status.consistency.is_some() || ends;
-        if !matters || leader.silenced {
+        if !matters {
             return;
         }
         let status = Arc::new(normal(status));
@@ -354,7 +354,7 @@ impl Leaders {
     }
 
     fn intern(&self, leader: Leader) -> Id {
-        let Leader { controller, writes, declared, newest, silenced } = &leader;
+        let Leader { controller, writes, declared, newest } = &leader;
         let ended = controller.run.stage == Stage::Ended;
         let wakes = controller.wake_at();
         let key = if ended {
@@ -363,7 +363,7 @@ impl Leaders {
         } else {
             let Controller { request, run, observed, sessions, asked, .. } = controller;
             let known = format!("{run:?} {observed:?} {sessions:?} {asked:?}");
-            format!("{} {known} {wakes:?} {writes:?} {declared} {newest:?} {silenced}", request.epoch)
+            format!("{} {known} {wakes:?} {writes:?} {declared} {newest:?}", request.epoch)
         };
         let next = writes.first().map(|status| self.intern_status(status));
         self.leaders.intern(key, || View {
@@ -379,7 +379,7 @@ impl Leaders {
     }
 
     fn intern_status(&self, status: &Arc<ReplicationStatus>) -> Id {
-        let make = || Stored { status: Arc::clone(status), phase: status.phase };
+        let make = || Stored { status: Arc::clone(status), phase: status.phase, epoch: status.leader_epoch };
         self.statuses.intern(format!("{status:?}"), make)
     }
 

@@ -135,10 +135,10 @@ impl Group {
     }
 
     fn dismissed_stay(&self, state: &State) -> bool {
-        let newest = state.leaders.iter().rev().find_map(|leads| match leads {
-            Leads::Run(run) => Some(self.leaders.view(*run)),
-            Leads::Later | Leads::Idle | Leads::Dead => None,
-        });
+        // To an older one an agent only says that it holds nothing for it.
+        let newest = state.leaders.iter().rev().find(|leads| **leads != Leads::Later);
+        let newest =
+            newest.and_then(|leads| if let Leads::Run(run) = leads { Some(self.leaders.view(*run)) } else { None });
         newest.is_none_or(|newest| {
             !newest.abandons
                 || newest

@@ -28,6 +28,8 @@ pub struct State {
     pub rechecks: [bool; MAX_LEADERS],
     /// The stored status.
     pub status: Option<Id>,
+    /// The status that each leader read or wrote last.
+    pub known: [Option<Id>; MAX_LEADERS],
     /// The highest epoch that each agent was commanded by. Followed only where the check of epochs is taken out.
     pub epochs: [u8; MAX_MEMBERS],
     /// Faults that may still happen.
@@ -52,7 +54,7 @@ pub enum Leads {
     Later,
     /// It leads, and runs or has run this.
     Run(Id),
-    /// It leads, and found that the run had ended.
+    /// It lives, but does not work on the run: it found that the run had ended, or that a newer leader has it.
     Idle,
     /// It died.
     Dead,

@@ -37,7 +37,7 @@ pub enum Step {
     Delete(usize),
     /// A leader's list of the pods is answered.
     Recheck(usize),
-    /// A leader's next status is stored, or refused.
+    /// A leader's next status arrives at the API server.
     Write(usize),
     /// The leader deletes a replica that turned up after the run had ended without a group.
     Sweep(usize),
@@ -109,6 +109,7 @@ impl Model for Group {
             deletions: [false; MAX_LEADERS],
             rechecks: [false; MAX_LEADERS],
             status: None,
+            known: [None; MAX_LEADERS],
             epochs: [0; MAX_MEMBERS],
             faults: self.bounds.faults,
             broken: None,
@@ -159,7 +160,9 @@ impl Group {
                     *run = self.leaders.permuted(*run, *order);
                 }
             }
-            new.status = new.status.map(|status| self.leaders.permuted_status(status, *order));
+            for status in std::iter::once(&mut new.status).chain(&mut new.known) {
+                *status = status.map(|status| self.leaders.permuted_status(status, *order));
+            }
             (new, *order)
         };
         let run = |leads: &Leads| if let Leads::Run(run) = leads { *run } else { 0 };
@@ -432,27 +435,36 @@ impl Group {
         }
     }
 
-    /// A leader begins.
+    /// A leader begins. Agents keep sessions with every controller, also with those that do not lead yet.
     fn lead(&self, state: &mut State, leader: usize) {
+        for member in self.members() {
+            if self.members.view(state.nodes[member]).node.agent_alive() {
+                state.links[leader][member] = Link::OPEN;
+            }
+        }
+        self.take_up(state, leader);
+    }
+
+    /// A leader takes up what is stored. Reading it and claiming it is one step here: the claim is refused if anybody wrote in
+    /// between, and then it is read anew.
+    fn take_up(&self, state: &mut State, leader: usize) {
+        state.known[leader] = state.status;
         if self.has_ended(state) {
             state.leaders[leader] = Leads::Idle;
             return;
         }
-        // Agents keep sessions with every controller, also with those that do not lead yet.
-        let alive: Vec<bool> =
-            self.members().map(|member| self.members.view(state.nodes[member]).node.agent_alive()).collect();
-        for member in self.members().filter(|member| alive[*member]) {
-            state.links[leader][member] = Link::OPEN;
-        }
+        state.status = state.status.map(|status| self.leaders.claimed(status, epoch(leader).into()));
+        state.known[leader] = state.status;
+        let connected: Vec<bool> = self.members().map(|member| state.links[leader][member].leader).collect();
         let replicas: Vec<Shown> = self.members().map(|member| shown(state.replicas[member])).collect();
-        let effect = self.leaders.begin(epoch(leader).into(), state.status, &replicas, &alive);
+        let effect = self.leaders.begin(epoch(leader).into(), state.status, &replicas, &connected);
         self.take(state, leader, &effect);
     }
 
     /// Lets a leader hear something, if it runs anything.
     fn tell(&self, state: &mut State, leader: usize, input: leaders::Input) {
         let Leads::Run(run) = state.leaders[leader] else { return };
-        if self.leaders.view(run).ended && !matches!(input, leaders::Input::Written(_)) {
+        if self.leaders.view(run).ended && input != leaders::Input::Written {
             return;
         }
         let effect = self.leaders.step(run, input);
@@ -549,21 +561,27 @@ impl Group {
         }
     }
 
-    /// A status is stored, unless the stored one is final and another: so the status writer has it, which reads before it
-    /// writes again after every conflict.
+    /// A status arrives at the API server, which takes it if nobody wrote since this leader read or wrote. If somebody did, it
+    /// is what the status writer does: a newer leader's status is left alone for good; an older leader's, and an end that is
+    /// another one, are read and taken up anew.
     fn write(&self, state: &mut State, leader: usize) {
         let Leads::Run(run) = state.leaders[leader] else { return };
         let Some(status) = self.leaders.view(run).writes else { return };
-        let phase = self.leaders.status(status).phase;
-        let stored = state.status.and_then(|stored| self.leaders.status(stored).phase);
-        let refused = stored.is_some_and(Phase::is_final) && stored != phase;
-        if !refused {
-            state.status = Some(status);
-            if phase == Some(Phase::Done) && !self.is_proven(state) {
-                state.broken = Some(Broken::DoneUnproven);
+        if state.status != state.known[leader] {
+            let newer = state.status.is_some_and(|stored| self.leaders.status(stored).epoch > u64::from(epoch(leader)));
+            if newer {
+                state.leaders[leader] = Leads::Idle;
+            } else {
+                self.take_up(state, leader);
             }
+            return;
         }
-        self.tell(state, leader, leaders::Input::Written(!refused));
+        state.status = Some(status);
+        state.known[leader] = Some(status);
+        if self.phase(state) == Some(Phase::Done) && !self.is_proven(state) {
+            state.broken = Some(Broken::DoneUnproven);
+        }
+        self.tell(state, leader, leaders::Input::Written);
     }
 
     fn all_were_ready(&self, state: &State, leader: usize, attempt: u32, round: u32) -> bool {
