@@ -77,7 +77,7 @@ async fn chaos(args: &Args) -> Result<()> {
     let removed = place.begin_removal().await;
     let wrongs = result?;
     removed?;
-    ensure!(wrongs == 0, "{wrongs} times something happened that must never happen, or a fault was not made");
+    ensure!(wrongs == 0, "{wrongs} times something happened that must never happen, or too many faults were not made");
     Ok(())
 }
 
