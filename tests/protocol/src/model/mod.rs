@@ -14,6 +14,11 @@
 //!
 //! **Faults** are counted, and a run has at most [`Bounds::faults`] of them: see [`Fault`]. Agents and guardians that died may
 //! start again at any time or never; a lock that was taken may be dropped at any time or never.
+//!
+//! **Left out.** What a guardian notes for its successor, so that with two faults agent and guardian can die in one hold, and
+//! nobody here thaws before an agent is started again; further attempts; members that nobody mounts; pods that move, and objects
+//! that are deleted. And somebody who thaws *and* freezes again within one hold: the kernel does not tell that from a hold that
+//! was not broken.
 
 mod check;
 mod leaders;

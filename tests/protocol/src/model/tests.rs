@@ -23,7 +23,8 @@ fn every_promise_holds() {
 
 /// A guard that is taken out must break this promise, and no luck may hide it.
 fn breaks(without: Without, expected: &str) {
-    let found = check(small(Some(without)), 2);
+    // One thread, so that the same promise is always found first.
+    let found = check(small(Some(without)), 1);
     let broken: Vec<&str> = found.broken.iter().map(|(promise, _)| promise.name).collect();
     assert!(broken.contains(&expected), "without {without:?}, only {broken:?} broke in {} states", found.states);
 }
