@@ -1,5 +1,5 @@
-//! The node side of one member as plain data: the production [`Hold`], and around it what it acts on: a freezer process, a
-//! connection to the guardian, a filesystem.
+//! The node side of one member as plain data: the production [`Hold`], and around it what it acts on: a freezer process, the
+//! production [`Watch`] of the guardian, a filesystem.
 //!
 //! This is what `agent/member.rs`, `agent/freezer.rs`, `guardian/guard.rs` and `fsfreeze.rs` do, without threads, sockets and
 //! ioctls: whatever takes time there is a piece of outstanding [`Work`] here, and the caller says which one completes next. The
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use stillpoint::agent::blocker::blocker;
 use stillpoint::agent::hold::{Action, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian};
 use stillpoint::agent::locks::Look;
-use stillpoint::limits::{GUARDIAN_GRACE, MAX_HOLD};
+use stillpoint::guardian::watch::{self, Watch};
 use stillpoint::wire::Protection;
 use stillpoint::wire::agent_message::Report;
 
@@ -146,9 +146,10 @@ struct Guard {
     heard: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Guarding {
-    Watching { deadline: Option<Instant> },
+    /// With the production state machine.
+    Watching(Watch),
     Thawing,
     Gone,
 }
@@ -384,7 +385,7 @@ impl Node {
             }
             let guard = &mut equipment.guard;
             let arms = guard.requests.iter().any(|request| matches!(request, Request::Arm(..)));
-            if guard.stage == (Guarding::Watching { deadline: None }) && !arms {
+            if matches!(&guard.stage, Guarding::Watching(watch) if !watch.owes()) && !arms {
                 guard.stage = Guarding::Gone;
             }
         }
@@ -420,20 +421,20 @@ impl Node {
             }
             let guard = &equipment.guard;
             match guard.stage {
-                Guarding::Watching { .. } if !guard.requests.is_empty() || !guard.heard => {
+                Guarding::Watching(_) if !guard.requests.is_empty() || !guard.heard => {
                     work.push(Work::Guardian(place));
                 }
                 Guarding::Thawing if self.frozen.is_some() || freezer.process == Process::Gone => {
                     work.push(Work::GuardianThaws(place));
                 }
-                Guarding::Watching { .. } | Guarding::Thawing | Guarding::Gone => {}
+                Guarding::Watching(_) | Guarding::Thawing | Guarding::Gone => {}
             }
         }
         if let Some(equipment) = &self.equipment {
             if equipment.freezer.process == Process::Gone && !equipment.freezer_lost {
                 work.push(Work::FreezerGone);
             }
-            if !matches!(equipment.guard.stage, Guarding::Watching { .. }) && !equipment.guardian_lost {
+            if !matches!(equipment.guard.stage, Guarding::Watching(_)) && !equipment.guardian_lost {
                 work.push(Work::GuardianGone);
             }
         }
@@ -552,9 +553,9 @@ impl Node {
     /// The deadlines that run.
     pub fn timers(&self) -> Vec<(Timer, Instant)> {
         let agent = self.hold.as_ref().and_then(Hold::poll_timeout).map(|due| (Timer::Agent, due));
-        let guardians = self.places().filter_map(|(place, equipment)| match equipment.guard.stage {
-            Guarding::Watching { deadline: Some(due) } => Some((Timer::Guardian(place), due)),
-            Guarding::Watching { deadline: None } | Guarding::Thawing | Guarding::Gone => None,
+        let guardians = self.places().filter_map(|(place, equipment)| match &equipment.guard.stage {
+            Guarding::Watching(watch) => watch.poll_timeout().map(|due| (Timer::Guardian(place), due)),
+            Guarding::Thawing | Guarding::Gone => None,
         });
         agent.into_iter().chain(guardians).collect()
     }
@@ -564,10 +565,8 @@ impl Node {
         match timer {
             Timer::Agent => self.handle(Event::Timeout, now),
             Timer::Guardian(place) => {
-                if let Some(equipment) = self.at(place)
-                    && matches!(equipment.guard.stage, Guarding::Watching { deadline: Some(_) })
-                {
-                    equipment.guard.thaw();
+                if let Some(equipment) = self.at(place) {
+                    equipment.guard.hear(watch::Event::Timeout, now);
                 }
                 Reports::new()
             }
@@ -695,24 +694,15 @@ impl Node {
         let agent = self.hold.as_ref().is_some_and(|hold| hold.poll_timeout().is_some())
             || self.threads.iter().any(|thread| matches!(thread, Thread::Settle(_) | Thread::Recover));
         let others = self.places().any(|(_, Equipment { freezer, guard, .. })| {
-            let guards = match guard.stage {
-                Guarding::Watching { deadline } => deadline.is_some(),
-                Guarding::Thawing => true,
-                Guarding::Gone => false,
-            };
             let own = freezer.process == Process::Alive && (freezer.warming || (freezer.frozen && !freezer.heard));
-            guards || own
+            guard.owes() || own
         });
         self.frozen != Some(Owner::Us) || agent || others
     }
 
     /// Whether somebody beside the agent and its freezer will thaw: a guardian with a deadline or a thaw under way.
     pub fn is_guarded(&self) -> bool {
-        self.places().any(|(_, equipment)| match equipment.guard.stage {
-            Guarding::Watching { deadline } => deadline.is_some(),
-            Guarding::Thawing => true,
-            Guarding::Gone => false,
-        })
+        self.places().any(|(_, equipment)| equipment.guard.owes())
     }
 
     /// Whether nothing of ours is frozen, and no freezer is about to freeze.
@@ -885,24 +875,15 @@ impl Node {
     /// One turn of the loop in `guard::watch`.
     fn guardian_hears(&mut self, place: Place, now: Instant) -> Option<Event> {
         let guard = &mut self.at(place)?.guard;
-        let Guarding::Watching { deadline } = &mut guard.stage else { return None };
-        if guard.requests.is_empty() {
-            if guard.heard {
-                return None;
-            }
-            guard.stage = if deadline.is_some() { Guarding::Thawing } else { Guarding::Gone };
-            return None;
-        }
-        match guard.requests.remove(0) {
-            Request::Arm(ticket, limit) => {
-                *deadline = Some(now + limit.min(MAX_HOLD) + GUARDIAN_GRACE);
-                guard.heard.then_some(Event::Done(ticket, Outcome::Armed))
-            }
-            Request::Disarm => {
-                *deadline = None;
-                None
-            }
-        }
+        let event = match guard.requests.first().copied() {
+            Some(Request::Arm(ticket, limit)) => watch::Event::Arm { ticket, limit },
+            Some(Request::Disarm) => watch::Event::Disarm,
+            None if guard.heard => return None,
+            None => watch::Event::Closed,
+        };
+        guard.requests.drain(..guard.requests.len().min(1));
+        let promised = guard.hear(event, now).filter(|_| guard.heard);
+        promised.map(|ticket| Event::Done(ticket, Outcome::Armed))
     }
 
     /// One turn of `thaw_until_settled` in the guardian, which cannot kill: it is in another pod.
@@ -946,7 +927,7 @@ impl Equipment {
                 frozen: false,
             },
             freezer_lost: false,
-            guard: Guard { stage: Guarding::Watching { deadline: None }, requests: Vec::new(), heard: true },
+            guard: Guard { stage: Guarding::Watching(Watch::default()), requests: Vec::new(), heard: true },
             guardian_lost: false,
         }
     }
@@ -966,15 +947,37 @@ impl Freezer {
 
 impl Guard {
     fn request(&mut self, request: Request) {
-        if matches!(self.stage, Guarding::Watching { .. }) && self.heard {
+        if matches!(self.stage, Guarding::Watching(_)) && self.heard {
             self.requests.push(request);
         }
     }
 
-    /// A thaw is owed now; the agent's end is closed first, and nothing is read any more.
-    fn thaw(&mut self) {
-        self.stage = Guarding::Thawing;
-        self.requests.clear();
+    /// What the guardian does with an event; gives the ticket of a promise. Where a thaw is owed, the agent's end is closed first,
+    /// and nothing is read any more.
+    fn hear(&mut self, event: watch::Event, now: Instant) -> Option<Ticket> {
+        let Guarding::Watching(watch) = &mut self.stage else { return None };
+        match watch.handle(event, now) {
+            watch::Step::Wait => None,
+            watch::Step::Promise { ticket } => Some(ticket),
+            watch::Step::Thaw(_) => {
+                self.stage = Guarding::Thawing;
+                self.requests.clear();
+                None
+            }
+            watch::Step::Leave => {
+                self.stage = Guarding::Gone;
+                None
+            }
+        }
+    }
+
+    /// Whether a thaw is owed, now or at the deadline.
+    fn owes(&self) -> bool {
+        match &self.stage {
+            Guarding::Watching(watch) => watch.owes(),
+            Guarding::Thawing => true,
+            Guarding::Gone => false,
+        }
     }
 }
 
