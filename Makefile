@@ -79,7 +79,7 @@ bench: $(BIN)/hold-bench target/images/stillpoint.tar ## the hold of 1 to 30 mem
 model: $(BIN)/model ## every state of the protocol, within bounds; and that taking any one guard out is noticed
 	$(BIN)/model $(MODEL_ARGS)
 	for guard in acknowledged-guardian epoch-check release-vote ask-before-release; do \
-	    $(BIN)/model --members 2 --without $$guard || exit 1; \
+	    $(BIN)/model --members 2 --threads 1 --without $$guard || exit 1; \
 	done
 
 simulation: $(BIN)/simulate ## 100,000 seeds of whole groups with faults at every step
