@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::fs::{Mode, OFlags};
 use stillpoint::fsfreeze;
 
+/// Those that are tested.
+pub const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
+
 /// Set within a pod: the directory for whatever a test makes.
 const SCRATCH: &str = "POD_SCRATCH";
 

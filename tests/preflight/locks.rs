@@ -1,25 +1,12 @@
 //! Every kind of lock, on every filesystem, with every way to lose its holder.
 
-use std::path::Path;
-
 use stillpoint::agent::dataset;
-use stillpoint::agent::locks::{Look, Suspension, look};
-use stillpoint::wire::{Blocker, Container};
+use stillpoint::agent::locks::{Suspension, look};
+use stillpoint::wire::Container;
 
+use crate::looking::{look_at, only};
 use crate::roles::{FakeContainer, Role, until};
-use crate::volume::{Volume, in_a_pod, scratch_dir, text};
-
-const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
-
-fn look_at(path: &Path, when: Suspension) -> Look {
-    let dataset = dataset::open(path).expect("the volume is mounted");
-    look(&dataset, &[], when)
-}
-
-fn only(look: Look) -> Blocker {
-    assert_eq!((look.blockers.len(), look.more_blockers), (1, 0), "{look:?}");
-    look.blockers.into_iter().next().unwrap()
-}
+use crate::volume::{FILESYSTEMS, Volume, in_a_pod, scratch_dir, text};
 
 #[test]
 fn a_lock_for_writing_blocks_and_is_blamed_on_its_holder() {

@@ -6,6 +6,8 @@
 mod blindness;
 mod exclusive;
 mod locks;
+#[path = "../pod/looking.rs"]
+mod looking;
 #[path = "../pod/roles.rs"]
 #[allow(dead_code, reason = "every test binary uses a part of it")]
 mod roles;

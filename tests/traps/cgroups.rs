@@ -37,7 +37,7 @@ fn trap_10_an_agent_in_a_frozen_cgroup_is_replaced_by_the_guardian_outside_it() 
 #[ignore = "needs root and loop devices"]
 fn trap_10_a_writer_that_waits_for_the_thaw_gets_it_though_its_cgroup_was_frozen() {
     on_a_node(async || {
-        for filesystem in crate::scene::FILESYSTEMS {
+        for filesystem in crate::volume::FILESYSTEMS {
             let container = FakeContainer::new(scratch_dir("cgroup"));
             let mut scene = Scene::new(filesystem).await;
             let mut writer = Role::hand(&scene.volume.file("x"));

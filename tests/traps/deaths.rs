@@ -13,9 +13,9 @@ use stillpoint::guardian::protocol::Answer;
 use stillpoint::limits::GUARDIAN_GRACE;
 
 use crate::roles::{Role, threads, until, waits_for_a_thaw};
-use crate::scene::{FILESYSTEMS, HOLD, IN_ITS_POD, Program, Scene, is_frozen, on_a_node};
+use crate::scene::{HOLD, IN_ITS_POD, Program, Scene, is_frozen, on_a_node};
 use crate::stuck::StuckWrite;
-use crate::volume::{Volume, scratch_dir, text};
+use crate::volume::{FILESYSTEMS, Volume, scratch_dir, text};
 
 #[test]
 #[ignore = "needs root and loop devices"]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use stillpoint::wire::agent_message::Report;
 
-use crate::scene::{FILESYSTEMS, HOLD, Scene, on_a_node, refusal, words};
-use crate::volume::{Volume, bind, overlay, run, scratch_dir, text};
+use crate::scene::{HOLD, Scene, on_a_node, refusal, words};
+use crate::volume::{FILESYSTEMS, Volume, bind, overlay, run, scratch_dir, text};
 
 /// Asserts that the agent refuses to prepare what is mounted at `path`, for good and in these words.
 async fn refuses(scene: &mut Scene, path: &Path, why: &str) {

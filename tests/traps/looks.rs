@@ -1,30 +1,19 @@
 //! What a look for locks can miss, and what it must not touch.
 
-use std::path::Path;
 use std::time::Duration;
 
 use stillpoint::agent::dataset;
-use stillpoint::agent::locks::{Look, Suspension, look};
+use stillpoint::agent::locks::Suspension;
 use stillpoint::agent::procfs::{Device, mountinfo};
-use stillpoint::wire::Blocker;
 
+use crate::looking::{look_at, only};
 use crate::roles::{FakeContainer, Role, threads, until};
-use crate::scene::{FILESYSTEMS, HOLD, Scene, on_a_node, words};
+use crate::scene::{HOLD, Scene, on_a_node, words};
 use crate::stuck::StuckWrite;
-use crate::volume::{Frozen, Volume, bind, in_a_pod, run, scratch_dir, text};
+use crate::volume::{FILESYSTEMS, Frozen, Volume, bind, in_a_pod, run, scratch_dir, text};
 
 const OWN_PID_NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 const OTHER_USER: [&str; 4] = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"];
-
-fn look_at(path: &Path, when: Suspension) -> Look {
-    let dataset = dataset::open(path).expect("the volume is mounted");
-    look(&dataset, &[], when)
-}
-
-fn only(look: Look) -> Blocker {
-    assert_eq!((look.blockers.len(), look.more_blockers), (1, 0), "{look:?}");
-    look.blockers.into_iter().next().unwrap()
-}
 
 #[test]
 #[ignore = "needs root and loop devices"]

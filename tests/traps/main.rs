@@ -31,6 +31,8 @@ mod controller;
 mod databases;
 mod deaths;
 mod exclusive;
+#[path = "../pod/looking.rs"]
+mod looking;
 mod looks;
 mod mounts;
 #[path = "../pod/roles.rs"]

@@ -5,8 +5,8 @@ use std::process::Command;
 use rustix::process::{Signal, kill_process};
 
 use crate::roles::{Role, until};
-use crate::scene::{FILESYSTEMS, HOLD, IN_ITS_POD, Scene, on_a_node};
-use crate::volume::{Volume, run, scratch_dir, text};
+use crate::scene::{HOLD, IN_ITS_POD, Scene, on_a_node};
+use crate::volume::{FILESYSTEMS, Volume, run, scratch_dir, text};
 
 /// The loop device below a volume.
 fn device(volume: &Volume) -> String {

@@ -16,7 +16,6 @@ use crate::volume::{Volume, in_a_pod, scratch_dir, text};
 
 /// Longer than any test waits.
 pub const HOLD: Duration = Duration::from_secs(20);
-pub const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 /// Starts an agent in a pod of its own, with another process as process 1.
 pub const IN_ITS_POD: [&str; 8] =
     ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$0\" \"$@\" & wait $!"];

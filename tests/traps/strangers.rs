@@ -5,8 +5,8 @@ use rustix::process::Signal;
 use stillpoint::fsfreeze;
 
 use crate::roles::{Role, until};
-use crate::scene::{FILESYSTEMS, HOLD, Scene, on_a_node, words};
-use crate::volume::{run, text};
+use crate::scene::{HOLD, Scene, on_a_node, words};
+use crate::volume::{FILESYSTEMS, run, text};
 
 #[test]
 #[ignore = "needs root and loop devices"]

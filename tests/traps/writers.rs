@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::roles::{Role, until, waits_for_a_thaw};
-use crate::scene::{FILESYSTEMS, HOLD, Scene, on_a_node};
-use crate::volume::{run, scratch_dir, text};
+use crate::scene::{HOLD, Scene, on_a_node};
+use crate::volume::{FILESYSTEMS, run, scratch_dir, text};
 
 #[test]
 #[ignore = "needs root and loop devices"]

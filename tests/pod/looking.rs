@@ -1,0 +1,18 @@
+//! A look for locks, as an agent does it.
+
+use std::path::Path;
+
+use stillpoint::agent::dataset;
+use stillpoint::agent::locks::{Look, Suspension, look};
+use stillpoint::wire::Blocker;
+
+pub fn look_at(path: &Path, when: Suspension) -> Look {
+    let dataset = dataset::open(path).expect("the volume is mounted");
+    look(&dataset, &[], when)
+}
+
+/// The one blocker that a look has found.
+pub fn only(look: Look) -> Blocker {
+    assert_eq!((look.blockers.len(), look.more_blockers), (1, 0), "{look:?}");
+    look.blockers.into_iter().next().unwrap()
+}

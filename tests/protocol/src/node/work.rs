@@ -1,0 +1,311 @@
+//! What takes time at a node: which work is outstanding and which deadlines run, and what comes of them.
+
+use std::time::Instant;
+
+use rustix::io::Errno;
+use stillpoint::agent::blocker::blocker;
+use stillpoint::agent::hold::{Equipped, Event, Hold, Outcome, Ticket, no_guardian};
+use stillpoint::agent::locks::Look;
+use stillpoint::guardian::watch;
+use stillpoint::wire::Protection;
+
+use super::{Equipment, Freezer, Guarding, Node, Order, Owner, Place, Process, Reports, Request, Thread, Timer, Work};
+
+impl Node {
+    /// What could complete now, in a fixed order.
+    pub fn pending(&self) -> Vec<Work> {
+        let mut work = Vec::new();
+        for thread in &self.threads {
+            match thread {
+                // It waits for a recovery that is under way.
+                Thread::Preflight(_) if self.threads.contains(&Thread::Recover) => {}
+                Thread::Preflight(ticket) => work.push(Work::Preflight(*ticket)),
+                Thread::Record(ticket) => work.push(Work::Record(*ticket)),
+                Thread::Recover if self.frozen.is_none() && self.freezer_remains() => {}
+                Thread::Recover => work.push(Work::Recover),
+                Thread::Look(ticket) => work.push(Work::Look(*ticket)),
+                Thread::Settle(ticket) => {
+                    let gone = self.equipment.as_ref().is_none_or(|held| held.freezer.process == Process::Gone);
+                    if self.frozen.is_some() || gone {
+                        work.push(Work::Settle(*ticket));
+                    }
+                }
+            }
+        }
+        for (place, equipment) in self.places() {
+            let freezer = &equipment.freezer;
+            match freezer.process {
+                Process::Alive if !freezer.orders.is_empty() || !freezer.heard => work.push(Work::Freezer(place)),
+                Process::Dying => work.extend([Work::Freezer(place), Work::FreezerDies(place)]),
+                Process::Alive | Process::Gone => {}
+            }
+            let guard = &equipment.guard;
+            match guard.stage {
+                Guarding::Watching(_) if !guard.requests.is_empty() || !guard.heard => {
+                    work.push(Work::Guardian(place));
+                }
+                Guarding::Thawing if self.frozen.is_some() || freezer.process == Process::Gone => {
+                    work.push(Work::GuardianThaws(place));
+                }
+                Guarding::Watching(_) | Guarding::Thawing | Guarding::Gone => {}
+            }
+        }
+        if let Some(equipment) = &self.equipment {
+            if equipment.freezer.process == Process::Gone && !equipment.freezer_lost {
+                work.push(Work::FreezerGone);
+            }
+            if !matches!(equipment.guard.stage, Guarding::Watching(_)) && !equipment.guardian_lost {
+                work.push(Work::GuardianGone);
+            }
+        }
+        work
+    }
+
+    /// Completes a piece of work that is [`Self::pending`]; any other does nothing.
+    pub fn complete(&mut self, work: Work, now: Instant) -> Reports {
+        let event = match work {
+            Work::Preflight(ticket) => self.preflighted(ticket),
+            Work::Look(ticket) => self.looked(ticket),
+            Work::Record(ticket) => self.recorded(ticket),
+            Work::Settle(ticket) => self.settled(ticket),
+            Work::Recover => {
+                self.recover();
+                None
+            }
+            Work::Freezer(place) => self.freezer_works(place),
+            Work::FreezerDies(place) => self.freezer_dies(place),
+            Work::FreezerGone => self.equipment.as_mut().map(|equipment| {
+                equipment.freezer_lost = true;
+                Event::FreezerLost
+            }),
+            Work::Guardian(place) => self.guardian_hears(place, now),
+            Work::GuardianThaws(place) => self.guardian_thaws(place),
+            Work::GuardianGone => self.equipment.as_mut().map(|equipment| {
+                equipment.guardian_lost = true;
+                Event::GuardianLost
+            }),
+        };
+        let reports = event.map(|event| self.handle(event, now)).unwrap_or_default();
+        self.sweep();
+        reports
+    }
+
+    /// Lets a piece of work that is [`Self::pending`] fail: the preflight refuses, the look sees nothing, the kernel answers an
+    /// I/O error to the freezer's order and does nothing. What cannot fail completes.
+    pub fn fail(&mut self, work: Work, now: Instant) -> Reports {
+        let blind = || vec![blocker("Blind", "the agent cannot see")];
+        let event = match work {
+            Work::Preflight(ticket) if self.came_back(Thread::Preflight(ticket)) => {
+                Event::Done(ticket, Outcome::Preflighted(Err(blind())))
+            }
+            Work::Look(ticket) if self.came_back(Thread::Look(ticket)) => {
+                Event::Done(ticket, Outcome::Looked(Look { blockers: blind(), more_blockers: 0 }))
+            }
+            Work::Record(ticket) if self.came_back(Thread::Record(ticket)) => {
+                Event::Done(ticket, Outcome::Recorded(Err("no space is left".to_owned())))
+            }
+            Work::Freezer(Place::Current) => match self.order_fails() {
+                Some(event) => event,
+                None => return self.complete(work, now),
+            },
+            _ => return self.complete(work, now),
+        };
+        let reports = self.handle(event, now);
+        self.sweep();
+        reports
+    }
+
+    /// The kernel refuses the order that is next at the freezer, if it is one that can be refused.
+    fn order_fails(&mut self) -> Option<Event> {
+        let freezer = &mut self.equipment.as_mut()?.freezer;
+        if freezer.process != Process::Alive || freezer.warming || freezer.orders.is_empty() {
+            return None;
+        }
+        let (order, ticket) = freezer.orders.remove(0);
+        let refused = Err(Errno::IO);
+        let outcome = match order {
+            Order::Flush => Outcome::Flushed(refused),
+            Order::Warm => Outcome::Warmed(refused),
+            Order::Freeze => Outcome::Frozen(refused),
+            Order::Thaw => Outcome::Thawed(refused),
+        };
+        Some(Event::Done(ticket, outcome))
+    }
+
+    /// The deadlines that run.
+    pub fn timers(&self) -> Vec<(Timer, Instant)> {
+        let agent = self.hold.as_ref().and_then(Hold::poll_timeout).map(|due| (Timer::Agent, due));
+        let guardians = self.places().filter_map(|(place, equipment)| match &equipment.guard.stage {
+            Guarding::Watching(watch) => watch.poll_timeout().map(|due| (Timer::Guardian(place), due)),
+            Guarding::Thawing | Guarding::Gone => None,
+        });
+        agent.into_iter().chain(guardians).collect()
+    }
+
+    /// A deadline has come.
+    pub fn fire(&mut self, timer: Timer, now: Instant) -> Reports {
+        match timer {
+            Timer::Agent => self.handle(Event::Timeout, now),
+            Timer::Guardian(place) => {
+                if let Some(equipment) = self.at(place) {
+                    equipment.guard.hear(watch::Event::Timeout, now);
+                }
+                Reports::new()
+            }
+        }
+    }
+
+    fn came_back(&mut self, thread: Thread) -> bool {
+        let index = self.threads.iter().position(|other| *other == thread);
+        index.map(|index| self.threads.remove(index)).is_some()
+    }
+
+    fn preflighted(&mut self, ticket: Ticket) -> Option<Event> {
+        if !self.came_back(Thread::Preflight(ticket)) {
+            return None;
+        }
+        let outcome = if self.guardian_alive && !self.guardian_full {
+            if ticket == self.preflight {
+                self.equipment = Some(Equipment::new());
+            }
+            Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian })
+        } else {
+            Err(vec![no_guardian("nobody listens on its socket")])
+        };
+        Some(Event::Done(ticket, Outcome::Preflighted(outcome)))
+    }
+
+    fn looked(&mut self, ticket: Ticket) -> Option<Event> {
+        if !self.came_back(Thread::Look(ticket)) {
+            return None;
+        }
+        let blockers = if self.locked { vec![blocker("WriteLock", "a process holds a lock")] } else { Vec::new() };
+        Some(Event::Done(ticket, Outcome::Looked(Look { blockers, more_blockers: 0 })))
+    }
+
+    fn recorded(&mut self, ticket: Ticket) -> Option<Event> {
+        if !self.came_back(Thread::Record(ticket)) {
+            return None;
+        }
+        self.recorded = true;
+        Some(Event::Done(ticket, Outcome::Recorded(Ok(()))))
+    }
+
+    /// One turn of `thaw_until_settled` in a recovery.
+    fn recover(&mut self) {
+        if self.thaw(false).is_ok() || !self.freezer_remains() {
+            self.came_back(Thread::Recover);
+            self.recorded = false;
+        }
+    }
+
+    /// Whether a freezer of an earlier agent has not ended.
+    fn freezer_remains(&self) -> bool {
+        self.old.iter().any(|old| old.freezer.process != Process::Gone)
+    }
+
+    /// One turn of `thaw_until_settled` in the agent.
+    fn settled(&mut self, ticket: Ticket) -> Option<Event> {
+        let gone = self.equipment.as_ref().is_none_or(|held| held.freezer.process == Process::Gone);
+        if !self.threads.contains(&Thread::Settle(ticket)) || (self.thaw(false).is_err() && !gone) {
+            return None;
+        }
+        self.came_back(Thread::Settle(ticket));
+        Some(Event::Done(ticket, Outcome::Settled))
+    }
+
+    fn freezer_works(&mut self, place: Place) -> Option<Event> {
+        let mut freezer = self.at(place)?.freezer.clone();
+        let event = self.freezer_turn(&mut freezer);
+        self.at(place)?.freezer = freezer;
+        event
+    }
+
+    /// One turn of the loop in `freezer::run`; a warming takes two.
+    fn freezer_turn(&mut self, freezer: &mut Freezer) -> Option<Event> {
+        if freezer.process == Process::Gone {
+            return None;
+        }
+        let Some((order, ticket)) = freezer.orders.first().copied() else {
+            if freezer.process == Process::Dying || !freezer.heard {
+                self.freezer_ends(freezer);
+            }
+            return None;
+        };
+        let outcome = match order {
+            Order::Flush => Outcome::Flushed(Ok(())),
+            Order::Warm if !freezer.warming => match self.freeze(Owner::Us) {
+                Ok(()) => {
+                    freezer.warming = true;
+                    if freezer.process == Process::Dying {
+                        self.freezer_ends(freezer);
+                    }
+                    return None;
+                }
+                refused @ Err(_) => Outcome::Warmed(refused),
+            },
+            Order::Warm => {
+                freezer.warming = false;
+                Outcome::Warmed(self.thaw(false))
+            }
+            Order::Freeze => {
+                let result = self.freeze(Owner::Us);
+                freezer.frozen |= result.is_ok();
+                Outcome::Frozen(result)
+            }
+            Order::Thaw => {
+                let result = self.thaw(freezer.heard);
+                freezer.frozen = false;
+                Outcome::Thawed(result)
+            }
+        };
+        freezer.orders.remove(0);
+        if freezer.process == Process::Dying || !freezer.heard {
+            // Killed, or the answer cannot be sent.
+            self.freezer_ends(freezer);
+            return None;
+        }
+        Some(Event::Done(ticket, outcome))
+    }
+
+    fn freezer_ends(&mut self, freezer: &mut Freezer) {
+        if freezer.process == Process::Alive && freezer.frozen {
+            let _ = self.thaw(false);
+        }
+        *freezer = Freezer { process: Process::Gone, orders: Vec::new(), warming: false, frozen: false, ..*freezer };
+    }
+
+    fn freezer_dies(&mut self, place: Place) -> Option<Event> {
+        let mut freezer = self.at(place)?.freezer.clone();
+        if freezer.process == Process::Dying {
+            self.freezer_ends(&mut freezer);
+        }
+        self.at(place)?.freezer = freezer;
+        None
+    }
+
+    /// One turn of the loop in `guard::watch`.
+    fn guardian_hears(&mut self, place: Place, now: Instant) -> Option<Event> {
+        let guard = &mut self.at(place)?.guard;
+        let event = match guard.requests.first().copied() {
+            Some(Request::Arm(ticket, limit)) => watch::Event::Arm { ticket, limit },
+            Some(Request::Disarm) => watch::Event::Disarm,
+            None if guard.heard => return None,
+            None => watch::Event::Closed,
+        };
+        guard.requests.drain(..guard.requests.len().min(1));
+        let promised = guard.hear(event, now).filter(|_| guard.heard);
+        promised.map(|ticket| Event::Done(ticket, Outcome::Armed))
+    }
+
+    /// One turn of `thaw_until_settled` in the guardian, which cannot kill: it is in another pod.
+    fn guardian_thaws(&mut self, place: Place) -> Option<Event> {
+        let equipment = self.at(place)?;
+        let gone = equipment.freezer.process == Process::Gone;
+        if equipment.guard.stage != Guarding::Thawing || (self.thaw(false).is_err() && !gone) {
+            return None;
+        }
+        self.at(place)?.guard.stage = Guarding::Gone;
+        None
+    }
+}
