@@ -175,15 +175,22 @@ async fn delete_once(
     let void = listed.iter().filter(|one| attempt_of(*one).is_some_and(|attempt| attempt <= last_attempt));
     let listed = void.map(ResourceExt::name_any);
     for name in names.iter().cloned().chain(listed).collect::<BTreeSet<_>>() {
-        match tokio::time::timeout(API_TIMEOUT, api.delete(&name, &DeleteParams::default())).await? {
-            Ok(_) => {
-                found.insert(name);
-            }
-            Err(kube::Error::Api(status)) if is_absent(&status) => {}
-            Err(error) => return Err(error.into()),
+        if delete_replica(api, &name).await? {
+            found.insert(name);
         }
     }
     Ok(())
+}
+
+/// Deletes one snapshot; says whether it was there.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn delete_replica(api: &Api<VolumeSnapshot>, name: &str) -> anyhow::Result<bool> {
+    match tokio::time::timeout(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await? {
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
+        result => Ok(result.map(|_| true)?),
+    }
 }
 
 /// The attempt that a replica belongs to, by its label; `None` of what no attempt has made.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use kube::api::DeleteParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
@@ -13,8 +12,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::execute::{Pauses, attempt_of, delete_replicas};
-use super::observe::{is_absent, within};
+use super::execute::{Pauses, attempt_of, delete_replica, delete_replicas};
+use super::observe::within;
 use crate::api::snapshot::VolumeSnapshot;
 use crate::api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
 use crate::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
@@ -49,7 +48,8 @@ impl Endings {
         (Self { known: Arc::default(), voided }, to_sweep)
     }
 
-    /// Remembers which attempts are void, if any are, and that a run has ended. Forgets all others when there are too many: they can be read again.
+    /// Remembers which attempts are void, if any are, and that a run has ended. Forgets all others when there are too many: they
+    /// can be read again.
     ///
     /// A snapshot that turned up before the end of its attempt was stored was not late then, and no event will tell of it
     /// again: the replicas of a void attempt are looked for once more, now that whatever comes after this is known to be late.
@@ -177,10 +177,8 @@ async fn judge_once(client: &Client, endings: &Endings, snapshot: &Snapshot) -> 
     }
     tracing::info!(name = snapshot.name_any(), namespace, "deletes a snapshot of a voided attempt that turned up late");
     let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), &namespace);
-    match tokio::time::timeout(API_TIMEOUT, api.delete(&snapshot.name_any(), &DeleteParams::default())).await? {
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(()),
-        result => Ok(result.map(drop)?),
-    }
+    delete_replica(&api, &snapshot.name_any()).await?;
+    Ok(())
 }
 
 #[cfg(test)]
