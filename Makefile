@@ -37,9 +37,17 @@ test: lint unit kernel control-plane model simulation ## everything that a chang
 	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
 	$(MAKE) e2e chaos-short; result=$$?; [ -z "$${fresh:-}" ] || $(CLUSTER_TOOL) down; exit $$result
 
-lint: ## formatting and clippy, warnings are errors
+# Crates without IO, and what would bring it in.
+PURE := stillpoint-api stillpoint-core
+IO := ^(tokio|mio|kube-client|kube-runtime|tonic|hyper|axum|rcgen|rustls|socket2|nix|libc) v|^rustix feature "(fs|net|process|thread|mount|event|pipe|system|termios|time)"
+
+lint: ## formatting and clippy, warnings are errors; crates that decide stay without IO
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@for crate in $(PURE); do \
+	    ! $(CARGO) tree --package $$crate --edges normal,features --prefix none | sort --unique | grep --extended-regexp '$(IO)' \
+	        || { echo "$$crate decides and does no IO: it must not depend on these"; exit 1; }; \
+	done
 
 # Always the whole workspace: a package by itself would have other features of its dependencies, and build them again.
 TEST := $(CARGO) test --workspace

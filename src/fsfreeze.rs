@@ -11,7 +11,7 @@ use rustix::io::{Errno, Result};
 use rustix::ioctl::{IntegerSetter, Opcode, ioctl, opcode};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::limits::THAW_RETRY;
+use stillpoint_core::limits::THAW_RETRY;
 
 const FIFREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
 const FITHAW: Opcode = opcode::read_write::<i32>(b'X', 120);

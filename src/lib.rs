@@ -4,14 +4,10 @@
 //! `agent` suspends and resumes beside the data, [`wire`] is what they say to each other, and [`limits`] bounds it all.
 
 pub mod agent;
-pub mod api;
 pub mod controller;
 pub mod fsfreeze;
 pub mod guardian;
-pub mod limits;
 pub mod note;
 pub mod picture;
-pub mod replica;
+pub mod rpc;
 pub mod telemetry;
-pub mod text;
-pub mod wire;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::limits::MAX_NOTE;
+use stillpoint_core::limits::MAX_NOTE;
 
 /// No note has this extension.
 const UNFINISHED: &str = "new";

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use stillpoint::api::ConsistencyGroupReplication;
+use stillpoint_api::ConsistencyGroupReplication;
 
 const KUBE_VERSION: &str = "1.34.0";
 

@@ -2,7 +2,7 @@
 //! test fails when they are stale.
 
 use kube::CustomResourceExt;
-use stillpoint::api::ConsistencyGroupReplication;
+use stillpoint_api::ConsistencyGroupReplication;
 
 #[test]
 fn crds_are_those_of_the_types() {

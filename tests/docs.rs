@@ -37,7 +37,7 @@ fn reasons(file: &Path) -> BTreeSet<String> {
     let code = read(file);
     let code = code.split("#[cfg(test)]").next().unwrap_or_default();
     let mut makers = vec!["Verdict::new(", "blocker(", "not_ready("];
-    if file.ends_with("agent/blocker.rs") {
+    if file.ends_with("core/src/blocker.rs") {
         makers.push(": &str = ");
     }
     makers.iter().flat_map(|maker| code.split(maker).skip(1).filter_map(word)).map(str::to_owned).collect()
@@ -46,10 +46,12 @@ fn reasons(file: &Path) -> BTreeSet<String> {
 #[test]
 fn every_reason_is_explained() {
     let explained = read(&path("docs/troubleshooting.md"));
-    let root = path("src");
-    // Below src only: where the checkout lies has no say in what is a test.
-    let tests = |file: &Path| file.strip_prefix(&root).expect("it lies in src").to_string_lossy().contains("test");
-    for file in files(&root, "rs").into_iter().filter(|file| !tests(file)) {
+    let root = path("");
+    // Where the checkout lies has no say in what is a test.
+    let tests =
+        |file: &Path| file.strip_prefix(&root).expect("it lies in the checkout").to_string_lossy().contains("test");
+    let sources = [files(&path("src"), "rs"), files(&path("crates"), "rs")].concat();
+    for file in sources.into_iter().filter(|file| !tests(file)) {
         for reason in reasons(&file) {
             let listed = explained.contains(&format!("`{reason}`"));
             assert!(listed, "{}: docs/troubleshooting.md does not explain {reason}", file.display());
@@ -92,7 +94,7 @@ fn tests_in(file: &Path) -> BTreeSet<String> {
 
 #[test]
 fn every_defence_is_shown_by_a_test_that_exists() {
-    let sources = [files(&path("src"), "rs"), files(&path("tests"), "rs")].concat();
+    let sources = ["src", "crates", "tests"].map(|folder| files(&path(folder), "rs")).concat();
     let tests: BTreeSet<String> = sources.iter().flat_map(|file| tests_in(file)).collect();
     let page = read(&path("docs/security.md"));
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| who"));

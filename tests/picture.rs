@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use stillpoint::api::ConsistencyGroupReplication;
 use stillpoint::picture::{Interval, Suspension, Timeline, svg, terminal};
+use stillpoint_api::ConsistencyGroupReplication;
 
 fn path(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/picture", file].iter().collect()

@@ -19,9 +19,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use super::hold::Ticket;
 use super::record::Process;
 use crate::fsfreeze::{freeze, thaw, thaw_for_certain};
+use stillpoint_core::hold::Ticket;
 
 const ORDER_BYTES: usize = 9;
 const ANSWER_BYTES: usize = ORDER_BYTES + 4;

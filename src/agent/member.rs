@@ -12,20 +12,23 @@ use rustix::io::Result as KernelResult;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::blocker::blocker;
 use super::dataset::{self, Dataset};
 use super::freezer::{Freezer, Order};
-use super::hold::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian, not_recorded};
-use super::locks::{self, Look, Sightings, Suspension};
+use super::locks::{self, Sightings};
 use super::record::{self, Record};
 use super::recovery::Recovery;
 use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Answer, Scope};
-use crate::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
 use crate::note;
-use crate::wire;
-use crate::wire::agent_message::Report;
+use stillpoint_core::blocker::blocker;
+use stillpoint_core::hold::{
+    Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian, not_recorded,
+};
+use stillpoint_core::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
+use stillpoint_core::locks::{Look, Suspension};
+use stillpoint_core::wire;
+use stillpoint_core::wire::agent_message::Report;
 
 /// To a member.
 pub enum Message {

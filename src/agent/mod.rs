@@ -4,10 +4,8 @@
 //! [`freezer`] does what can hang, [`dataset`] says what may be frozen and [`locks`] who stands in the way. What is about to
 //! be frozen is kept as a [`record`], for the [`recovery`] of an agent that is started anew.
 
-pub mod blocker;
 pub mod dataset;
 pub mod freezer;
-pub mod hold;
 pub mod locks;
 pub mod member;
 mod offer;
@@ -24,8 +22,8 @@ use anyhow::bail;
 use recovery::Recovery;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
 use crate::note;
+use stillpoint_core::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
 
 /// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
 /// pod whose volumes are replicated, with the capabilities SYS_ADMIN and SYS_PTRACE, and mounts those volumes.

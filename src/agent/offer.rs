@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use super::dataset;
 use super::procfs::{self, mountinfo};
 use crate::guardian::client;
-use crate::limits::{MAX_GUARDED, OFFER_RETRY, OFFER_TIMEOUT};
+use stillpoint_core::limits::{MAX_GUARDED, OFFER_RETRY, OFFER_TIMEOUT};
 
 /// Stack of the thread: it opens and sends, and logs.
 const STACK: usize = 256 * 1024;

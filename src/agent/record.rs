@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, mount_of};
 use super::procfs::{self, Device, stat};
-use crate::limits::MAX_WORD_CHARS;
 use crate::note;
+use stillpoint_core::limits::MAX_WORD_CHARS;
 
 /// What one member's agent is about to freeze, and by which process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,8 +153,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::MAX_NOTE;
     use crate::note::{boot_id, create_directory};
+    use stillpoint_core::limits::MAX_NOTE;
 
     fn record(claim_uid: &str) -> Record {
         Record {

@@ -17,8 +17,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::dataset;
 use super::record::{self, Process, Record};
 use crate::fsfreeze::{thaw_for_certain, thaw_until_settled};
-use crate::limits::MAX_AGENT_MEMBERS;
 use crate::note;
+use stillpoint_core::limits::MAX_AGENT_MEMBERS;
 
 /// Stack of one thread: it opens, calls ioctl, and logs.
 const STACK: usize = 256 * 1024;

@@ -14,16 +14,16 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
-use super::hold::{Command, Session};
 use super::member::{self, Message, Settings};
-use crate::limits::{
+use crate::rpc::sessions_client::SessionsClient;
+use stillpoint_core::hold::{Command, Session};
+use stillpoint_core::limits::{
     CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_AGENT_MEMBERS, MAX_CONTROLLERS, MAX_WIRE_MESSAGE,
     RESOLVE_INTERVAL, SESSION_QUEUE, SESSION_RETRY_MAX, SESSION_RETRY_MIN,
 };
-use crate::wire;
-use crate::wire::agent_message::Report;
-use crate::wire::controller_message::Command as WireCommand;
-use crate::wire::sessions_client::SessionsClient;
+use stillpoint_core::wire;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command as WireCommand;
 
 /// Where the controllers are, and how each side proves itself.
 pub struct Controllers {

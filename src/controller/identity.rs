@@ -9,8 +9,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
-use crate::api::labels::TOKEN_AUDIENCE;
-use crate::limits::{API_TIMEOUT, MAX_REVIEWS};
+use stillpoint_api::labels::TOKEN_AUDIENCE;
+use stillpoint_core::limits::{API_TIMEOUT, MAX_REVIEWS};
 
 /// Keys of the claims that the API server adds for a token that is bound to a pod (KEP-1205, KEP-4193).
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";

@@ -26,12 +26,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Duration, duration};
-use crate::limits::{CONTROLLER_RETRY, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
 use certificates::{KeepError, Keeper, ServerCertificate, server_names};
 use health::Stage;
 use leadership::{Leadership, Terms};
 use sessions::Sessions;
+use stillpoint_api::{Duration, duration};
+use stillpoint_core::limits::{CONTROLLER_RETRY, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
 
 /// Threads that run the controller. Two, so that a burst of handshakes does not delay a release.
 const WORKERS: usize = 2;

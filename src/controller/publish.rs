@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::certificates::Stored;
-use crate::api::labels::{CA_CONFIG_MAP, OPT_IN, OPT_IN_VALUE};
-use crate::limits::{API_TIMEOUT, CONTROLLER_RETRY};
+use stillpoint_api::labels::{CA_CONFIG_MAP, OPT_IN, OPT_IN_VALUE};
+use stillpoint_core::limits::{API_TIMEOUT, CONTROLLER_RETRY};
 
 /// Key of the certificates in the ConfigMap.
 const CERTIFICATE_KEY: &str = "ca.crt";

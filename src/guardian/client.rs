@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::protocol::{Answer, Request, Scope};
-use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
+use stillpoint_core::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// A guardian that has the descriptors of one member.
 pub struct Guardian {

@@ -15,9 +15,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use super::Counted;
 use super::ledger::{Ledger, Promise};
 use super::protocol::{Answer, Request, Scope};
-use super::watch::{Event, Reason, Step, Watch};
 use crate::fsfreeze::thaw_until_settled;
-use crate::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
+use stillpoint_core::hold::guard::{Event, Reason, Step, Watch};
+use stillpoint_core::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// What is guarded.
 struct Guarded {

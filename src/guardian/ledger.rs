@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::fsfreeze::thaw_for_certain;
-use crate::limits::MAX_GUARDED;
 use crate::note;
+use stillpoint_core::limits::MAX_GUARDED;
 
 /// One filesystem of this boot, as every descriptor of its root shows it. The device alone could be another's by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

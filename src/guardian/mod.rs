@@ -11,7 +11,6 @@ pub mod client;
 mod guard;
 pub mod ledger;
 pub mod protocol;
-pub mod watch;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -29,7 +28,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::limits::{GUARDIAN_GRACE, MAX_GUARDED, MAX_HOLD, THAW_RETRY};
+use stillpoint_core::limits::{GUARDIAN_GRACE, MAX_GUARDED, MAX_HOLD, THAW_RETRY};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::limits::MAX_GUARDIAN_MESSAGE;
+use stillpoint_core::limits::MAX_GUARDIAN_MESSAGE;
 
 /// From the agent.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::api::ConsistencyGroupReplication;
-use crate::limits;
+use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_core::limits;
 
 pub use timeline::{Interval, Member, NothingToDraw, Suspension, Timeline};
 

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::scale;
 use super::timeline::{Interval, Member, Suspension, Timeline};
-use crate::api::{MemberState, Phase};
-use crate::text::printable;
+use stillpoint_api::{MemberState, Phase};
+use stillpoint_core::text::printable;
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 28.0;

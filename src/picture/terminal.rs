@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::scale;
 use super::timeline::{Interval, Member, Suspension, Timeline};
-use crate::api::{MemberState, Phase};
-use crate::text::printable;
+use stillpoint_api::{MemberState, Phase};
+use stillpoint_core::text::printable;
 
 /// How the text may look.
 #[derive(Clone, Copy, Debug)]

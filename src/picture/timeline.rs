@@ -6,9 +6,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use crate::api::{Consistency, Duration, MemberState, MemberStatus, Phase, ReplicationStatus};
-use crate::limits::MAX_MESSAGE_CHARS;
-use crate::text::printable;
+use stillpoint_api::{Consistency, Duration, MemberState, MemberStatus, Phase, ReplicationStatus};
+use stillpoint_core::limits::MAX_MESSAGE_CHARS;
+use stillpoint_core::text::printable;
 
 /// The hold of one replication, ready to be drawn.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Pod;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::sessions_client::SessionsClient;
-use stillpoint::wire::{
+use stillpoint::rpc::sessions_client::SessionsClient;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{
     AgentMessage, Attempt, Blocker, ControllerMessage, Hello, NotReady, Prepared, Protection, Ready, Released, Waiting,
 };
 use tokio::sync::mpsc;
@@ -180,7 +180,7 @@ pub fn lock_blocker(path: &str) -> Blocker {
         container_id: "ab".repeat(32),
         pid: 7,
         process: "writer".to_owned(),
-        lock: Some(stillpoint::wire::Lock {
+        lock: Some(stillpoint_core::wire::Lock {
             kind: "POSIX".to_owned(),
             mode: "WRITE".to_owned(),
             start: 0,

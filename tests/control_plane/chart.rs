@@ -8,7 +8,7 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt, discovery};
 use serde_json::json;
 use std::time::Duration;
-use stillpoint::api::ConsistencyGroupReplication;
+use stillpoint_api::ConsistencyGroupReplication;
 
 /// The objects of deploy/stillpoint.yaml.
 fn manifests() -> Vec<DynamicObject> {

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, Phase};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, Phase};
 
 use crate::agents::{Behaviour, Told};
 use crate::fixture::Fixture;

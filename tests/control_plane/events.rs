@@ -3,7 +3,7 @@
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use serde_json::json;
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
 
 use crate::agents::{Behaviour, FakeAgent, lock_blocker};
 use crate::fixture::Fixture;

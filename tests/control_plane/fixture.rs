@@ -12,8 +12,8 @@ use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use stillpoint::api::{ConsistencyGroupReplication, Phase, labels};
 use stillpoint::controller;
+use stillpoint_api::{ConsistencyGroupReplication, Phase, labels};
 use tokio::sync::OnceCell;
 
 /// How long a condition may take before the test fails.

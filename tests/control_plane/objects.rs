@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, S
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use stillpoint::api::labels;
-use stillpoint::api::snapshot::VolumeSnapshotClass;
+use stillpoint_api::labels;
+use stillpoint_api::snapshot::VolumeSnapshotClass;
 
 use crate::fixture::Fixture;
 

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use kube::ResourceExt;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
-use stillpoint::api::{Consistency, ConsistencyGroupReplication, MemberState, Phase, labels};
+use stillpoint_api::{Consistency, ConsistencyGroupReplication, MemberState, Phase, labels};
 use tokio::task::JoinHandle;
 
 use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};

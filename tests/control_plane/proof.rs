@@ -2,9 +2,9 @@
 
 use kube::ResourceExt;
 use serde_json::json;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{Phase, labels};
-use stillpoint::replica::csi::snapshot_name;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{Phase, labels};
+use stillpoint_core::replica::csi::snapshot_name;
 
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::Fixture;

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use stillpoint::api::labels;
+use stillpoint_api::labels;
 
 use crate::fixture::Fixture;
 

@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, MemberState, Phase};
-use stillpoint::wire::Blocker;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, MemberState, Phase};
+use stillpoint_core::wire::Blocker;
 
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::Fixture;

@@ -8,15 +8,15 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, MemberState, Phase, ReplicationStatus, labels};
 use stillpoint::controller::certificates::{self, Keeper, ServerCertificate, Step, server_names};
 use stillpoint::controller::{identity, sessions};
-use stillpoint::limits::{CA_OVERLAP, CA_RETIRE, CA_ROTATE, MAX_STATUS_BLOCKERS};
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::sessions_client::SessionsClient;
-use stillpoint::wire::{
+use stillpoint::rpc::sessions_client::SessionsClient;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, MemberState, Phase, ReplicationStatus, labels};
+use stillpoint_core::limits::{CA_OVERLAP, CA_RETIRE, CA_ROTATE, MAX_STATUS_BLOCKERS};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{
     AgentMessage, Attempt, Blocker, ControllerMessage, Hello, NotReady, Prepared, Protection, Ready, Release, Released,
     Waiting,
 };
@@ -200,7 +200,12 @@ fn hostile(attempt: &Attempt, turn: u64) -> Report {
         container_id: word.clone(),
         pid: i32::MIN,
         process: word.clone(),
-        lock: Some(stillpoint::wire::Lock { kind: word.clone(), mode: word, start: u64::MAX, end: Some(u64::MAX) }),
+        lock: Some(stillpoint_core::wire::Lock {
+            kind: word.clone(),
+            mode: word,
+            start: u64::MAX,
+            end: Some(u64::MAX),
+        }),
         path: "../".repeat(2_000),
         seen_us: u64::MAX,
     };

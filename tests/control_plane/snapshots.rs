@@ -5,8 +5,8 @@ use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, labels};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, labels};
 use tokio::task::JoinHandle;
 
 use crate::fixture::{DEADLINE, Fixture};

@@ -6,7 +6,7 @@ use kube::api::DeleteParams;
 use kube::runtime::wait::await_condition;
 use kube::runtime::wait::conditions::is_deleted;
 use serde_json::{Value, json};
-use stillpoint::api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
+use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 
 use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};
 use crate::fixture::{DEADLINE, Fixture};
@@ -112,7 +112,7 @@ pub async fn bring_to(fixture: &Fixture, class: &str, stage: Stage, cool_down: &
 
 /// Whether a snapshot belongs to a run.
 pub fn is_of(snapshot: &impl ResourceExt, run: &ConsistencyGroupReplication) -> bool {
-    snapshot.labels().get(stillpoint::api::labels::REPLICATION_UID) == run.uid().as_ref()
+    snapshot.labels().get(stillpoint_api::labels::REPLICATION_UID) == run.uid().as_ref()
 }
 
 /// The status that is stored now.

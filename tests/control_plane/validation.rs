@@ -4,7 +4,7 @@ use crate::fixture::Fixture;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use stillpoint::api::ConsistencyGroupReplication;
+use stillpoint_api::ConsistencyGroupReplication;
 
 /// The object as a user would write it, so that nothing is checked by Rust types first.
 fn object(name: &str, spec: Value) -> DynamicObject {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stillpoint::wire;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::sessions_server::{Sessions, SessionsServer};
+use stillpoint::rpc::sessions_server::{Sessions, SessionsServer};
+use stillpoint_core::wire;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};

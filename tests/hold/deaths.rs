@@ -4,10 +4,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use stillpoint::limits::{GUARDIAN_GRACE, THAW_RETRY};
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{NotReady, Prepared, Protection, Suspend};
+use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{NotReady, Prepared, Protection, Suspend};
 
 use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, stop, until};
 use crate::stuck::StuckWrite;

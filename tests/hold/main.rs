@@ -20,10 +20,10 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 use rustix::process::Signal;
 use scene::{HOLD, Running, Scene, attempt, in_uninterruptible_sleep, until};
 use stillpoint::fsfreeze;
-use stillpoint::limits::MAX_GUARDED;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{NotReady, Suspend};
+use stillpoint_core::limits::MAX_GUARDED;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{NotReady, Suspend};
 use stuck::StuckWrite;
 
 async fn holds_and_releases(filesystem: &str) {

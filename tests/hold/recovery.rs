@@ -9,9 +9,9 @@ use stillpoint::agent::procfs::Device;
 use stillpoint::agent::record::{Process, Record};
 use stillpoint::fsfreeze;
 use stillpoint::note::boot_id;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{NotReady, Suspend};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{NotReady, Suspend};
 
 use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, until};
 use crate::stuck::StuckWrite;

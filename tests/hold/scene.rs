@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use stillpoint::limits::GUARDIAN_GRACE;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{Attempt, Prepare, Ready, Release, Released, Suspend};
+use stillpoint_core::limits::GUARDIAN_GRACE;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{Attempt, Prepare, Ready, Release, Released, Suspend};
 
 use crate::controller::{Controller, Session};
 use crate::volume::{Volume, Writer};

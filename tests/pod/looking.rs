@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use stillpoint::agent::dataset;
-use stillpoint::agent::locks::{Look, Suspension, look};
-use stillpoint::wire::Blocker;
+use stillpoint::agent::locks::look;
+use stillpoint_core::locks::{Look, Suspension};
+use stillpoint_core::wire::Blocker;
 
 pub fn look_at(path: &Path, when: Suspension) -> Look {
     let dataset = dataset::open(path).expect("the volume is mounted");

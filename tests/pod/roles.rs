@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
-use stillpoint::wire::{Blocker, Container};
+use stillpoint_core::wire::{Blocker, Container};
 
 /// A process in a role.
 pub struct Role {
@@ -324,7 +324,7 @@ fn agent(mount_path: &Path, containers: &[&str]) {
         containers.iter().map(|id| Container { name: "database".into(), id: (*id).to_owned() }).collect();
     let blockers = match dataset::open(mount_path) {
         Ok(dataset) => {
-            let look = locks::look(&dataset, &containers, locks::Suspension::Writable);
+            let look = locks::look(&dataset, &containers, stillpoint_core::locks::Suspension::Writable);
             [dataset::exclusive(&dataset).err().unwrap_or_default(), look.blockers].concat()
         }
         Err(blocker) => vec![blocker],

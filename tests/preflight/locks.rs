@@ -1,8 +1,9 @@
 //! Every kind of lock, on every filesystem, with every way to lose its holder.
 
 use stillpoint::agent::dataset;
-use stillpoint::agent::locks::{Suspension, look};
-use stillpoint::wire::Container;
+use stillpoint::agent::locks::look;
+use stillpoint_core::locks::Suspension;
+use stillpoint_core::wire::Container;
 
 use crate::looking::{look_at, only};
 use crate::roles::{FakeContainer, Role, until};

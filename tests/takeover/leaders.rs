@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use rustix::process::Signal;
 use serde_json::json;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{Consistency, ConsistencyGroupReplication, Phase, ReplicationStatus};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{Consistency, ConsistencyGroupReplication, Phase, ReplicationStatus};
 
 use crate::agents::{Behaviour, Told};
 use crate::fixture::Fixture;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
 
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::connect;
@@ -49,7 +49,7 @@ async fn an_attempt_over(creations: Creations) {
 async fn seen(client: kube::Client, namespace: &str) {
     use futures::StreamExt;
     use kube::runtime::{WatchStreamExt, watcher};
-    let snapshots: kube::Api<stillpoint::api::snapshot::VolumeSnapshot> = kube::Api::namespaced(client, namespace);
+    let snapshots: kube::Api<stillpoint_api::snapshot::VolumeSnapshot> = kube::Api::namespaced(client, namespace);
     let mut seen = watcher(snapshots, watcher::Config::default()).applied_objects().boxed();
     let first = tokio::time::timeout(crate::fixture::DEADLINE, seen.next()).await;
     first.expect("in time").expect("a watch").expect("a snapshot");

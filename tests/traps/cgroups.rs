@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use stillpoint::limits::GUARDIAN_GRACE;
+use stillpoint_core::limits::GUARDIAN_GRACE;
 
 use crate::roles::{FakeContainer, Role, until};
 use crate::scene::{HOLD, Scene, on_a_node};

@@ -7,9 +7,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
-use stillpoint::api::Consistency;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::{Blocker, Lock};
+use stillpoint_api::Consistency;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::{Blocker, Lock};
 
 use crate::roles::{until, waits_for_a_thaw};
 use crate::scene::{HOLD, Scene, on_a_node};

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, test_kill_process};
 use stillpoint::fsfreeze;
 use stillpoint::guardian::client::Guardian;
 use stillpoint::guardian::protocol::Answer;
-use stillpoint::limits::GUARDIAN_GRACE;
+use stillpoint_core::limits::GUARDIAN_GRACE;
 
 use crate::roles::{Role, threads, until, waits_for_a_thaw};
 use crate::scene::{HOLD, IN_ITS_POD, Program, Scene, is_frozen, on_a_node};

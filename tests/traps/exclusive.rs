@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use stillpoint::wire::agent_message::Report;
+use stillpoint_core::wire::agent_message::Report;
 
 use crate::scene::{HOLD, Scene, on_a_node, refusal, words};
 use crate::volume::{FILESYSTEMS, Volume, bind, overlay, run, scratch_dir, text};

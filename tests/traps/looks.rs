@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stillpoint::agent::dataset;
-use stillpoint::agent::locks::Suspension;
 use stillpoint::agent::procfs::{Device, mountinfo};
+use stillpoint_core::locks::Suspension;
 
 use crate::looking::{look_at, only};
 use crate::roles::{FakeContainer, Role, threads, until};

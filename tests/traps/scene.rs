@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use stillpoint::fsfreeze;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command;
-use stillpoint::wire::{Attempt, Blocker, NotReady, Prepare, Ready, Release, Released, Suspend};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{Attempt, Blocker, NotReady, Prepare, Ready, Release, Released, Suspend};
 
 use crate::controller::{Controller, Session};
 use crate::roles::until;

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::Dataset;
-use crate::agent::blocker::{BLIND, CANNOT_FREEZE, MISSING_CAPABILITY, NOT_EXCLUSIVE, blocker};
 use crate::agent::procfs::mountinfo::{self, Mount};
 use crate::agent::procfs::view::View;
 use crate::agent::procfs::{self, Device};
-use crate::limits::MAX_LOOP_DEVICES;
-use crate::wire::Blocker;
+use stillpoint_core::blocker::{BLIND, CANNOT_FREEZE, MISSING_CAPABILITY, NOT_EXCLUSIVE, blocker};
+use stillpoint_core::limits::MAX_LOOP_DEVICES;
+use stillpoint_core::wire::Blocker;
 
 /// Filesystems with a `freeze_fs` operation that freeze one superblock of one machine. Others answer `EOPNOTSUPP`, or
 /// (gfs2) freeze a whole cluster.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::blocker::{NOT_MOUNTED, blocker};
 use super::procfs::mountinfo::{self, Mount};
 use super::procfs::{self, Device, fdinfo};
-use crate::wire::Blocker;
+use stillpoint_core::blocker::{NOT_MOUNTED, blocker};
+use stillpoint_core::wire::Blocker;
 
 pub use exclusive::{can_be_frozen, exclusive};
 

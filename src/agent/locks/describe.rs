@@ -1,12 +1,12 @@
 //! Puts a lock into words: who holds what, where.
 
 use super::attribution::Held;
-use crate::agent::blocker::{LOCK_HELD, blocker as worded};
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::view::Process;
-use crate::limits::{MAX_PATH_CHARS, MAX_WORD_CHARS};
-use crate::text::printable;
-use crate::wire;
+use stillpoint_core::blocker::{LOCK_HELD, blocker as worded};
+use stillpoint_core::limits::{MAX_PATH_CHARS, MAX_WORD_CHARS};
+use stillpoint_core::text::printable;
+use stillpoint_core::wire;
 
 /// Characters of a container's id in a message, when it has no name: as runtimes abbreviate it.
 const SHORT_ID: usize = 12;

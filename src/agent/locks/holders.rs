@@ -13,7 +13,7 @@ use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::mountinfo::Mount;
 use crate::agent::procfs::view::Process;
 use crate::agent::procfs::{Device, fdinfo, maps, numbers, read, read_file, vanished};
-use crate::limits::MAX_DESCRIPTORS;
+use stillpoint_core::limits::MAX_DESCRIPTORS;
 
 /// A process with an open file, or a mapping, that keeps a lock.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,51 +11,25 @@ mod sightings;
 
 use std::path::Path;
 
-use super::blocker::{BLIND, blocker};
 use super::dataset::Dataset;
 use super::procfs::locks::{self as lock_table, Line, Lock, Mode};
 use super::procfs::view::{Process, View, blind_to};
 use super::procfs::{self, Device};
-use crate::limits::{MAX_BLOCKERS, MAX_LOCKS};
-use crate::wire::{Blocker, Container};
 use attribution::{attribute, unattributed};
 use holders::Scan;
+use stillpoint_core::blocker::{BLIND, blocker};
+use stillpoint_core::limits::{MAX_BLOCKERS, MAX_LOCKS};
+use stillpoint_core::wire::{Blocker, Container};
 
 pub use sightings::Sightings;
-
-/// Whether the dataset is suspended while the agent looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Suspension {
-    /// Writes go on. The look may take its time: it goes through every descriptor in view, and mappings where needed.
-    Writable,
-    /// Writes are suspended. The look is quick, begins with the processes that have the dataset mounted, and keeps away
-    /// from all that can hang: of a process it reads only links, fdinfo, comm, stat, cgroup and mountinfo, and it never
-    /// stats through a descriptor; one that has a lock it duplicates for a moment, to read its link.
-    Suspended,
-}
-
-/// What one look found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Look {
-    /// What stands in the way, at most [`MAX_BLOCKERS`]: first where the agent is blind, then locks by file.
-    pub blockers: Vec<Blocker>,
-    /// Blockers beyond those listed.
-    pub more_blockers: u32,
-}
-
-impl Look {
-    /// Whether nothing stands in the way.
-    pub fn is_clean(&self) -> bool {
-        self.blockers.is_empty()
-    }
-}
+use stillpoint_core::locks::{Look, Suspension};
 
 /// Looks once at the locks on the dataset. Every lock for writing that was held at any time during the look is a blocker
 /// (`LockHeld`), whoever holds it; requests that wait for a lock are not, nor are locks for reading: a reader does not
 /// change the dataset.
 ///
 /// `containers` are those of which the agent must see a process, or it is `Blind`. It is also `Blind` when a bound of
-/// [`crate::limits`] was hit, or when it is alone in its pid namespace.
+/// [`stillpoint_core::limits`] was hit, or when it is alone in its pid namespace.
 ///
 /// One lock escapes it: a flock whose locker has ended, and which only a mapping keeps (the descriptor is closed), is in no
 /// table that a nested pid namespace shows.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::wire::Blocker;
+use stillpoint_core::wire::Blocker;
 
 /// Remembers since when each blocker of the latest look has been seen, look after look without a gap. Holds no more than
 /// that look listed.

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::limits::MAX_PROC_FILE;
+use stillpoint_core::limits::MAX_PROC_FILE;
 
 /// Major and minor number of a block device (or of an anonymous one), as the kernel's superblock has it.
 ///

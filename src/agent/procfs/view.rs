@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::mountinfo::{self, Mount};
 use super::{Device, cgroup, numbers, read, stat, vanished};
-use crate::agent::blocker::{BLIND, blocker};
-use crate::limits::MAX_PROCESSES;
-use crate::wire::Blocker;
+use stillpoint_core::blocker::{BLIND, blocker};
+use stillpoint_core::limits::MAX_PROCESSES;
+use stillpoint_core::wire::Blocker;
 
 /// A process that the agent can look into.
 pub struct Process {

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, RootCertStore};
 
-use crate::limits::{CA_VALIDITY, CERTIFICATE_VALIDITY, CLOCK_SKEW};
+use stillpoint_core::limits::{CA_VALIDITY, CERTIFICATE_VALIDITY, CLOCK_SKEW};
 
 /// Name of every CA. Fixed, because an issuer is rebuilt from it and the key alone.
 const COMMON_NAME: &str = "Stillpoint controller CA";

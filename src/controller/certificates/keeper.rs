@@ -14,7 +14,7 @@ use super::Unusable;
 use super::rotation::{self, Step};
 use super::server::ServerCertificate;
 use super::stored::{CERTIFICATE, KEY, SECRET, Stored};
-use crate::limits::{API_TIMEOUT, CA_LOOK};
+use stillpoint_core::limits::{API_TIMEOUT, CA_LOOK};
 
 /// A wall clock.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;

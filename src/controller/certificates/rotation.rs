@@ -10,7 +10,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::limits::{CA_OVERLAP, CA_RETIRE, CA_ROTATE, CLOCK_SKEW};
+use stillpoint_core::limits::{CA_OVERLAP, CA_RETIRE, CA_ROTATE, CLOCK_SKEW};
 
 /// What is stored, as far as it decides. Times are by the wall clock of whichever controller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,7 +227,7 @@ mod tests {
                 world.turn(publishing > 0, now);
                 promotions += u32::from(world.current != before);
                 world.shown.retain(|(_, end)| *end > now);
-                world.shown.push((world.current, now + crate::limits::CERTIFICATE_VALIDITY));
+                world.shown.push((world.current, now + stillpoint_core::limits::CERTIFICATE_VALIDITY));
                 let late = world.published.iter().rev().find(|(at, _)| *at + KUBELET <= now).map(|(_, bundle)| bundle);
                 let late = late.expect("the first bundle is old enough");
                 for (signer, _) in &world.shown {

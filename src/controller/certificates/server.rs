@@ -10,7 +10,7 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::{Authority, Unusable};
-use crate::limits::CERTIFICATE_RENEW;
+use stillpoint_core::limits::CERTIFICATE_RENEW;
 
 /// The certificate that new connections are shown.
 #[derive(Debug)]

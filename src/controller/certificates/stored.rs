@@ -182,7 +182,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::limits::CA_OVERLAP;
+    use stillpoint_core::limits::CA_OVERLAP;
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
@@ -294,7 +294,7 @@ mod tests {
     /// for years, or whose clock is wrong, goes on, and its CA is rotated.
     #[test]
     fn a_ca_is_read_whatever_its_dates() {
-        for now in [now() + 2 * crate::limits::CA_VALIDITY, now() - crate::limits::CA_VALIDITY] {
+        for now in [now() + 2 * stillpoint_core::limits::CA_VALIDITY, now() - stillpoint_core::limits::CA_VALIDITY] {
             Stored::read(made(), now).expect("a CA");
         }
     }

@@ -9,9 +9,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use super::observe::within;
-use crate::api::{Blocker, ClaimReference, Phase, ReplicationStatus};
-use crate::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS, MAX_MESSAGE_CHARS};
-use crate::text::printable;
+use stillpoint_api::{Blocker, ClaimReference, Phase, ReplicationStatus};
+use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS, MAX_MESSAGE_CHARS};
+use stillpoint_core::text::printable;
 
 /// What Events have told of one replication.
 #[derive(Default)]

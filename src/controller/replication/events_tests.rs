@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{MemberState, MemberStatus};
+use stillpoint_api::{MemberState, MemberStatus};
 
 fn blocker(message: &str) -> Blocker {
     Blocker { reason: "LockHeld".into(), message: message.into(), ..Blocker::default() }

@@ -8,14 +8,14 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::facts::PodFacts;
 use super::observe::{self, is_absent, within};
-use super::observed::Observed;
-use super::plan::Step;
-use crate::api::snapshot::VolumeSnapshot;
-use crate::api::{ConsistencyGroupReplication, labels};
 use crate::controller::sessions::Sessions;
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, labels};
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
+use stillpoint_core::run::facts::PodFacts;
+use stillpoint_core::run::observed::Observed;
+use stillpoint_core::run::plan::Step;
 
 /// How a step that takes time ended.
 pub enum Outcome {

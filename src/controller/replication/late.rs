@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::execute::{Pauses, attempt_of, delete_replica, delete_replicas};
 use super::observe::within;
-use crate::api::snapshot::VolumeSnapshot;
-use crate::api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
-use crate::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
+use stillpoint_core::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
 
 /// Which attempts are void, by the UID of the replication. What is void stays so, and final phases are never left, so this
 /// never becomes wrong.
@@ -190,7 +190,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::PhaseEntry;
+    use stillpoint_api::PhaseEntry;
 
     /// A replication whose second attempt has come so far.
     fn replication(phases: &[Phase]) -> ConsistencyGroupReplication {

@@ -4,27 +4,14 @@
 //! place that acts, [`status`] writes what users see. [`runs`] turns the wheel for one replication, [`supervise`]
 //! starts the runs, as many as [`places`] has room for, [`late`] removes what turns up after its attempt was voided.
 
-pub mod answers;
-mod checking;
-mod conditions;
-mod cutting;
-mod disturbances;
-mod ending;
 mod events;
 mod execute;
-pub mod facts;
 #[cfg(test)]
 mod fixtures;
 mod late;
-mod membership;
 mod observe;
-pub mod observed;
 mod places;
-pub mod plan;
-mod report;
-pub mod resume;
 mod runs;
-pub mod state;
 mod status;
 mod supervise;
 

@@ -15,12 +15,12 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::facts::{Claim, PodFacts};
-use super::observed::Observed;
-use crate::api::labels;
-use crate::api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
-use crate::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
-use crate::replica::csi::Class;
+use stillpoint_api::labels;
+use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
+use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
+use stillpoint_core::replica::csi::Class;
+use stillpoint_core::run::facts::{Claim, PodFacts};
+use stillpoint_core::run::observed::Observed;
 
 /// Something changed in the namespace.
 pub enum Change {

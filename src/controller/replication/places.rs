@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{MAX_GOODBYES, MAX_UPLOADS};
+use stillpoint_core::limits::{MAX_GOODBYES, MAX_UPLOADS};
 
 /// The places. A clone is another handle on the same ones.
 #[derive(Clone)]

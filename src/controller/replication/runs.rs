@@ -12,23 +12,23 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use super::answers;
 use super::events::Events;
 use super::execute::{Executor, Outcome, delete_replicas, set_finalizer};
-use super::membership::{self, Candidates, Refusal};
 use super::observe::{self, Watches, within};
-use super::observed::Observed;
 use super::places::{Place, Places};
-use super::plan::plan;
-use super::report;
-use super::resume::{is_under_way, resume};
-use super::state::{Member, Moment, Request, Run, Stage, Verdict};
 use super::status::{Lost, StatusWriter};
-use crate::api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase};
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
-use crate::limits::{API_TIMEOUT, RUN_QUEUE};
-use crate::replica::csi::snapshot_name;
+use stillpoint_api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase};
+use stillpoint_core::limits::{API_TIMEOUT, RUN_QUEUE};
+use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::run::answers;
+use stillpoint_core::run::membership::{self, Candidates, Refusal};
+use stillpoint_core::run::observed::Observed;
+use stillpoint_core::run::plan::plan;
+use stillpoint_core::run::report;
+use stillpoint_core::run::resume::{is_under_way, resume};
+use stillpoint_core::run::state::{Member, Moment, Request, Run, Stage, Verdict};
 
 /// What every run is given.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::super::fixtures;
 use super::*;
-use crate::api::ReplicationStatus;
+use stillpoint_api::ReplicationStatus;
 
 fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
     let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
@@ -82,7 +82,7 @@ async fn a_cool_down_is_waited_for_and_believed_no_longer_than_it_can_be() {
     let left = |seconds: i64, deleting: bool| {
         let next_attempt_at = Some(MicroTime(now.wall + SignedDuration::from_secs(seconds)));
         let mut object = replication(ReplicationStatus { attempt: 1, next_attempt_at, ..Default::default() });
-        object.spec.retry = Some(crate::api::Retry { limit: 1, cool_down: Duration::from_secs(60).into() });
+        object.spec.retry = Some(stillpoint_api::Retry { limit: 1, cool_down: Duration::from_secs(60).into() });
         object.metadata.deletion_timestamp = deleting.then_some(Time(now.wall));
         cool_down(&object, now)
     };
@@ -129,7 +129,7 @@ async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
         let mut object = replication(ReplicationStatus::default());
         object.status = None;
         object.spec.mode = Mode::Check;
-        object.metadata.finalizers = Some(vec![crate::api::labels::FINALIZER.to_owned()]);
+        object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
         let (client, mut stored) = server_with_a_claim(object.clone());
         let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
         let mut context = fixtures::context(client, config);

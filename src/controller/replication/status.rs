@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::events::{Events, Told};
 use super::observe::{sentence, within};
-use crate::api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, STATUS_INTERVAL, STATUS_QUEUE};
+use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, STATUS_INTERVAL, STATUS_QUEUE};
 
 /// Statuses that wait to be written. Of one phase only the newest waits, so that there are never more than phases.
 #[derive(Default)]

@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::conditions;
 use super::late::Endings;
 use super::places::Place;
 use super::runs::{Context, has_ended, replicate};
 use super::status::write_unless_changed;
-use crate::api::{ConsistencyGroupReplication, Phase, PhaseEntry, ReplicationStatus, labels};
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN};
+use stillpoint_api::{ConsistencyGroupReplication, Phase, PhaseEntry, ReplicationStatus, labels};
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN};
+use stillpoint_core::run::conditions;
 
 type Object = Arc<ConsistencyGroupReplication>;
 

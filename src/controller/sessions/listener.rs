@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_UNPROVEN_CONNECTIONS};
+use stillpoint_core::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_UNPROVEN_CONNECTIONS};
 
 /// Connections that wait for the server to take them.
 const BACKLOG: usize = 16;

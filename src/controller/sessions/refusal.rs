@@ -4,7 +4,7 @@ use tonic::Status;
 
 use super::{SessionEnd, TooManySessions};
 use crate::controller::identity::Unidentified;
-use crate::limits::{HELLO_TIMEOUT, REPORTS_PER_SECOND};
+use stillpoint_core::limits::{HELLO_TIMEOUT, REPORTS_PER_SECOND};
 
 /// Why a session was not opened, or ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

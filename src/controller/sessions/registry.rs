@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::limits::{MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
-use crate::wire::{Attempt, ControllerMessage, agent_message::Report, controller_message::Command};
+use stillpoint_core::limits::{MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
+use stillpoint_core::wire::{Attempt, ControllerMessage, agent_message::Report, controller_message::Command};
 
 /// The sessions of one controller. A clone is another handle on the same sessions.
 #[derive(Clone, Default)]

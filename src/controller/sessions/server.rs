@@ -18,14 +18,14 @@ use super::listener::{self, Admission};
 use super::refusal::Refusal;
 use super::{Session, Sessions};
 use crate::controller::identity::{Identity, Review, identify};
-use crate::limits::{
+use crate::rpc::sessions_server::{self, SessionsServer};
+use stillpoint_core::limits::{
     ADMISSION_TIMEOUT, HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_BLOCKERS, MAX_STREAMS,
     MAX_WIRE_MESSAGE, MAX_WORD_CHARS, REPORTS_BURST, REPORTS_PER_SECOND, SHUTDOWN_TIMEOUT,
 };
-use crate::text::printable;
-use crate::wire::agent_message::Report;
-use crate::wire::sessions_server::{self, SessionsServer};
-use crate::wire::{AgentMessage, ControllerMessage};
+use stillpoint_core::text::printable;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::{AgentMessage, ControllerMessage};
 
 /// How the server decides, and how patient it is.
 #[derive(Clone)]
@@ -218,7 +218,7 @@ fn bounded(mut report: Report) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Blocker, NotReady, Waiting};
+    use stillpoint_core::wire::{Blocker, NotReady, Waiting};
 
     #[test]
     fn a_report_is_small_before_it_is_queued() {

@@ -22,15 +22,15 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::*;
-use crate::api::labels::TOKEN_AUDIENCE;
 use crate::controller::certificates::{Authority, ServerCertificate, server_names};
-use crate::limits::{
+use crate::rpc::sessions_client::SessionsClient;
+use stillpoint_api::labels::TOKEN_AUDIENCE;
+use stillpoint_core::limits::{
     MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, MAX_UNPROVEN_CONNECTIONS, MAX_WIRE_MESSAGE, RUN_QUEUE, SESSION_QUEUE,
 };
-use crate::wire::agent_message::Report;
-use crate::wire::controller_message::Command;
-use crate::wire::sessions_client::SessionsClient;
-use crate::wire::{AgentMessage, Attempt, ControllerMessage, Hello, Ready, Release, Released};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command;
+use stillpoint_core::wire::{AgentMessage, Attempt, ControllerMessage, Hello, Ready, Release, Released};
 
 /// No step of these tests takes long; one that takes this long is stuck.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use stillpoint::api::{ConsistencyGroupReplication, MemberState, MemberStatus, Phase, ReplicationStatus};
+use stillpoint_api::{ConsistencyGroupReplication, MemberState, MemberStatus, Phase, ReplicationStatus};
 
 use crate::replication::duration;
 use crate::terminal::{Colour, Terminal, seconds, table};

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
-use stillpoint::api::labels;
+use stillpoint_api::labels;
 
 use crate::cluster::{Cluster, client_program};
 use crate::limits::{CA, DELETION};

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use futures::TryStreamExt;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
-use stillpoint::api::{
+use stillpoint_api::{
     ClaimName, ConsistencyGroupReplication, ConsistencyGroupReplicationSpec, DeletionPolicy, MemberStatus, Mode, Phase,
     Replication, ReplicationStatus, Source, Suspension, VolumeSnapshotReplication,
 };
@@ -157,6 +157,6 @@ fn note(run: &mut Run, state: ConsistencyGroupReplication, since: Duration) {
 }
 
 /// A duration of the API as the standard library's; a negative one, which the API refuses, as zero.
-pub fn duration(duration: &stillpoint::api::Duration) -> Duration {
+pub fn duration(duration: &stillpoint_api::Duration) -> Duration {
     if duration.is_negative() { Duration::ZERO } else { Duration::from(*duration) }
 }

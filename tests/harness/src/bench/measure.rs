@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use stillpoint::api::{Mode, Phase, ReplicationStatus};
+use stillpoint_api::{Mode, Phase, ReplicationStatus};
 
 use super::floor::{self, Start};
 use super::memory::{Resident, child, resident};

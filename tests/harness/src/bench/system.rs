@@ -14,7 +14,7 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use rustix::process::Pid;
 use serde_json::json;
-use stillpoint::api::ConsistencyGroupReplication;
+use stillpoint_api::ConsistencyGroupReplication;
 use tokio::time::timeout;
 
 use crate::limits::CONTROLLER;

@@ -16,8 +16,8 @@ use harness::restore::{Cut, judge};
 use harness::snapshots;
 use harness::terminal::{Colour, Terminal, seconds, table};
 use kube::ResourceExt;
-use stillpoint::api::{Blocker, Phase};
 use stillpoint::picture::{Timeline, svg, terminal as drawing};
+use stillpoint_api::{Blocker, Phase};
 use workload::stats::Report;
 
 /// Show Stillpoint at work on the cluster of KUBECONFIG.
@@ -98,7 +98,7 @@ async fn watch(
     terminal: Terminal,
     group: &Group,
     name: &str,
-    wanted: stillpoint::api::ConsistencyGroupReplication,
+    wanted: stillpoint_api::ConsistencyGroupReplication,
 ) -> Result<Run> {
     println!("  {}\n", terminal.paint(Colour::Dim, &format!("kubectl get cgr {name} -n {} -w", group.place.name)));
     group.reset_stats().await?;

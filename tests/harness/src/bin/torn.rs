@@ -13,7 +13,7 @@ use harness::replication::{duration, of_claims, replicate};
 use harness::restore::{Cut, judge};
 use harness::snapshots::take_together;
 use harness::terminal::{Colour, Terminal, seconds, table};
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
 use workload::order::Verdict;
 
 /// Cut a group many times while it is written, restore every cut, and count the torn ones.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::future::join_all;
 use kube::api::DeleteParams;
-use stillpoint::api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
+use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 use tokio::time::{sleep, timeout};
 
 use super::application::Application;

@@ -15,7 +15,7 @@ use crate::installed::{DRIVER_NAMESPACE, LEASE, SYSTEM};
 use crate::manifests::STORE_CONTAINER;
 use crate::processes::{Process, container_id};
 use crate::waiting::until;
-use stillpoint::api::labels::AGENT_CONTAINER;
+use stillpoint_api::labels::AGENT_CONTAINER;
 
 const CONTROL_PLANE: &str = "control-plane";
 const CONTROLLER: &str = "app.kubernetes.io/component=controller";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint::limits::{GUARDIAN_GRACE, THAW_TIMEOUT};
+use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_TIMEOUT};
 
 /// `holdTimeout` of every run.
 pub const HOLD: Duration = Duration::from_secs(3);

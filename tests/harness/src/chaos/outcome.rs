@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use stillpoint::api::{Consistency, MemberState, Phase, ReplicationStatus};
+use stillpoint_api::{Consistency, MemberState, Phase, ReplicationStatus};
 
 use super::limits::STALL;
 use super::plan::Case;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
 
 use super::kind::{Kind, MOMENTS, Moment};
 use super::limits::{HOLD, MISSED_ONE_IN, STALL};

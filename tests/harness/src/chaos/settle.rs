@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, Phase, labels};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, Phase, labels};
 use tokio::time::sleep;
 
 use super::limits::{LEFTOVERS, PAUSE, REMOVAL};

@@ -8,7 +8,7 @@ use harness::manifests::LOCKED_FILE;
 use harness::namespace::Place;
 use harness::replication::{Run, of_claims, replicate};
 use harness::snapshots::Witness;
-use stillpoint::api::{Blocker, ConsistencyGroupReplication, MemberState, Phase};
+use stillpoint_api::{Blocker, ConsistencyGroupReplication, MemberState, Phase};
 
 use crate::on_cluster;
 

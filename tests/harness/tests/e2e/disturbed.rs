@@ -17,7 +17,7 @@ use harness::waiting::until_gone;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, EvictParams};
-use stillpoint::api::{MemberState, Phase};
+use stillpoint_api::{MemberState, Phase};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 

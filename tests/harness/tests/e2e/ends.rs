@@ -11,8 +11,8 @@ use harness::snapshots::of_replication;
 use harness::waiting::until_gone;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ConsistencyGroupReplication, DeletionPolicy, Phase};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ConsistencyGroupReplication, DeletionPolicy, Phase};
 
 use crate::on_cluster;
 

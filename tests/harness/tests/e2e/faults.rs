@@ -11,8 +11,8 @@ use harness::replication::{Run, of_claims, replicate};
 use harness::snapshots::of_replication;
 use harness::waiting::until_gone;
 use kube::ResourceExt;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{MemberState, Phase, labels};
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{MemberState, Phase, labels};
 
 use crate::on_cluster;
 

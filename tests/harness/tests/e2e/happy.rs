@@ -11,7 +11,7 @@ use harness::restore::{Cut, judge};
 use harness::snapshots::{Witness, of_replication};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
-use stillpoint::api::{Consistency, MemberState, Method, Mode, Phase, Protection, Source, labels};
+use stillpoint_api::{Consistency, MemberState, Method, Mode, Phase, Protection, Source, labels};
 
 use crate::on_cluster;
 

@@ -1,7 +1,7 @@
 //! Letting go of an object that is being deleted and whose run has ended, as `say_goodbye` of the controller does.
 
-use stillpoint::api::{DeletionPolicy, Mode, Phase};
-use stillpoint::replica::csi::snapshot_name;
+use stillpoint_api::{DeletionPolicy, Mode, Phase};
+use stillpoint_core::replica::csi::snapshot_name;
 
 use super::{NAME, Object, Output, PutError, Refused, UID};
 

@@ -16,17 +16,17 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{ClaimReference, Mode, Phase, PhaseEntry, ReplicationStatus};
-use stillpoint::controller::replication::answers;
-use stillpoint::controller::replication::facts::{Claim, PodFacts};
-use stillpoint::controller::replication::observed::Observed;
-use stillpoint::controller::replication::plan::{Step, plan};
-use stillpoint::controller::replication::resume::resume;
-use stillpoint::controller::replication::state::{Member, MemberPod, Moment, Request, Run, Stage};
-use stillpoint::replica::csi::snapshot_name;
-use stillpoint::wire::ControllerMessage;
-use stillpoint::wire::agent_message::Report;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{ClaimReference, Mode, Phase, PhaseEntry, ReplicationStatus};
+use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::run::answers;
+use stillpoint_core::run::facts::{Claim, PodFacts};
+use stillpoint_core::run::observed::Observed;
+use stillpoint_core::run::plan::{Step, plan};
+use stillpoint_core::run::resume::resume;
+use stillpoint_core::run::state::{Member, MemberPod, Moment, Request, Run, Stage};
+use stillpoint_core::wire::ControllerMessage;
+use stillpoint_core::wire::agent_message::Report;
 
 pub use goodbye::{Goodbye, Unanswered};
 pub use store::{NAME, NAMESPACE, Object, Refused, Spec, Store, UID};

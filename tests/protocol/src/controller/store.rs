@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use stillpoint::api::labels::REPLICATION_UID;
-use stillpoint::api::snapshot::VolumeSnapshot;
-use stillpoint::api::{DeletionPolicy, Mode, ReplicationStatus};
-use stillpoint::controller::replication::facts::{Claim, PodFacts};
+use stillpoint_api::labels::REPLICATION_UID;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{DeletionPolicy, Mode, ReplicationStatus};
+use stillpoint_core::run::facts::{Claim, PodFacts};
 
 /// Name of the replication.
 pub const NAME: &str = "nightly";

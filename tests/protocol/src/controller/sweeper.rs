@@ -1,7 +1,7 @@
 //! The sweeper of a controller process, as `late` of the controller has it: it removes what turns up after its attempt was
 //! voided.
 
-use stillpoint::api::{Mode, Phase};
+use stillpoint_api::{Mode, Phase};
 
 use super::{Object, Output};
 

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stillpoint::api::{Phase, ReplicationStatus};
-use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
+use stillpoint_api::{Phase, ReplicationStatus};
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
 
 use super::{Object, Output, Refused};
 

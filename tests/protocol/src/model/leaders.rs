@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
-use stillpoint::agent::hold::Command as AgentCommand;
-use stillpoint::api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
-use stillpoint::api::{DeletionPolicy, Mode, Phase, ReplicationStatus};
-use stillpoint::controller::replication::facts::{AgentMount, Claim, PodFacts};
-use stillpoint::controller::replication::observed::AnswerContent;
-use stillpoint::controller::replication::state::{Moment, Stage, Verdict};
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command as WireCommand;
-use stillpoint::wire::{self, ControllerMessage};
+use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
+use stillpoint_api::{DeletionPolicy, Mode, Phase, ReplicationStatus};
+use stillpoint_core::hold::Command as AgentCommand;
+use stillpoint_core::run::facts::{AgentMount, Claim, PodFacts};
+use stillpoint_core::run::observed::AnswerContent;
+use stillpoint_core::run::state::{Moment, Stage, Verdict};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command as WireCommand;
+use stillpoint_core::wire::{self, ControllerMessage};
 
 use super::pool::{Id, Memo, Pool};
 use super::state::Order;
@@ -577,7 +577,7 @@ fn normal(status: &ReplicationStatus) -> ReplicationStatus {
 }
 
 /// Only the last phase decides anything: whether another one begins.
-fn last_phase(phases: &mut Vec<stillpoint::api::PhaseEntry>) {
+fn last_phase(phases: &mut Vec<stillpoint_api::PhaseEntry>) {
     let _ = phases.drain(..phases.len().saturating_sub(1));
     for entry in phases {
         entry.started_at = MicroTime(Timestamp::UNIX_EPOCH);

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use stillpoint::agent::hold::{Command, Event, Outcome};
-use stillpoint::limits::LOCK_POLL;
-use stillpoint::wire;
-use stillpoint::wire::agent_message::Report;
+use stillpoint_core::hold::{Command, Event, Outcome};
+use stillpoint_core::limits::LOCK_POLL;
+use stillpoint_core::wire;
+use stillpoint_core::wire::agent_message::Report;
 
 use super::Without;
 use super::pool::{Id, Memo, Pool};

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use stateright::Property;
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
 
 use super::Group;
 use super::state::{Broken, Leads, Replica, State};

@@ -1,8 +1,8 @@
 //! What can happen next, and what comes of it.
 
 use stateright::{Model, Property};
-use stillpoint::agent::hold::Command;
-use stillpoint::api::Phase;
+use stillpoint_api::Phase;
+use stillpoint_core::hold::Command;
 
 use super::leaders::{self, Deed, Shown};
 use super::members::{self, is_of};

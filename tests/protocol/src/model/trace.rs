@@ -1,8 +1,8 @@
 //! A way through the states, as sentences.
 
 use stateright::Path;
-use stillpoint::agent::hold::Command;
-use stillpoint::wire::agent_message::Report;
+use stillpoint_core::hold::Command;
+use stillpoint_core::wire::agent_message::Report;
 
 use super::Group;
 use super::state::{Leads, Order, Replica, State};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use stillpoint::agent::hold::{Hold, Ticket};
+use stillpoint_core::hold::{Hold, Ticket};
 
 use super::{Guarding, Node, Owner, Reports, Request, Thread};
 

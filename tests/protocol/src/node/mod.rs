@@ -16,9 +16,9 @@ mod work;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use stillpoint::agent::hold::{Action, Event, Hold, Session, Ticket};
-use stillpoint::guardian::watch::{self, Watch};
-use stillpoint::wire::agent_message::Report;
+use stillpoint_core::hold::guard::{self, Watch};
+use stillpoint_core::hold::{Action, Event, Hold, Session, Ticket};
+use stillpoint_core::wire::agent_message::Report;
 
 /// One member's node side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -487,17 +487,17 @@ impl Guard {
 
     /// What the guardian does with an event; gives the ticket of a promise. Where a thaw is owed, the agent's end is closed first,
     /// and nothing is read any more.
-    fn hear(&mut self, event: watch::Event, now: Instant) -> Option<Ticket> {
+    fn hear(&mut self, event: guard::Event, now: Instant) -> Option<Ticket> {
         let Guarding::Watching(watch) = &mut self.stage else { return None };
         match watch.handle(event, now) {
-            watch::Step::Wait => None,
-            watch::Step::Promise { ticket } => Some(ticket),
-            watch::Step::Thaw(_) => {
+            guard::Step::Wait => None,
+            guard::Step::Promise { ticket } => Some(ticket),
+            guard::Step::Thaw(_) => {
                 self.stage = Guarding::Thawing;
                 self.requests.clear();
                 None
             }
-            watch::Step::Leave => {
+            guard::Step::Leave => {
                 self.stage = Guarding::Gone;
                 None
             }
@@ -514,7 +514,7 @@ impl Guard {
     }
 }
 
-fn attempt_of(attempt: Option<&stillpoint::wire::Attempt>) -> Option<Attempt> {
+fn attempt_of(attempt: Option<&stillpoint_core::wire::Attempt>) -> Option<Attempt> {
     attempt.map(|attempt| Attempt {
         epoch: attempt.epoch,
         replication_uid: attempt.replication_uid.clone(),

@@ -1,6 +1,6 @@
 //! What a node is, for telling states apart, and what it does, for people.
 
-use stillpoint::agent::hold::Ticket;
+use stillpoint_core::hold::Ticket;
 
 use super::{Node, Order, Place, Request, Thread, Work};
 

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use rustix::io::Errno;
-use stillpoint::agent::blocker::blocker;
-use stillpoint::agent::hold::{Equipped, Event, Hold, Outcome, Ticket, no_guardian};
-use stillpoint::agent::locks::Look;
-use stillpoint::guardian::watch;
-use stillpoint::wire::Protection;
+use stillpoint_core::blocker::blocker;
+use stillpoint_core::hold::guard;
+use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Ticket, no_guardian};
+use stillpoint_core::locks::Look;
+use stillpoint_core::wire::Protection;
 
 use super::{Equipment, Freezer, Guarding, Node, Order, Owner, Place, Process, Reports, Request, Thread, Timer, Work};
 
@@ -148,7 +148,7 @@ impl Node {
             Timer::Agent => self.handle(Event::Timeout, now),
             Timer::Guardian(place) => {
                 if let Some(equipment) = self.at(place) {
-                    equipment.guard.hear(watch::Event::Timeout, now);
+                    equipment.guard.hear(guard::Event::Timeout, now);
                 }
                 Reports::new()
             }
@@ -288,10 +288,10 @@ impl Node {
     fn guardian_hears(&mut self, place: Place, now: Instant) -> Option<Event> {
         let guard = &mut self.at(place)?.guard;
         let event = match guard.requests.first().copied() {
-            Some(Request::Arm(ticket, limit)) => watch::Event::Arm { ticket, limit },
-            Some(Request::Disarm) => watch::Event::Disarm,
+            Some(Request::Arm(ticket, limit)) => guard::Event::Arm { ticket, limit },
+            Some(Request::Disarm) => guard::Event::Disarm,
             None if guard.heard => return None,
-            None => watch::Event::Closed,
+            None => guard::Event::Closed,
         };
         guard.requests.drain(..guard.requests.len().min(1));
         let promised = guard.hear(event, now).filter(|_| guard.heard);

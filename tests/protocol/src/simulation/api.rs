@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::Rng;
-use stillpoint::api::labels;
-use stillpoint::api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
-use stillpoint::api::{Mode, ReplicationStatus};
-use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
-use stillpoint::replica::csi::{SnapshotRequest, snapshot, snapshot_name};
+use stillpoint_api::labels;
+use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
+use stillpoint_api::{Mode, ReplicationStatus};
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
+use stillpoint_core::replica::csi::{SnapshotRequest, snapshot, snapshot_name};
 
 use super::breaks::Break;
 use super::faults::Fault;

@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stillpoint::agent::hold::Command;
-use stillpoint::api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
-use stillpoint::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
-use stillpoint::wire::agent_message::Report;
+use stillpoint_api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
+use stillpoint_core::hold::Command;
+use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
+use stillpoint_core::wire::agent_message::Report;
 
 use super::Ending;
 use super::application::{Content, is_torn};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng;
-use stillpoint::api::Phase;
-use stillpoint::controller::replication::state::Stage;
-use stillpoint::limits::{API_RETRY_MAX, API_RETRY_MIN, SHUTDOWN_TIMEOUT};
+use stillpoint_api::Phase;
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, SHUTDOWN_TIMEOUT};
+use stillpoint_core::run::state::Stage;
 
 use super::api::{Purpose, Request};
 use super::breaks::Break;

@@ -18,7 +18,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use stillpoint::api::{Mode, Phase};
+use stillpoint_api::{Mode, Phase};
 
 pub use breaks::Break;
 pub use faults::Fault;

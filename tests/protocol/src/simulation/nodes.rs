@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng;
-use stillpoint::agent::hold::{Event as HoldEvent, Outcome};
-use stillpoint::controller::replication::facts::PodFacts;
-use stillpoint::limits::THAW_RETRY;
+use stillpoint_core::hold::{Event as HoldEvent, Outcome};
+use stillpoint_core::limits::THAW_RETRY;
+use stillpoint_core::run::facts::PodFacts;
 
 use super::breaks::Break;
 use super::faults::Fault;

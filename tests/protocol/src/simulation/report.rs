@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use stillpoint::api::Mode;
-use stillpoint::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
+use stillpoint_api::Mode;
+use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
 
 use super::{Fault, Story};
 

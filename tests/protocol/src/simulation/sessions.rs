@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use rand::Rng;
-use stillpoint::agent::hold::{Command, Event as HoldEvent};
-use stillpoint::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, SESSION_RETRY_MAX, SESSION_RETRY_MIN};
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::controller_message::Command as WireCommand;
-use stillpoint::wire::{self, ControllerMessage};
+use stillpoint_core::hold::{Command, Event as HoldEvent};
+use stillpoint_core::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, SESSION_RETRY_MAX, SESSION_RETRY_MIN};
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::controller_message::Command as WireCommand;
+use stillpoint_core::wire::{self, ControllerMessage};
 
 use super::breaks::Break;
 use super::faults::Fault;

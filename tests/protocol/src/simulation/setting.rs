@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use stillpoint::api::{DeletionPolicy, Mode};
+use stillpoint_api::{DeletionPolicy, Mode};
 
 use super::faults::{Fault, Weights};
 use crate::controller::Spec;

@@ -1,9 +1,9 @@
 //! The steps of a seed, as lines for people.
 
-use stillpoint::agent::hold::Command;
-use stillpoint::api::ReplicationStatus;
-use stillpoint::wire::agent_message::Report;
-use stillpoint::wire::{Attempt, Blocker};
+use stillpoint_api::ReplicationStatus;
+use stillpoint_core::hold::Command;
+use stillpoint_core::wire::agent_message::Report;
+use stillpoint_core::wire::{Attempt, Blocker};
 
 use super::api::{Fate, Request};
 use super::sessions::understand;
@@ -139,7 +139,7 @@ fn heard(heard: &Heard) -> String {
             None => format!("watch: pod {uid} is gone"),
         },
         Heard::Replica(name, snapshot) => match snapshot {
-            Some(snapshot) => format!("watch: {name} {:?}", stillpoint::replica::csi::judge(snapshot)),
+            Some(snapshot) => format!("watch: {name} {:?}", stillpoint_core::replica::csi::judge(snapshot)),
             None => format!("watch: {name} is gone"),
         },
         Heard::Rechecked(pods) => format!("pods listed: {:?}", pods.keys().collect::<Vec<_>>()),

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use stillpoint::controller::replication::facts::{AgentMount, Claim, PodFacts, RunningContainer};
-use stillpoint::controller::replication::state::Moment;
-use stillpoint::limits::MAX_HOLD;
-use stillpoint::wire::ControllerMessage;
-use stillpoint::wire::agent_message::Report;
+use stillpoint_core::limits::MAX_HOLD;
+use stillpoint_core::run::facts::{AgentMount, Claim, PodFacts, RunningContainer};
+use stillpoint_core::run::state::Moment;
+use stillpoint_core::wire::ControllerMessage;
+use stillpoint_core::wire::agent_message::Report;
 
 use super::api::{Deletion, Fate, Request};
 use super::application::Application;

@@ -1,0 +1,10 @@
+//! The bounds that the API states itself. Whatever else is bounded stands in `stillpoint_core::limits`, which has these too.
+
+use std::time::Duration;
+
+/// Largest `spec.retry.limit`: attempts after the first one.
+pub const MAX_RETRIES: u32 = 10;
+/// Shortest `spec.retry.coolDown`.
+pub const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
+/// Longest `spec.retry.coolDown`.
+pub const COOL_DOWN_MAX: Duration = Duration::from_secs(3_600);

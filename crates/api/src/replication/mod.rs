@@ -1,0 +1,7 @@
+//! `ConsistencyGroupReplication`: one run.
+
+mod spec;
+mod status;
+
+pub use spec::*;
+pub use status::*;

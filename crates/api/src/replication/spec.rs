@@ -1,0 +1,232 @@
+//! What the user asks for: the immutable spec of a replication.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_RETRIES};
+use crate::{Duration, ReplicationStatus, duration};
+
+/// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
+/// create another object for another run.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "stillpoint.io",
+    version = "v1alpha1",
+    kind = "ConsistencyGroupReplication",
+    plural = "consistencygroupreplications",
+    singular = "consistencygroupreplication",
+    shortname = "cgr",
+    category = "stillpoint",
+    namespaced,
+    status = "ReplicationStatus",
+    derive = "PartialEq",
+    doc = "Replicates a consistency group: many volumes cut at one common point in time, or not at all.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Members", type_ = "string", json_path = ".status.readyMembers"),
+    printcolumn(name = "Consistency", type_ = "string", json_path = ".status.consistency"),
+    printcolumn(name = "Hold", type_ = "string", json_path = ".status.hold.duration"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
+    printcolumn(name = "Next attempt", type_ = "string", json_path = ".status.nextAttemptAt", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("metadata.name must be at most 63 characters, because it becomes a label of every replica")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self == oldSelf")
+        .message("spec is immutable: one object is one run; create another ConsistencyGroupReplication"),
+    validation = Rule::new("self.mode == 'Check' || has(self.replication)")
+        .message("spec.replication is required with mode Replicate: say how the members are replicated, for example volumeSnapshot: {}")
+)]
+pub struct ConsistencyGroupReplicationSpec {
+    /// Which claims of this namespace are the members. Exactly one of its fields must be set.
+    pub source: Source,
+    /// `Replicate` cuts and keeps a replica of every member. `Check` only answers whether the group could be cut now: it
+    /// suspends, looks, resumes, and keeps nothing.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How long writes may be suspended, and how long members may take to become ready.
+    #[serde(default)]
+    pub suspension: Suspension,
+    /// How every member is replicated. Required unless `mode` is `Check`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Replication>,
+    /// Whether an aborted attempt is followed by another one. Left out, it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// What happens to the replicas when this object is deleted. `Delete` removes them, `Retain` keeps them.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Which claims are the members.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.selector) != has(self.persistentVolumeClaimNames)")
+    .message("spec.source needs exactly one of selector and persistentVolumeClaimNames"))]
+pub struct Source {
+    /// Every claim of this namespace with these labels, resolved once when the run begins. It must not be empty: an empty
+    /// selector would take every claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)")
+        .message("spec.source.selector must not be empty: an empty selector would take every claim of the namespace"))]
+    pub selector: Option<LabelSelector>,
+    /// The claims by name, at most 100, each once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(validation = Rule::new("self.all(n, self.exists_one(m, m == n))")
+        .message("spec.source.persistentVolumeClaimNames names a claim twice"))]
+    pub persistent_volume_claim_names: Option<Vec<ClaimName>>,
+}
+
+/// A claim's name: a DNS subdomain of at most 253 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClaimName(#[schemars(length(min = 1, max = 253))] pub String);
+
+/// Whether replicas are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Cut and keep a replica of every member.
+    #[default]
+    Replicate,
+    /// Answer the question, resume, keep nothing.
+    Check,
+}
+
+/// Limits of the suspension. Durations are written like `30s`, `1m30s` or `500ms`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.prepareTimeout) || duration(self.prepareTimeout) > duration('0s')")
+        .message("spec.suspension.prepareTimeout must be longer than 0s"),
+    validation = Rule::new("!has(self.prepareTimeout) || duration(self.prepareTimeout) <= duration('1h')")
+        .message("spec.suspension.prepareTimeout must be at most 1h"),
+    validation = Rule::new("!has(self.holdTimeout) || duration(self.holdTimeout) > duration('0s')")
+        .message("spec.suspension.holdTimeout must be longer than 0s")
+)]
+pub struct Suspension {
+    /// A member's time to become ready, retries included. Writes are not suspended while a member waits.
+    #[serde(default = "Suspension::default_prepare_timeout", deserialize_with = "duration::asked")]
+    #[schemars(schema_with = "duration_schema")]
+    pub prepare_timeout: Duration,
+    /// The longest time that any member's writes may stay suspended; every agent enforces it by itself. The chart sets the
+    /// ceiling.
+    #[serde(default = "Suspension::default_hold_timeout", deserialize_with = "duration::asked")]
+    #[schemars(schema_with = "duration_schema")]
+    pub hold_timeout: Duration,
+}
+
+impl Suspension {
+    fn default_prepare_timeout() -> Duration {
+        std::time::Duration::from_secs(30).into()
+    }
+
+    fn default_hold_timeout() -> Duration {
+        std::time::Duration::from_secs(10).into()
+    }
+}
+
+impl Default for Suspension {
+    fn default() -> Self {
+        Self { prepare_timeout: Self::default_prepare_timeout(), hold_timeout: Self::default_hold_timeout() }
+    }
+}
+
+/// Further attempts after one that was aborted: nothing was cut in it. A failed run, of which something was cut, is never
+/// tried again.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.coolDown) || duration(self.coolDown) >= duration('1s')")
+        .message("spec.retry.coolDown must be at least 1s"),
+    validation = Rule::new("!has(self.coolDown) || duration(self.coolDown) <= duration('1h')")
+        .message("spec.retry.coolDown must be at most 1h")
+)]
+pub struct Retry {
+    /// How many attempts may follow the first one, at most 10.
+    #[serde(default = "Retry::default_limit")]
+    #[schemars(range(min = 0, max = MAX_RETRIES))]
+    pub limit: u32,
+    /// How long writes go on undisturbed before the next attempt, from 1s to 1h.
+    #[serde(default = "Retry::default_cool_down")]
+    #[schemars(schema_with = "duration_schema")]
+    pub cool_down: Duration,
+}
+
+impl Retry {
+    fn default_limit() -> u32 {
+        2
+    }
+
+    fn default_cool_down() -> Duration {
+        std::time::Duration::from_secs(30).into()
+    }
+
+    /// All attempts, the first one included.
+    pub fn attempts(&self) -> u32 {
+        self.limit.min(MAX_RETRIES) + 1
+    }
+
+    /// The pause before the next attempt, within its bounds whatever is stored.
+    pub fn pause(&self) -> std::time::Duration {
+        std::time::Duration::from(self.cool_down).clamp(COOL_DOWN_MIN, COOL_DOWN_MAX)
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { limit: Self::default_limit(), cool_down: Self::default_cool_down() }
+    }
+}
+
+/// Accepts a leading minus so that a negative duration reaches the CEL rule, whose sentence says what is wrong.
+fn duration_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 32,
+        "pattern": r"^-?([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$",
+    })
+}
+
+/// How the members are replicated.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Replication {
+    /// One CSI `VolumeSnapshot` for every member.
+    pub volume_snapshot: VolumeSnapshotReplication,
+}
+
+/// Replicas as CSI `VolumeSnapshot` objects (<https://kubernetes.io/docs/concepts/storage/volume-snapshots/>).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSnapshotReplication {
+    /// The class for every member. Its driver must be the driver of every member's volume. Left out, each member gets the
+    /// default class of its own driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub volume_snapshot_class_name: Option<String>,
+}
+
+/// What happens to the replicas when the object is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The replicas are deleted too.
+    #[default]
+    Delete,
+    /// The replicas stay.
+    Retain,
+}

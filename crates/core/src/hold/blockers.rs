@@ -1,0 +1,106 @@
+//! The sentences for what stands in a hold's way.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::blocker::{CANNOT_FREEZE, MISSING_CAPABILITY, blocker};
+use crate::wire;
+
+/// Why a freeze was refused, and whether asking again may help.
+pub(super) fn freeze_refused(errno: Errno, filesystem: &str) -> (wire::Blocker, bool) {
+    match errno {
+        Errno::BUSY => (
+            blocker(
+                "AlreadyFrozen",
+                "somebody else has frozen this filesystem (another backup or snapshot tool, or `fsfreeze`); it is left \
+                 frozen, since only its owner knows when to thaw it",
+            ),
+            true,
+        ),
+        Errno::OPNOTSUPP | Errno::NOTTY => (
+            blocker(
+                CANNOT_FREEZE,
+                &format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
+            ),
+            false,
+        ),
+        Errno::PERM => (
+            blocker(
+                MISSING_CAPABILITY,
+                "the agent's container may not freeze: give it the capability SYS_ADMIN, and no user namespace",
+            ),
+            false,
+        ),
+        other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
+    }
+}
+
+pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
+    blocker(
+        "StaleAttempt",
+        &format!(
+            "the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"
+        ),
+    )
+}
+
+pub(super) fn held_by_another(replication: &str) -> wire::Blocker {
+    blocker(
+        "HeldByAnother",
+        &format!("the replication with UID {replication} is using this volume; wait until it has ended"),
+    )
+}
+
+pub(super) fn not_prepared(why: &str) -> wire::Blocker {
+    blocker(
+        "NotPrepared",
+        &format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"),
+    )
+}
+
+pub(super) fn hold_too_long(asked: Duration, ceiling: Duration) -> wire::Blocker {
+    blocker(
+        "HoldTimeoutRefused",
+        &format!(
+            "a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"
+        ),
+    )
+}
+
+/// The guardian cannot be relied on.
+pub fn no_guardian(why: &str) -> wire::Blocker {
+    blocker(
+        "NoGuardian",
+        &format!(
+            "nobody would give the writes back if this agent died ({why}); check the DaemonSet stillpoint-guardian on \
+             this node, or the guardian beside the agent"
+        ),
+    )
+}
+
+/// What is about to be frozen cannot be written down.
+pub fn not_recorded(why: &str) -> wire::Blocker {
+    blocker(
+        "NotRecorded",
+        &format!(
+            "if this agent and the guardian both died, the next agent would not know what to give back: what is to be \
+             frozen cannot be written to --record-dir ({why}); mount an emptyDir with medium Memory there"
+        ),
+    )
+}
+
+pub(super) fn freezer_lost() -> wire::Blocker {
+    blocker(
+        "FreezerLost",
+        "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)",
+    )
+}
+
+pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
+    blocker("TooSlow", &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
+}
+
+pub(super) fn flush_failed(errno: Errno) -> wire::Blocker {
+    blocker("FlushFailed", &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
+}

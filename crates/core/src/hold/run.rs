@@ -1,0 +1,242 @@
+//! One attempt of one member, and where it stands.
+
+use std::time::{Duration, Instant};
+
+use super::{Equipped, Session};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, MAX_BLOCKERS, RECORD_TIMEOUT};
+use crate::locks::Look;
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+/// One attempt, from Prepare on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Run {
+    /// Where the last command came from, and where answers go.
+    pub session: Session,
+    pub attempt: wire::Attempt,
+    pub prepare: wire::Prepare,
+    /// What the preflight found; none before it has come back.
+    pub equipped: Option<Equipped>,
+    pub round: u32,
+    /// What was said last, for a repeated command.
+    pub said: Option<Report>,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// Writes go on.
+    Preparing { step: Preparing, by: Instant, seen: Look },
+    /// Writes go on; let go at `until` if nobody asks.
+    Prepared { until: Instant },
+    /// Writes go on.
+    Suspending { step: Suspending, by: Instant },
+    /// The freezer freezes and thaws.
+    Warming { since: Instant, by: Instant, end: Option<End> },
+    /// The freezer freezes. An end that comes meanwhile waits for its answer: `EBUSY` means that the freeze is not ours.
+    Freezing { since: Instant, by: Instant, end: Option<End> },
+    /// Writes are suspended, and the second look is under way.
+    Rechecking { since: Instant },
+    /// Writes are suspended, and Ready was said.
+    Held { since: Instant },
+    /// The freezer thaws.
+    Thawing { since: Instant, by: Instant, end: Option<End> },
+    /// The freezer did not answer and is killed; thawed from outside until nothing can freeze any more.
+    Settling { since: Instant, end: Option<End> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Preparing {
+    Preflight,
+    Flush,
+    Look,
+    Pause { until: Instant },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Suspending {
+    Flush,
+    Look,
+    Record,
+    ArmForWarming,
+    ArmForHold,
+}
+
+/// What is said and done once writes go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct End {
+    /// Answers the round, unless Ready already has.
+    pub refusal: Option<Refusal>,
+    pub then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Refusal {
+    pub retryable: bool,
+    pub look: Look,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    /// Stay prepared for another round.
+    Stay,
+    /// Nobody waits for an answer now; remember the reason for Release.
+    LetGo(String),
+    /// Answer this Release.
+    Answer { session: Session, attempt: wire::Attempt, broken: Option<String> },
+}
+
+impl Run {
+    /// The filesystem's type, as far as it is known.
+    pub fn filesystem(&self) -> &str {
+        self.equipped.as_ref().map_or("", |it| &it.filesystem)
+    }
+
+    pub fn hold_limit(&self) -> Duration {
+        Duration::from_millis(self.prepare.hold_timeout_ms.into())
+    }
+
+    /// How long a freeze may take: it suspends writes too, so never longer than a hold.
+    pub fn freeze_limit(&self) -> Duration {
+        FREEZE_TIMEOUT.min(self.hold_limit())
+    }
+
+    pub fn prepare_timeout(&self) -> Duration {
+        Duration::from_millis(self.prepare.prepare_timeout_ms.into())
+    }
+
+    /// When the present state has lasted long enough.
+    pub fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Preparing { step: Preparing::Pause { until }, by, .. } => Some(until.min(by)),
+            State::Preparing { by, .. }
+            | State::Suspending { by, .. }
+            | State::Warming { by, .. }
+            | State::Freezing { by, .. }
+            | State::Thawing { by, .. } => Some(by),
+            State::Prepared { until } => Some(until),
+            State::Rechecking { since } | State::Held { since } => Some(since + self.hold_limit()),
+            State::Settling { .. } => None,
+        }
+    }
+
+    /// What should follow once writes go on, if that was decided.
+    pub fn take_end(&mut self) -> Option<End> {
+        match &mut self.state {
+            State::Warming { end, .. }
+            | State::Freezing { end, .. }
+            | State::Thawing { end, .. }
+            | State::Settling { end, .. } => end.take(),
+            State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Suspending { .. }
+            | State::Rechecking { .. }
+            | State::Held { .. } => None,
+        }
+    }
+}
+
+impl Suspending {
+    pub fn limit(self) -> Duration {
+        match self {
+            Self::Flush => FLUSH_TIMEOUT,
+            Self::Look => LOOK_TIMEOUT,
+            Self::Record => RECORD_TIMEOUT,
+            Self::ArmForWarming | Self::ArmForHold => GUARDIAN_TIMEOUT,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "writing dirty pages back (syncfs)",
+            Self::Look => "the look for locks",
+            Self::Record => "recording what is to be frozen",
+            Self::ArmForWarming | Self::ArmForHold => "arming the guardian",
+        }
+    }
+}
+
+impl End {
+    /// Not now: another round may go better.
+    pub fn not_now(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::Stay }
+    }
+
+    /// For good: what is needed for another round is gone, or time is up.
+    pub fn refused(retryable: bool, look: Look) -> Self {
+        Self { refusal: Some(Refusal { retryable, look }), then: Then::LetGo("it was not ready".to_owned()) }
+    }
+
+    /// For good, for this reason alone.
+    pub fn failed(why: wire::Blocker) -> Self {
+        Self::refused(false, only(why))
+    }
+
+    pub fn broken(why: impl Into<String>) -> Self {
+        Self { refusal: None, then: Then::LetGo(why.into()) }
+    }
+
+    pub fn release(session: Session, attempt: wire::Attempt, broken: Option<String>) -> Self {
+        Self { refusal: None, then: Then::Answer { session, attempt, broken } }
+    }
+
+    /// The first reason counts; a Release is always answered, and what stood in the way is named before that.
+    pub fn and(self, later: Self) -> Self {
+        let refusal = match (self.refusal, later.refusal) {
+            (Some(earlier), Some(later)) => Some(earlier.and(later)),
+            (earlier, later) => earlier.or(later),
+        };
+        let then = match (self.then, later.then) {
+            (Then::Stay, later) => later,
+            (Then::LetGo(why), Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken: Some(why) }
+            }
+            (Then::Answer { broken, .. }, Then::Answer { session, attempt, .. }) => {
+                Then::Answer { session, attempt, broken }
+            }
+            (earlier @ (Then::LetGo(_) | Then::Answer { .. }), _) => earlier,
+        };
+        Self { refusal, then }
+    }
+
+    pub fn broken_by(mut self, why: &str) -> Self {
+        if let Then::Answer { broken, .. } = &mut self.then {
+            broken.get_or_insert_with(|| why.to_owned());
+        }
+        self
+    }
+
+    pub fn without_freezer(mut self) -> Self {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.retryable = false;
+        }
+        if self.then == Then::Stay {
+            self.then = Then::LetGo("it was not ready".to_owned());
+        }
+        self
+    }
+}
+
+impl Refusal {
+    fn and(mut self, later: Self) -> Self {
+        let room = MAX_BLOCKERS.saturating_sub(self.look.blockers.len());
+        let beyond = later.look.blockers.len().saturating_sub(room);
+        self.look.blockers.extend(later.look.blockers.into_iter().take(room));
+        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX).saturating_add(later.look.more_blockers);
+        self.look.more_blockers = self.look.more_blockers.saturating_add(beyond);
+        Self { retryable: self.retryable && later.retryable, look: self.look }
+    }
+}
+
+/// A look that found this alone.
+pub(super) fn only(blocker: wire::Blocker) -> Look {
+    Look { blockers: vec![blocker], ..Look::default() }
+}
+
+/// Whether two looks say the same, leaving aside for how long it has been so.
+pub(super) fn say_the_same(one: &Look, other: &Look) -> bool {
+    let timeless = |look: &Look| -> Vec<wire::Blocker> {
+        look.blockers.iter().map(|blocker| wire::Blocker { seen_us: 0, ..blocker.clone() }).collect()
+    };
+    one.more_blockers == other.more_blockers && timeless(one) == timeless(other)
+}

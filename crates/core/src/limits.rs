@@ -1,0 +1,182 @@
+//! Every bound in one place. Times are wall-to-wall limits, not promises of speed.
+
+use std::time::Duration;
+
+pub use stillpoint_api::limits::*;
+
+/// Members of one group. The CRD's `persistentVolumeClaimNames` has the same bound.
+pub const MAX_MEMBERS: usize = 100;
+/// Blockers listed per member; the rest is counted.
+pub const MAX_BLOCKERS: usize = 10;
+/// Entries kept in `status.phases`, the newest. More than a replication of [`MAX_RETRIES`] can have.
+pub const MAX_PHASES: usize = 64;
+/// Blockers listed in one status; the rest is counted. With the limits of their texts a status stays well below the 1.5 MiB
+/// that etcd takes by default (`--max-request-bytes`), whatever agents say.
+pub const MAX_STATUS_BLOCKERS: usize = 200;
+/// Characters of one message in a status or an event.
+pub const MAX_MESSAGE_CHARS: usize = 512;
+/// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
+pub const MAX_PATH_CHARS: usize = 256;
+/// Characters of one word in a status, such as a reason or a process's name.
+pub const MAX_WORD_CHARS: usize = 64;
+/// Replications that need their agents at the same time in one controller; others wait in `Pending`.
+pub const MAX_RUNS: usize = 64;
+/// Proven cuts whose replicas become usable at the same time, beside [`MAX_RUNS`]. One more keeps its place among the runs.
+pub const MAX_UPLOADS: usize = 512;
+/// Ended replications whose deletion is dealt with at the same time, beside [`MAX_RUNS`].
+pub const MAX_GOODBYES: usize = 16;
+/// Rounds of Suspend within one attempt.
+pub const MAX_ROUNDS: u32 = 5;
+
+/// Bytes of one protocol message.
+pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
+/// Sessions that a controller accepts.
+pub const MAX_SESSIONS: usize = 10_000;
+/// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
+/// cannot take the sessions of all.
+pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
+/// Connections that a controller accepts: one per session, and room for those that still prove themselves.
+pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
+/// Connections from one address that have not carried an authenticated session yet; more are closed at once, so that whoever
+/// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
+pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
+/// Concurrent streams of one connection. An agent needs one.
+pub const MAX_STREAMS: u32 = 4;
+/// Tokens that the API server is asked about at the same time.
+pub const MAX_REVIEWS: usize = 32;
+/// Reports of one session, on average over time. A pod of twenty members that all report at every [`LOCK_POLL`] stays below.
+pub const REPORTS_PER_SECOND: u32 = 500;
+/// Reports of one session at once, before [`REPORTS_PER_SECOND`] counts.
+pub const REPORTS_BURST: u32 = 1_000;
+/// Commands queued for one session; a session that does not take them is closed.
+pub const SESSION_QUEUE: usize = 256;
+/// Answers queued for one run.
+pub const RUN_QUEUE: usize = 1_024;
+/// Status updates queued for one run.
+pub const STATUS_QUEUE: usize = 64;
+
+/// Pause before the first new try of a session, doubled up to [`SESSION_RETRY_MAX`].
+pub const SESSION_RETRY_MIN: Duration = Duration::from_millis(200);
+/// Longest pause between tries of a session.
+pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
+/// HTTP/2 keep-alive: a peer that is silent this long is asked.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// A peer that does not answer a keep-alive within this time is gone.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may stay without an authenticated session. Longer than [`API_TIMEOUT`], which it can wait for.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an authenticated agent may take to say Hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an agent looks again for locks while it waits for a member to become clean.
+pub const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long an unfrozen flush (syncfs) may take before the member is not ready.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the freeze itself may take before the member is not ready.
+pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a guardian repeats a thaw that has not settled. 50 ms were measured to be enough.
+pub const THAW_RETRY: Duration = Duration::from_millis(50);
+/// How much later than the agent's own deadline the guardian's falls.
+pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
+/// How long a thaw may take before it is repeated from outside the freezer.
+pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one look for locks may take before the member is not ready.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long writing down what is about to be frozen may take before the member is not ready.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of one note of what is about to be frozen. Paths have at most 4096, and JSON may escape some.
+pub const MAX_NOTE: usize = 16 * 1024;
+/// How long a preflight waits for what an earlier agent left suspended to be given back.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent that starts tries to show its filesystems to a guardian.
+pub const OFFER_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between these tries.
+pub const OFFER_RETRY: Duration = Duration::from_secs(1);
+/// How long a guardian may take to answer, and a client to say what it wants guarded.
+pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of one message between an agent and a guardian.
+pub const MAX_GUARDIAN_MESSAGE: usize = 512;
+/// Holds that one guardian watches over.
+pub const MAX_GUARDED: usize = 256;
+/// Members that one agent serves: the claims of one pod.
+pub const MAX_AGENT_MEMBERS: usize = 32;
+/// Controller replicas that one agent talks to.
+pub const MAX_CONTROLLERS: usize = 8;
+/// How often an agent looks for new controller replicas.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long an agent may take to connect to a controller.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Threads that one member may have waiting for its dataset.
+pub const MAX_MEMBER_THREADS: usize = 4;
+/// Commands queued for one member; a session that sends more is closed.
+pub const MEMBER_QUEUE: usize = 32;
+/// Longest hold that an agent accepts, whatever it is told.
+pub const MAX_HOLD: Duration = Duration::from_secs(60);
+
+/// How long before the hold limit the controller gives up waiting for cuts, so that release is an answer and not a lapse.
+pub const RELEASE_MARGIN: Duration = Duration::from_millis(500);
+/// How long the controller waits for the answers to Release.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before another round of Suspend, doubled every round.
+pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// One request to the API server.
+pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Least pause between two status updates of the same phase. A new phase is written at once.
+pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a request to the API server is tried again, doubled up to [`API_RETRY_MAX`].
+pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between tries of a request to the API server.
+pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Requests of one run that are under way at the same time while it resolves its members.
+pub const RESOLVE_CONCURRENCY: usize = 16;
+/// Kubernetes Events queued for publishing; more are dropped, because the status says the same.
+pub const EVENT_QUEUE: usize = 256;
+/// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
+pub const MAX_REMEMBERED_RUNS: usize = 10_000;
+/// Snapshots that may have turned up late which are dealt with at the same time.
+pub const LATE_CONCURRENCY: usize = 16;
+/// How long replicas may take to become usable after the hold. Long: drivers upload.
+pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
+
+/// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
+pub const LEASE_MIN: Duration = Duration::from_secs(3);
+/// Longest `--lease-duration`.
+pub const LEASE_MAX: Duration = Duration::from_secs(60);
+/// How long a stopping controller waits for its runs to give writes back.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.
+pub const CONTROLLER_RETRY: Duration = Duration::from_secs(5);
+/// Validity of the CA. Twice [`CA_ROTATE`]: a controller that did not run for a year still finds a valid one.
+pub const CA_VALIDITY: Duration = Duration::from_secs(730 * 86_400);
+/// Age at which the CA is rotated.
+pub const CA_ROTATE: Duration = Duration::from_secs(365 * 86_400);
+/// How long a next CA is published before it signs anything. Kubelets bring a changed ConfigMap into a running pod within a
+/// minute or two; a day leaves room for a node that has trouble.
+pub const CA_OVERLAP: Duration = Duration::from_secs(86_400);
+/// How long a replaced CA stays published: until nothing that it has signed is valid any more, by any clock.
+pub const CA_RETIRE: Duration = Duration::from_secs(CERTIFICATE_VALIDITY.as_secs() + CLOCK_SKEW.as_secs());
+/// How often every controller looks at the Secret of the CA.
+pub const CA_LOOK: Duration = Duration::from_secs(10);
+/// Validity of the controller's own certificate. Short, because it bounds how long a replaced CA must be trusted.
+pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
+/// Age at which a running controller replaces its own certificate.
+pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(2 * 86_400);
+/// How far back certificates are dated, for machines whose clocks run behind.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+
+/// Locks read from `/proc/locks` in one look.
+pub const MAX_LOCKS: usize = 20_000;
+/// Processes looked at in one look.
+pub const MAX_PROCESSES: usize = 4_096;
+/// Descriptors looked at per process.
+pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Loop devices whose image files are looked at.
+pub const MAX_LOOP_DEVICES: usize = 4_096;
+/// Bytes read from one file of `/proc`.
+pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
+
+/// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
+pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;

@@ -1,0 +1,164 @@
+//! Between wire messages and facts: which report counts as an answer of which member, and how commands are written. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::facts::{PodFacts, RunningContainer};
+use super::observed::{Answer, AnswerContent};
+use super::state::{Command, Member, MemberPod, Moment, Request, Run};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
+use crate::text::printable;
+use crate::wire::{self, agent_message::Report, controller_message};
+use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection};
+
+/// Why a report was not taken as an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// It belongs to no member of this attempt.
+    #[error("it is about another epoch, attempt or member")]
+    Stale,
+    /// It came through another pod's session than that of the pod that mounts the member.
+    #[error("the pod that sent it does not mount the member {claim}")]
+    NotItsPod {
+        /// The claim's name.
+        claim: String,
+    },
+}
+
+/// Takes a report as the answer of a member, and gives the UID of the member's claim.
+///
+/// Only the pod that mounts a member may answer for it: sessions are authenticated by a token that is bound to the pod.
+///
+/// # Errors
+/// When the report does not count; it is then to be dropped.
+pub fn accept(
+    request: &Request,
+    run: &Run,
+    pods: &BTreeMap<String, PodFacts>,
+    pod_uid: &str,
+    report: Report,
+    at: Moment,
+) -> Result<(String, Answer), Rejected> {
+    let (attempt, content) = match report {
+        Report::Hello(_) => return Err(Rejected::Stale),
+        Report::Waiting(it) => (
+            it.attempt,
+            AnswerContent::Waiting {
+                more: more(&it.blockers, it.more_blockers),
+                blockers: blockers(it.blockers, pods.get(pod_uid)),
+            },
+        ),
+        Report::Prepared(it) => {
+            let protection = match wire::Protection::try_from(it.protection) {
+                Ok(wire::Protection::NodeGuardian) => Some(Protection::NodeGuardian),
+                Ok(wire::Protection::PodGuardian) => Some(Protection::PodGuardian),
+                Ok(wire::Protection::Unspecified) | Err(_) => None,
+            };
+            (it.attempt, AnswerContent::Prepared { protection })
+        }
+        Report::Ready(it) => {
+            (it.attempt, AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) })
+        }
+        Report::NotReady(it) => (
+            it.attempt,
+            AnswerContent::NotReady {
+                round: it.round,
+                retryable: it.retryable,
+                more: more(&it.blockers, it.more_blockers),
+                blockers: blockers(it.blockers, pods.get(pod_uid)),
+            },
+        ),
+        Report::Released(it) => (
+            it.attempt,
+            AnswerContent::Released {
+                unbroken: it.unbroken,
+                reason: printable(&it.reason, MAX_MESSAGE_CHARS),
+                suspended: Duration::from_micros(it.suspended_us),
+            },
+        ),
+    };
+    let attempt = attempt.ok_or(Rejected::Stale)?;
+    if attempt.epoch != request.epoch || attempt.replication_uid != request.uid || attempt.number != run.attempt {
+        return Err(Rejected::Stale);
+    }
+    let member = run.members.iter().find(|member| member.claim.uid == attempt.member).ok_or(Rejected::Stale)?;
+    if member.pod.as_ref().is_none_or(|pod| pod.uid != pod_uid) {
+        return Err(Rejected::NotItsPod { claim: member.claim.name.clone() });
+    }
+    Ok((attempt.member, Answer { at, content }))
+}
+
+fn more(listed: &[wire::Blocker], more: u32) -> u32 {
+    more.saturating_add(u32::try_from(listed.len().saturating_sub(MAX_BLOCKERS)).unwrap_or(u32::MAX))
+}
+
+fn blockers(blockers: Vec<wire::Blocker>, pod: Option<&PodFacts>) -> Vec<Blocker> {
+    blockers.into_iter().take(MAX_BLOCKERS).map(|blocker| name_blocker(blocker, pod)).collect()
+}
+
+/// Offsets in a file are signed (`off_t`), and so are numbers in a CRD: what is beyond cannot be stored.
+const LAST_BYTE: u64 = i64::MAX as u64;
+
+/// Agents know containers by id; people know them by name.
+fn name_blocker(blocker: wire::Blocker, pod: Option<&PodFacts>) -> Blocker {
+    let container = pod.and_then(|pod| pod.containers.iter().find(|container| container.id == blocker.container_id));
+    let word = |text: &str| printable(text, MAX_WORD_CHARS);
+    Blocker {
+        reason: word(&blocker.reason),
+        message: printable(&blocker.message, MAX_MESSAGE_CHARS),
+        pod: pod.map(|pod| pod.name.clone()),
+        container: container.map(|container| container.name.clone()),
+        process: (blocker.pid != 0).then(|| BlockingProcess { pid: blocker.pid, name: word(&blocker.process) }),
+        lock: blocker.lock.map(|lock| BlockingLock {
+            kind: word(&lock.kind),
+            mode: word(&lock.mode),
+            start: lock.start.min(LAST_BYTE),
+            end: lock.end.map(|end| end.min(LAST_BYTE)),
+        }),
+        path: (!blocker.path.is_empty()).then(|| printable(&blocker.path, MAX_PATH_CHARS)),
+        seen_for: (blocker.seen_us != 0).then(|| Duration::from_micros(blocker.seen_us).into()),
+    }
+}
+
+/// Writes a command for a member.
+pub fn command(
+    request: &Request,
+    run: &Run,
+    member: &Member,
+    pod: &MemberPod,
+    containers: &[RunningContainer],
+    command: Command,
+    now: Moment,
+) -> wire::ControllerMessage {
+    let attempt = Some(wire::Attempt {
+        epoch: request.epoch,
+        replication_uid: request.uid.clone(),
+        number: run.attempt,
+        member: member.claim.uid.clone(),
+    });
+    let left = run.prepare_deadline.map_or(request.prepare_timeout, |end| end.saturating_sub(now.monotonic));
+    let command = match command {
+        Command::Prepare => controller_message::Command::Prepare(wire::Prepare {
+            attempt,
+            claim: member.claim.name.clone(),
+            mount_path: pod.mount_path.clone(),
+            containers: containers
+                .iter()
+                .map(|container| wire::Container { name: container.name.clone(), id: container.id.clone() })
+                .collect(),
+            prepare_timeout_ms: milliseconds(left),
+            hold_timeout_ms: milliseconds(request.hold_timeout),
+        }),
+        Command::Suspend => controller_message::Command::Suspend(wire::Suspend { attempt, round: run.round }),
+        Command::Release => controller_message::Command::Release(wire::Release { attempt }),
+    };
+    wire::ControllerMessage { command: Some(command) }
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

@@ -1,0 +1,233 @@
+//! The conditions: `Ready`, `Reconciling` and `Stalled` in the sense of kstatus
+//! (<https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus>), and what they do not say:
+//! `WritesSuspended`, `Consistent` and `Blocked`. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use super::observed::Observed;
+use super::state::{Member, Moment, Request, Run, Stage, Verdict};
+use crate::limits::MAX_MESSAGE_CHARS;
+use crate::text::printable;
+use stillpoint_api::{Mode, Phase};
+
+/// A condition before it is compared with the one before it.
+struct Claimed {
+    kind: &'static str,
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+fn claimed(kind: &'static str, status: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Claimed {
+    Claimed { kind, status, reason: reason.into(), message: message.into() }
+}
+
+/// Renders the conditions. The time of a transition stays while the status of the condition stays.
+pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) -> Vec<Condition> {
+    let all = [
+        ready(request, run, observed),
+        reconciling(run),
+        stalled(run),
+        writes_suspended(run),
+        consistent(request, run),
+        blocked(run),
+    ];
+    all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
+}
+
+/// The conditions of an attempt that was refused before anything was asked, and of which nothing may follow.
+pub fn refused(request: &Request, run: &Run, now: Moment) -> Vec<Condition> {
+    let Some(verdict) = &run.verdict else { return run.conditions.clone() };
+    let message = match run.next_attempt {
+        Some(at) => cooling_down(request, run, verdict, at),
+        None => format!("{}{}. Nothing was suspended and nothing was cut.", tries(request, run), verdict.message),
+    };
+    let all = [
+        claimed("Ready", "False", &verdict.reason, &message),
+        reconciling(run),
+        stalled(run),
+        claimed("WritesSuspended", "False", "NotSuspended", "writes go on"),
+        claimed("Consistent", "False", "NothingCut", "there are no replicas"),
+        claimed("Blocked", "True", &verdict.reason, &message),
+    ];
+    all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
+}
+
+/// The conditions of a run that waits for its turn.
+pub fn waiting(generation: Option<i64>, message: &str, before: &[Condition], now: Moment) -> Vec<Condition> {
+    let all = [
+        claimed("Ready", "False", "Waiting", message),
+        claimed("Reconciling", "True", "Waiting", message),
+        claimed("Stalled", "False", "Waiting", message),
+    ];
+    all.into_iter().map(|claimed| settle(claimed, generation, before, now)).collect()
+}
+
+fn settle(claimed: Claimed, generation: Option<i64>, before: &[Condition], now: Moment) -> Condition {
+    let same = before.iter().find(|one| one.type_ == claimed.kind && one.status == claimed.status);
+    Condition {
+        type_: claimed.kind.to_owned(),
+        status: claimed.status.to_owned(),
+        reason: claimed.reason,
+        message: printable(&claimed.message, MAX_MESSAGE_CHARS),
+        last_transition_time: same.map_or(Time(now.wall), |one| one.last_transition_time.clone()),
+        observed_generation: generation,
+    }
+}
+
+fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
+    let ready = |status, reason: &str, message: String| claimed("Ready", status, reason, message);
+    let members = run.members.len();
+    let phase = run.phase();
+    if let (Some(at), Some(verdict)) = (run.next_attempt, &run.verdict) {
+        return ready("False", &verdict.reason, cooling_down(request, run, verdict, at));
+    }
+    match (phase, &run.verdict, request.mode) {
+        (Phase::Done, _, Mode::Replicate) => ready(
+            "True",
+            "Done",
+            format!("all {members} members were cut at one common point in time, and every replica can be used"),
+        ),
+        (Phase::Done, _, Mode::Check) => ready(
+            "True",
+            "Done",
+            format!(
+                "all {members} members were ready together: the group can be cut now; nothing was kept (mode Check)"
+            ),
+        ),
+        (Phase::Aborted, Some(verdict), _) => {
+            let message = format!("{}{}. Nothing was cut and writes go on.", tries(request, run), verdict.message);
+            ready("False", &verdict.reason, message)
+        }
+        (Phase::Failed, Some(verdict), _) => ready(
+            "False",
+            &verdict.reason,
+            format!("{}. The cut is void, its replicas were removed and writes go on.", verdict.message),
+        ),
+        _ => ready("False", &format!("{phase:?}"), progress(run, observed)),
+    }
+}
+
+/// Which attempt it was, where there may be more than one.
+fn tries(request: &Request, run: &Run) -> String {
+    match request.attempts() {
+        0 | 1 => String::new(),
+        all => format!("attempt {} of {all} was aborted: ", run.attempt),
+    }
+}
+
+/// What is said between two attempts.
+fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp) -> String {
+    // The time comes before the reason, whose text may be cut off.
+    format!(
+        "attempt {} of {} was aborted, the next one begins at {next:.0}: {}. Nothing was cut and writes go on.",
+        run.attempt,
+        request.attempts(),
+        verdict.message
+    )
+}
+
+/// What a run that has not ended waits for.
+fn progress(run: &Run, observed: &Observed) -> String {
+    let waits = |what: &str| what.to_owned();
+    match &run.stage {
+        Stage::Recording => waits("the members are known; no agent was asked yet"),
+        Stage::Preparing => {
+            let absent = run.members.iter().find_map(|member| {
+                let pod = member.pod.as_ref()?;
+                (!observed.connected.contains(&pod.uid)).then_some(&pod.name)
+            });
+            match absent {
+                Some(pod) => format!("waiting for the agent of pod {pod} to connect"),
+                None => waits("agents look whether anything stands in the way; writes go on"),
+            }
+        }
+        Stage::Suspending if run.phase() == Phase::Ready => waits("every member is suspended and holds"),
+        Stage::Suspending => waits("writes are being suspended"),
+        Stage::Pausing { .. } => {
+            format!("a member was not ready in round {}; writes go on until the next round", run.round)
+        }
+        Stage::Cutting => waits("every member holds; replicas are being cut"),
+        Stage::Releasing { .. } => waits("writes are being given back"),
+        Stage::AwaitingUsable { .. } => {
+            let trouble = run.replica_trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            format!("the cut is proven and writes go on; replicas are becoming usable{trouble}")
+        }
+        Stage::Abandoning { .. } | Stage::Ended => match &run.verdict {
+            Some(verdict) => format!("{}. Everything is being given back.", verdict.message),
+            None => waits("the run has ended"),
+        },
+    }
+}
+
+fn reconciling(run: &Run) -> Claimed {
+    if run.phase().is_final() {
+        return claimed("Reconciling", "False", format!("{:?}", run.phase()), "the run has ended");
+    }
+    if let Some(at) = run.next_attempt {
+        return claimed("Reconciling", "True", "CoolingDown", format!("the next attempt begins at {at:.0}"));
+    }
+    claimed("Reconciling", "True", format!("{:?}", run.phase()), "the run goes on by itself")
+}
+
+fn stalled(run: &Run) -> Claimed {
+    match (run.phase(), &run.verdict) {
+        (Phase::Aborted | Phase::Failed, Some(verdict)) => claimed(
+            "Stalled",
+            "True",
+            &verdict.reason,
+            format!(
+                "{}. The run has ended; create another ConsistencyGroupReplication when this is mended.",
+                verdict.message
+            ),
+        ),
+        _ => claimed("Stalled", "False", format!("{:?}", run.phase()), "nothing needs to be mended"),
+    }
+}
+
+fn writes_suspended(run: &Run) -> Claimed {
+    let Some(member) = run.members.iter().find(|member| member.may_be_suspended()) else {
+        return claimed("WritesSuspended", "False", "NotSuspended", "writes go on");
+    };
+    let claim = &member.claim.name;
+    if run.stage == Stage::Ended {
+        let message = format!(
+            "the agent of PersistentVolumeClaim {claim} has not said that it resumed; it resumes by itself at holdTimeout"
+        );
+        return claimed("WritesSuspended", "Unknown", "NotAnswered", message);
+    }
+    let count = run.members.iter().filter(|member| member.may_be_suspended()).count();
+    claimed(
+        "WritesSuspended",
+        "True",
+        "Suspended",
+        format!("writes of {count} members may be suspended (first: {claim})"),
+    )
+}
+
+fn consistent(request: &Request, run: &Run) -> Claimed {
+    let consistent = |status, reason: &str, message: &str| claimed("Consistent", status, reason, message);
+    match (run.phase(), request.mode) {
+        (Phase::Aborted | Phase::Failed, _) => consistent("False", "NothingKept", "there are no replicas"),
+        (_, Mode::Check) => consistent("Unknown", "CheckOnly", "mode Check keeps no replicas"),
+        (_, Mode::Replicate) if run.proven => {
+            let message = "every member held without a break from before the first cut until after the last one: one common crash-consistent cut";
+            consistent("True", "Crash", message)
+        }
+        (_, Mode::Replicate) => consistent("Unknown", "NotProvenYet", "the cut is not proven yet"),
+    }
+}
+
+fn blocked(run: &Run) -> Claimed {
+    let blockers = |member: &Member| member.blockers.len() + member.more_blockers as usize;
+    let first = run.members.iter().find_map(|member| Some((member, member.blockers.first()?)));
+    match first {
+        Some((member, blocker)) if run.phase() != Phase::Done => {
+            let all: usize = run.members.iter().map(blockers).sum();
+            let more = if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() };
+            claimed("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
+        }
+        _ => claimed("Blocked", "False", "NoBlockers", "no agent reports anything in the way"),
+    }
+}

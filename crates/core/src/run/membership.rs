@@ -1,0 +1,308 @@
+//! Who the members are, and whether the group can be cut at all: an ordered chain of small checks. Pure.
+//!
+//! Every refusal comes before any agent has heard of the attempt: nothing is suspended, nothing is kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kube::core::{Selector, SelectorExt};
+
+use super::facts::{Claim, PodFacts};
+use super::state::{Member, MemberPod, Request, Verdict};
+use crate::limits::{MAX_HOLD, MAX_MEMBERS};
+use crate::replica::csi::{Class, choose_class, snapshot_name};
+use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Mode, Source};
+
+/// Everything that membership is decided from.
+#[derive(Clone, Debug)]
+pub struct Candidates {
+    /// The claims of the namespace.
+    pub claims: Vec<Claim>,
+    /// The unfinished pods of the namespace.
+    pub pods: Vec<PodFacts>,
+    /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
+    pub drivers: BTreeMap<String, String>,
+    /// The snapshot classes; `None`: the snapshot API is not installed.
+    pub classes: Option<Vec<Class>>,
+    /// Claims that another replication works on: UID of the claim, name of the replication.
+    pub taken: BTreeMap<String, String>,
+}
+
+/// What a source means.
+#[derive(Clone, Debug)]
+pub struct Selection<'a> {
+    /// The claims, by name.
+    pub claims: Vec<&'a Claim>,
+    /// Names of claims that do not exist.
+    pub missing: Vec<&'a str>,
+}
+
+/// Why a group cannot be cut.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The first reason, and how many more there are.
+    pub verdict: Verdict,
+    /// All members, with what stands in their way; none where the members are not known, or not the trouble.
+    pub members: Vec<Member>,
+}
+
+impl From<Verdict> for Refusal {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, members: Vec::new() }
+    }
+}
+
+/// The claims that the source means.
+///
+/// # Errors
+/// When none matches, or too many do.
+pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'a>, Verdict> {
+    let selector: Option<Selector> = source.selector.clone().map(TryInto::try_into).transpose().map_err(|error| {
+        Verdict::new("SelectorInvalid", format!("spec.source.selector cannot be understood: {error}"))
+    })?;
+    let mut missing = Vec::new();
+    let mut chosen: Vec<&Claim> = match (&source.persistent_volume_claim_names, &selector) {
+        (Some(names), _) => {
+            let find = |name: &str| claims.iter().find(|claim| claim.name == name);
+            missing.extend(names.iter().map(|name| name.0.as_str()).filter(|name| find(name).is_none()));
+            names.iter().filter_map(|name| find(&name.0)).collect()
+        }
+        (None, Some(selector)) if !selector.selects_all() => {
+            claims.iter().filter(|claim| selector.matches(&claim.labels)).collect()
+        }
+        // An empty selector would match everything; the CRD refuses it, and so does this.
+        (None, _) => Vec::new(),
+    };
+    chosen.sort_by(|a, b| a.name.cmp(&b.name));
+    if chosen.is_empty() && missing.is_empty() {
+        let selector = selector.map(|selector| format!(" `{selector}`")).unwrap_or_default();
+        return Err(Verdict::new(
+            "NoMembers",
+            format!(
+                "no PersistentVolumeClaim of this namespace matches the selector{selector}; label the claims, or name them"
+            ),
+        ));
+    }
+    if chosen.len() > MAX_MEMBERS {
+        return Err(Verdict::new(
+            "TooManyMembers",
+            format!("spec.source matches {} claims, and a group has at most {MAX_MEMBERS}; narrow it", chosen.len()),
+        ));
+    }
+    Ok(Selection { claims: chosen, missing })
+}
+
+/// Resolves the members, or says why the group cannot be cut.
+///
+/// # Errors
+/// The first refusal that concerns the whole group, or else one for each member that has any: whoever mends one shall not
+/// learn of the next only then.
+pub fn resolve(
+    spec: &ConsistencyGroupReplicationSpec,
+    request: &Request,
+    attempt: u32,
+    ceiling: Duration,
+    candidates: &Candidates,
+) -> Result<Vec<Member>, Refusal> {
+    check_hold_timeout(request, ceiling)?;
+    let selection = select(&spec.source, &candidates.claims)?;
+    check_snapshot_api(request, candidates)?;
+    let missing = selection.missing.into_iter().map(|name| {
+        let claim = ClaimReference { name: name.to_owned(), uid: String::new() };
+        (claim, Err(claim_not_found(name)))
+    });
+    let found = selection.claims.into_iter().map(|claim| {
+        let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
+        (reference, resolve_member(spec, request, attempt, candidates, claim))
+    });
+    let mut refusals = Vec::new();
+    let members = missing.chain(found).map(|(claim, resolved)| {
+        resolved.unwrap_or_else(|verdict| {
+            let member = Member::refused(claim, &verdict);
+            refusals.push(verdict);
+            member
+        })
+    });
+    let members = members.collect();
+    let Some(first) = refusals.first() else { return Ok(members) };
+    let more = match refusals.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more, see status.members)"),
+    };
+    Err(Refusal { verdict: Verdict::new(&first.reason, format!("{}{more}", first.message)), members })
+}
+
+fn claim_not_found(name: &str) -> Verdict {
+    Verdict::new(
+        "ClaimNotFound",
+        format!("PersistentVolumeClaim {name} does not exist in this namespace; create it, or leave it out"),
+    )
+}
+
+fn check_snapshot_api(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
+    if request.mode == Mode::Check || candidates.classes.is_some() {
+        return Ok(());
+    }
+    Err(Verdict::new(
+        "SnapshotApiMissing",
+        "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
+    ))
+}
+
+fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdict> {
+    let ceiling = ceiling.min(MAX_HOLD);
+    if request.hold_timeout <= ceiling {
+        return Ok(());
+    }
+    Err(Verdict::new(
+        "HoldTimeoutTooLong",
+        format!(
+            "spec.suspension.holdTimeout is {:?}, and this cluster allows at most {ceiling:?}; shorten it, or raise the chart's ceiling",
+            request.hold_timeout
+        ),
+    ))
+}
+
+fn resolve_member(
+    spec: &ConsistencyGroupReplicationSpec,
+    request: &Request,
+    attempt: u32,
+    candidates: &Candidates,
+    claim: &Claim,
+) -> Result<Member, Verdict> {
+    check_not_deleting(claim)?;
+    let volume = check_bound(claim)?;
+    check_filesystem(claim)?;
+    check_not_taken(candidates, claim)?;
+    let pod = find_pod(candidates, claim)?;
+    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
+    let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
+    let mut member = Member::new(reference, name, pod);
+    member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();
+    if request.mode == Mode::Replicate {
+        member.class = Some(find_class(spec, candidates, claim, &member.driver)?);
+    }
+    member.volume = volume.to_owned();
+    Ok(member)
+}
+
+fn check_not_deleting(claim: &Claim) -> Result<(), Verdict> {
+    if !claim.deleting {
+        return Ok(());
+    }
+    Err(Verdict::new(
+        "ClaimBeingDeleted",
+        format!("PersistentVolumeClaim {} is being deleted; leave it out of the group", claim.name),
+    ))
+}
+
+fn check_bound(claim: &Claim) -> Result<&str, Verdict> {
+    claim.volume.as_deref().ok_or_else(|| {
+        Verdict::new(
+            "ClaimNotBound",
+            format!("PersistentVolumeClaim {} is not bound to a volume; wait until it is, or leave it out", claim.name),
+        )
+    })
+}
+
+fn check_filesystem(claim: &Claim) -> Result<(), Verdict> {
+    if !claim.block {
+        return Ok(());
+    }
+    Err(Verdict::new(
+        "BlockVolume",
+        format!(
+            "PersistentVolumeClaim {} is a raw block volume (volumeMode: Block); only filesystems can be suspended, so leave it out",
+            claim.name
+        ),
+    ))
+}
+
+fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict> {
+    let Some(other) = candidates.taken.get(&claim.uid) else { return Ok(()) };
+    Err(Verdict::new(
+        "HeldByAnother",
+        format!(
+            "PersistentVolumeClaim {} is a member of ConsistencyGroupReplication {other}, which is still running; try again when it has ended",
+            claim.name
+        ),
+    ))
+}
+
+/// The one pod that mounts the claim, if any does, and how its agent reaches it.
+fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>, Verdict> {
+    let pods: Vec<&PodFacts> = candidates.pods.iter().filter(|pod| pod.claims.contains(&claim.name)).collect();
+    let pod = match pods.as_slice() {
+        [] => return Ok(None),
+        [pod] => pod,
+        // Agents of different pods do not see each other's processes, so none of them can say that no lock is held.
+        [first, second, ..] => {
+            return Err(Verdict::new(
+                "MountedByMorePods",
+                format!(
+                    "PersistentVolumeClaim {} is mounted by {} pods ({}, {}, …); a member may be mounted by one pod only, because an agent sees the locks of its own pod",
+                    claim.name,
+                    pods.len(),
+                    first.name,
+                    second.name
+                ),
+            ));
+        }
+    };
+    let mount = pod.agent_mounts.get(&claim.name);
+    match mount {
+        None if pod.has_agent => Err(Verdict::new(
+            "AgentDoesNotMount",
+            format!(
+                "the container stillpoint-agent of pod {} does not mount PersistentVolumeClaim {}; add a volumeMount of the whole volume, readOnly is enough",
+                pod.name, claim.name
+            ),
+        )),
+        None => Err(Verdict::new(
+            "NoAgent",
+            format!(
+                "pod {} mounts PersistentVolumeClaim {} but has no agent; add the sidecar stillpoint-agent to its initContainers",
+                pod.name, claim.name
+            ),
+        )),
+        Some(mount) if mount.sub_path => Err(Verdict::new(
+            "AgentMountsSubPath",
+            format!(
+                "the container stillpoint-agent of pod {} mounts PersistentVolumeClaim {} with a subPath and does not see the whole filesystem; mount it without",
+                pod.name, claim.name
+            ),
+        )),
+        Some(mount) => Ok(Some(MemberPod {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            node: pod.node.clone(),
+            mount_path: mount.path.clone(),
+        })),
+    }
+}
+
+fn find_class(
+    spec: &ConsistencyGroupReplicationSpec,
+    candidates: &Candidates,
+    claim: &Claim,
+    driver: &str,
+) -> Result<String, Verdict> {
+    if driver.is_empty() {
+        return Err(Verdict::new(
+            "NotACsiVolume",
+            format!(
+                "the volume of PersistentVolumeClaim {} has no CSI driver, so it has no snapshots; leave the claim out",
+                claim.name
+            ),
+        ));
+    }
+    let asked = spec.replication.as_ref().and_then(|how| how.volume_snapshot.volume_snapshot_class_name.as_deref());
+    let classes = candidates.classes.as_deref().unwrap_or_default();
+    choose_class(asked, driver, classes).map_err(|error| {
+        Verdict::new(error.reason(), format!("PersistentVolumeClaim {} cannot be cut: {error}", claim.name))
+    })
+}
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

@@ -1,0 +1,231 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+use super::super::facts::AgentMount;
+use super::super::fixtures::request;
+use super::*;
+use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
+
+fn claim(name: &str) -> Claim {
+    Claim {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        labels: [("app".into(), "shop".into())].into(),
+        volume: Some(format!("pv-{name}")),
+        ..Claim::default()
+    }
+}
+
+fn pod(name: &str, claim: &str) -> PodFacts {
+    PodFacts {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        claims: [claim.into()].into(),
+        has_agent: true,
+        agent_mounts: [(claim.into(), AgentMount { path: "/data".into(), sub_path: false })].into(),
+        running: true,
+        ..PodFacts::default()
+    }
+}
+
+fn names(names: &[&str]) -> Source {
+    let names = names.iter().map(|name| ClaimName((*name).into())).collect();
+    Source { persistent_volume_claim_names: Some(names), selector: None }
+}
+
+fn expression(key: &str, operator: &str, values: &[&str]) -> Source {
+    let requirement = LabelSelectorRequirement {
+        key: key.into(),
+        operator: operator.into(),
+        values: Some(values.iter().map(|value| (*value).into()).collect()),
+    };
+    let selector = LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None };
+    Source { selector: Some(selector), persistent_volume_claim_names: None }
+}
+
+struct Group {
+    spec: ConsistencyGroupReplicationSpec,
+    request: Request,
+    candidates: Candidates,
+}
+
+/// Two claims, each mounted by a pod with an agent, on a driver with a default class.
+fn group() -> Group {
+    let class = |name: &str, driver: &str, default| Class { name: name.into(), driver: driver.into(), default };
+    Group {
+        spec: ConsistencyGroupReplicationSpec {
+            source: names(&["a", "b"]),
+            mode: Mode::Replicate,
+            suspension: Suspension::default(),
+            replication: Some(Replication::default()),
+            deletion_policy: DeletionPolicy::Delete,
+            retry: None,
+        },
+        request: request(),
+        candidates: Candidates {
+            claims: vec![claim("a"), claim("b"), claim("c")],
+            pods: vec![pod("db-a", "a"), pod("db-b", "b")],
+            drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
+            classes: Some(vec![class("fast", "csi.example", true), class("other", "csi.other", true)]),
+            taken: BTreeMap::new(),
+        },
+    }
+}
+
+fn resolved(group: &Group) -> Result<Vec<Member>, String> {
+    let ceiling = Duration::from_secs(30);
+    resolve(&group.spec, &group.request, 1, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
+        assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
+        verdict.reason
+    })
+}
+
+#[test]
+fn members_are_resolved_to_uids_volumes_pods_and_classes() {
+    let members = resolved(&group()).unwrap();
+    let member = &members[0];
+    assert_eq!(
+        (members.len(), &*member.claim.uid, &*member.volume, &*member.driver),
+        (2, "uid-a", "pv-a", "csi.example")
+    );
+    assert_eq!(member.class.as_deref(), Some("fast"));
+    let pod = member.pod.as_ref().unwrap();
+    assert_eq!((&*pod.uid, &*pod.mount_path), ("uid-db-a", "/data"));
+}
+
+#[test]
+fn every_refusal_has_its_reason() {
+    type Spoil = fn(&mut Group);
+    #[rustfmt::skip]
+    let cases: [(&str, Spoil); 18] = [
+        ("HoldTimeoutTooLong", |g| g.request.hold_timeout = Duration::from_secs(31)),
+        ("ClaimNotFound", |g| g.spec.source = names(&["a", "gone"])),
+        ("NoMembers", |g| g.spec.source = expression("app", "In", &["nothing"])),
+        ("NoMembers", |g| g.spec.source = Source { selector: Some(LabelSelector::default()), persistent_volume_claim_names: None }),
+        ("NoMembers", |g| g.spec.source = Source::default()),
+        ("SelectorInvalid", |g| g.spec.source = expression("app", "Resembles", &["shop"])),
+        ("TooManyMembers", |g| { g.spec.source = expression("app", "Exists", &[]); g.candidates.claims = (0..=MAX_MEMBERS).map(|n| claim(&n.to_string())).collect(); }),
+        ("ClaimBeingDeleted", |g| g.candidates.claims[0].deleting = true),
+        ("ClaimNotBound", |g| g.candidates.claims[0].volume = None),
+        ("BlockVolume", |g| g.candidates.claims[0].block = true),
+        ("HeldByAnother", |g| drop(g.candidates.taken.insert("uid-b".into(), "hourly".into()))),
+        ("MountedByMorePods", |g| g.candidates.pods.push(pod("other", "a"))),
+        ("NoAgent", |g| g.candidates.pods[0] = PodFacts { has_agent: false, agent_mounts: BTreeMap::new(), ..pod("db-a", "a") }),
+        ("AgentDoesNotMount", |g| g.candidates.pods[0].agent_mounts.clear()),
+        ("AgentMountsSubPath", |g| drop(g.candidates.pods[0].agent_mounts.insert("a".into(), AgentMount { path: "/x".into(), sub_path: true }))),
+        ("SnapshotApiMissing", |g| g.candidates.classes = None),
+        ("NotACsiVolume", |g| g.candidates.drivers.clear()),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) } })),
+    ];
+    for (reason, spoil) in cases {
+        let mut group = group();
+        spoil(&mut group);
+        assert_eq!(resolved(&group).unwrap_err(), reason);
+    }
+}
+
+#[test]
+fn every_member_that_is_refused_says_why() {
+    let mut group = group();
+    group.spec.source = names(&["a", "b", "c", "gone"]);
+    group.candidates.claims[0].block = true;
+    group.candidates.claims[1].volume = None;
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    assert_eq!(refusal.verdict.reason, "ClaimNotFound");
+    assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
+    let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
+    let members: Vec<_> =
+        refusal.members.iter().map(|member| (&*member.claim.name, &*member.claim.uid, reasons(member))).collect();
+    assert_eq!(
+        members,
+        [
+            ("gone", "", vec!["ClaimNotFound".to_owned()]),
+            ("a", "uid-a", vec!["BlockVolume".to_owned()]),
+            ("b", "uid-b", vec!["ClaimNotBound".to_owned()]),
+            ("c", "uid-c", vec![]),
+        ]
+    );
+}
+
+#[test]
+fn what_concerns_the_whole_group_is_no_members_blocker() {
+    let mut group = group();
+    group.candidates.classes = None;
+    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
+}
+
+#[test]
+fn a_check_needs_no_snapshots() {
+    let mut group = group();
+    group.request.mode = Mode::Check;
+    group.candidates.classes = None;
+    group.candidates.drivers.clear();
+    assert_eq!(resolved(&group).unwrap().len(), 2);
+}
+
+#[test]
+fn a_claim_that_no_pod_mounts_is_a_member() {
+    let mut group = group();
+    group.candidates.pods.clear();
+    assert!(resolved(&group).unwrap().iter().all(|member| member.pod.is_none()));
+}
+
+#[test]
+fn selectors_are_understood_whole() {
+    let mut claims = vec![claim("a"), claim("b")];
+    claims[1].labels.insert("tier".into(), "cache".into());
+    let chosen = |source: &Source| -> Vec<String> {
+        select(source, &claims)
+            .map_or_else(|_| Vec::new(), |chosen| chosen.claims.iter().map(|claim| claim.name.clone()).collect())
+    };
+    assert_eq!(chosen(&expression("app", "In", &["shop"])), ["a", "b"]);
+    assert_eq!(chosen(&expression("tier", "Exists", &[])), ["b"]);
+    assert_eq!(chosen(&expression("tier", "DoesNotExist", &[])), ["a"]);
+    assert_eq!(chosen(&expression("tier", "NotIn", &["cache"])), ["a"]);
+}
+
+proptest::proptest! {
+    /// Whatever a selector says: it is refused with a sentence, or selects what it says; one that says nothing selects nothing.
+    #[test]
+    fn no_selector_panics_and_none_takes_every_claim_by_itself(
+        keys in proptest::collection::vec(("app|tier|.{0,70}", "In|NotIn|Exists|DoesNotExist|.{0,8}", proptest::collection::vec("shop|cache|.{0,70}", 0..3)), 0..4),
+        labels in proptest::collection::btree_map("app|tier|.{0,70}", "shop|cache|.{0,70}", 0..3),
+    ) {
+        let said = !keys.is_empty() || !labels.is_empty();
+        let requirements = keys.into_iter().map(|(key, operator, values)| LabelSelectorRequirement {
+            key,
+            operator,
+            values: Some(values),
+        });
+        let wanted = labels.clone();
+        let selector =
+            LabelSelector { match_expressions: Some(requirements.collect()), match_labels: Some(labels) };
+        let claims = [claim("a"), claim("b")];
+        let source = Source { selector: Some(selector), persistent_volume_claim_names: None };
+        match select(&source, &claims) {
+            Ok(selection) => {
+                proptest::prop_assert!(said && selection.missing.is_empty());
+                for claim in selection.claims {
+                    proptest::prop_assert!(wanted.iter().all(|(key, value)| claim.labels.get(key) == Some(value)));
+                }
+            }
+            Err(verdict) => proptest::prop_assert!(!verdict.message.is_empty()),
+        }
+    }
+
+    /// What is asked for as text is a spec or is refused; its times are what the text says.
+    #[test]
+    fn no_spec_panics(prepare in "-?[0-9]{1,22}(ns|us|ms|s|m|h)|.{0,12}", hold in "[0-9]{1,3}(ms|s)") {
+        let spec = serde_json::json!({
+            "source": {},
+            "suspension": {"prepareTimeout": prepare, "holdTimeout": hold},
+        });
+        if let Ok(spec) = serde_json::from_value::<ConsistencyGroupReplicationSpec>(spec) {
+            let written = serde_json::to_value(&spec).unwrap();
+            let read: ConsistencyGroupReplicationSpec = serde_json::from_value(written).unwrap();
+            proptest::prop_assert_eq!(read.suspension.hold_timeout, spec.suspension.hold_timeout);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! One replication: from what was asked for, what is known and the time to what is to be done and told.
+//!
+//! [`plan`] decides, and each stage of a run has its functions; [`membership`] says who the members are, [`resume`] takes up
+//! what another controller has begun, [`report`] renders what users see.
+
+pub mod answers;
+mod checking;
+pub mod conditions;
+mod cutting;
+mod disturbances;
+mod ending;
+pub mod facts;
+#[cfg(test)]
+mod fixtures;
+pub mod membership;
+pub mod observed;
+pub mod plan;
+pub mod report;
+pub mod resume;
+pub mod state;

@@ -1,0 +1,116 @@
+//! What is known of the world at one moment: the newest of everything. Plain data, filled by `observe` and by agents'
+//! answers, read by the planner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::facts::{Claim, PodFacts};
+use super::state::Moment;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{Blocker, Protection};
+
+/// What an agent said about one member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// When it was heard.
+    pub at: Moment,
+    /// What it said.
+    pub content: AnswerContent,
+}
+
+/// The contents of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AnswerContent {
+    /// Not clean yet; it goes on looking.
+    Waiting {
+        /// What stands in the way.
+        blockers: Vec<Blocker>,
+        /// Blockers that are not listed.
+        more: u32,
+    },
+    /// Nothing stands in the way of Suspend.
+    Prepared {
+        /// What gives the writes back if the agent dies.
+        protection: Option<Protection>,
+    },
+    /// It holds.
+    Ready {
+        /// The round of the Suspend.
+        round: u32,
+        /// For how long writes had been suspended.
+        suspended: Duration,
+    },
+    /// Writes are not suspended.
+    NotReady {
+        /// The round of the Suspend; 0 answers Prepare.
+        round: u32,
+        /// Whether asking again may help.
+        retryable: bool,
+        /// Why.
+        blockers: Vec<Blocker>,
+        /// Blockers that are not listed.
+        more: u32,
+    },
+    /// Writes go on.
+    Released {
+        /// It held from ready to release.
+        unbroken: bool,
+        /// Why not.
+        reason: String,
+        /// For how long writes were suspended.
+        suspended: Duration,
+    },
+}
+
+/// The newest of everything. Keys of `answers`, `lost` and `claims` are UIDs of claims, keys of `pods` and `connected` UIDs of
+/// pods, keys of `replicas` and `refused_replicas` names of snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The status that declares the attempt is stored.
+    pub recorded: bool,
+    /// The object is being deleted, or is gone.
+    pub deleted: bool,
+    /// The controller cannot follow this run any more, for this reason; everything must be released.
+    pub cut_off: Option<String>,
+    /// All watches have delivered their first list.
+    pub watching: bool,
+    /// The claims of the namespace.
+    pub claims: BTreeMap<String, Claim>,
+    /// The unfinished pods of the namespace.
+    pub pods: BTreeMap<String, PodFacts>,
+    /// Pods whose agent is connected.
+    pub connected: BTreeSet<String>,
+    /// The newest answer to the last command, by member.
+    pub answers: BTreeMap<String, Answer>,
+    /// Members whose agent's session was lost since their last command, or who could not be sent it.
+    pub lost: BTreeSet<String>,
+    /// The snapshots of this replication.
+    pub replicas: BTreeMap<String, VolumeSnapshot>,
+    /// Snapshots whose creation failed, and why.
+    pub refused_replicas: BTreeMap<String, String>,
+    /// Creations whose outcome is still open.
+    pub open_creations: usize,
+    /// How many replicas were found and deleted; `None` until the deletion is complete.
+    pub deleted_replicas: Option<usize>,
+    /// Pods were listed anew after the release.
+    pub rechecked: bool,
+}
+
+impl Observed {
+    /// A command goes out to a member: what was heard of it before cannot be the answer.
+    pub fn asking(&mut self, claim_uid: &str) {
+        self.answers.remove(claim_uid);
+        self.lost.remove(claim_uid);
+    }
+
+    /// The session of a pod is lost, and with it whatever its agent held for these members.
+    pub fn lost(&mut self, pod_uid: &str, claim_uids: impl IntoIterator<Item = String>) {
+        self.connected.remove(pod_uid);
+        self.lost.extend(claim_uids);
+    }
+
+    /// The pods that mount a claim.
+    pub fn mounting<'a>(&'a self, claim: &'a str) -> impl Iterator<Item = &'a PodFacts> {
+        self.pods.values().filter(move |pod| pod.claims.contains(claim))
+    }
+}

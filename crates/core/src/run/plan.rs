@@ -1,0 +1,271 @@
+//! The planner: from what was asked for, what the run knows and what is observed, to the next steps and the status.
+//!
+//! Pure: no IO, no clock. It is run again after every observation and says what is to be done now; run twice with the same
+//! observations it asks for nothing twice. Each stage has a function that reads top to bottom:
+//!
+//! ```text
+//! Recording → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
+//!                 ▲            │        (Check: Suspending → Releasing → Ended)
+//!                 └─ Pausing ◀─┘
+//! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
+//!                                   attempt follows)
+//! ```
+
+use std::time::Duration;
+
+use super::answers;
+use super::observed::{AnswerContent, Observed};
+use super::report;
+use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
+use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::wire::ControllerMessage;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
+
+/// Something to do.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Queue a command for the agent of a member.
+    Send {
+        /// UID of the member's claim.
+        member: String,
+        /// UID of the pod whose agent is commanded.
+        pod_uid: String,
+        /// Which command it is.
+        command: Command,
+        /// The command.
+        message: ControllerMessage,
+    },
+    /// Create these snapshots, all at once.
+    Cut(Vec<VolumeSnapshot>),
+    /// Delete every replica of this attempt and of those before it: these names, and whatever else carries their labels.
+    DeleteReplicas(Vec<String>),
+    /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
+    RecheckPods,
+}
+
+/// What to do, and what to tell.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The run after this.
+    pub run: Run,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The statuses to write, in order: one for every phase that began, and the newest.
+    pub statuses: Vec<ReplicationStatus>,
+    /// When, on the monotonic clock, to plan again even if nothing is observed.
+    pub wake_at: Option<Duration>,
+}
+
+/// Plans the next steps.
+pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> Plan {
+    let mut draft = Draft { request, observed, now, run: run.clone(), steps: Vec::new(), statuses: Vec::new() };
+    draft.absorb_answers();
+    // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
+    // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
+    while draft.advance() {}
+    draft.show();
+    let wake_at = draft.wake_at();
+    Plan { run: draft.run, steps: draft.steps, statuses: draft.statuses, wake_at }
+}
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub request: &'a Request,
+    pub observed: &'a Observed,
+    pub now: Moment,
+    pub run: Run,
+    pub steps: Vec<Step>,
+    statuses: Vec<ReplicationStatus>,
+}
+
+impl Draft<'_> {
+    /// Moves on if it can; says whether it did.
+    fn advance(&mut self) -> bool {
+        if self.interrupted() {
+            return true;
+        }
+        match self.run.stage.clone() {
+            Stage::Recording => self.recording(),
+            Stage::Preparing => self.preparing(),
+            Stage::Suspending => self.suspending(),
+            Stage::Pausing { until } => self.pausing(until),
+            Stage::Cutting => self.cutting(),
+            Stage::Releasing { since } => self.releasing(since),
+            Stage::AwaitingUsable { since } => self.awaiting_usable(since),
+            Stage::Abandoning { since, clean_up } => self.abandoning(since, clean_up),
+            Stage::Ended => false,
+        }
+    }
+
+    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing. Once the cut is proven,
+    /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
+    fn absorb_answers(&mut self) {
+        if !self.run.stage.needs_agents() {
+            return;
+        }
+        for member in &mut self.run.members {
+            if let Some(answer) = self.observed.answers.get(&member.claim.uid) {
+                absorb(member, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
+            }
+        }
+    }
+
+    /// Begins a phase, and shows it: a status of its own, however short the phase is.
+    pub fn enter(&mut self, phase: Phase) {
+        let phases = &mut self.run.phases;
+        if phases.last().map(|entry| entry.phase) == Some(phase) {
+            return;
+        }
+        note_phase(phases, phase, self.now);
+        self.show();
+    }
+
+    /// Renders the status and puts it last, unless it says what the last one says.
+    fn show(&mut self) {
+        let status = report::render(self.request, &self.run, self.observed, self.now);
+        self.run.conditions.clone_from(&status.conditions);
+        if self.statuses.last() != Some(&status) {
+            self.statuses.push(status);
+        }
+    }
+
+    /// Sends a command to the agent of a member. Does nothing for a member that no pod mounts.
+    pub fn send(&mut self, index: usize, command: Command) {
+        let Some(pod) = self.run.members[index].pod.clone() else { return };
+        let containers = self.observed.pods.get(&pod.uid).map(|pod| pod.containers.clone()).unwrap_or_default();
+        let member = &self.run.members[index];
+        let message = answers::command(self.request, &self.run, member, &pod, &containers, command, self.now);
+        self.steps.push(Step::Send { member: member.claim.uid.clone(), pod_uid: pod.uid, command, message });
+        let member = &mut self.run.members[index];
+        member.asked = Some(command);
+        member.state = match command {
+            Command::Prepare => MemberState::Preparing,
+            Command::Suspend => MemberState::Suspending,
+            // What stood in its way, and what it has said of its hold, stays in view.
+            Command::Release => match member.state {
+                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released) => state,
+                _ => MemberState::Releasing,
+            },
+        };
+        if command == Command::Prepare {
+            member.asked_containers = containers;
+            member.refused = None;
+        }
+    }
+
+    /// Tells everybody to release who was asked for something and was not told yet, also those who say that they let go by
+    /// themselves: a release does no harm, and a missing one may.
+    pub fn release_all(&mut self) {
+        for index in 0..self.run.members.len() {
+            let member = &self.run.members[index];
+            if member.asked.is_some() && member.asked != Some(Command::Release) {
+                self.send(index, Command::Release);
+            }
+        }
+    }
+
+    /// Sends Release again to those who came back: whatever they still hold, they must hear it.
+    pub fn release_returned(&mut self) {
+        for index in 0..self.run.members.len() {
+            let member = &self.run.members[index];
+            if member.owes_release() && self.was_lost(member) && self.is_connected(member) {
+                self.send(index, Command::Release);
+            }
+        }
+    }
+
+    /// Whether the session of the member's agent was lost since the last command. A command of this very plan is not on its
+    /// way yet.
+    pub fn was_lost(&self, member: &Member) -> bool {
+        self.observed.lost.contains(&member.claim.uid)
+            && !self.steps.iter().any(|step| matches!(step, Step::Send { member: to, .. } if *to == member.claim.uid))
+    }
+
+    /// Whether the member's agent can be commanded.
+    pub fn is_connected(&self, member: &Member) -> bool {
+        member.pod.as_ref().is_some_and(|pod| self.observed.connected.contains(&pod.uid))
+    }
+
+    /// When cuts must be given up so that the release comes before the first agent's own limit.
+    pub fn cut_deadline(&self) -> Option<Duration> {
+        let began = self.run.hold_began?.monotonic;
+        let hold = self.request.hold_timeout;
+        let limits = self.run.members.iter().filter_map(|member| Some(member.ready?.lease_end));
+        let limit = limits.min().unwrap_or(began + hold);
+        // Of a very short hold the margin takes a quarter, not all.
+        Some(limit.saturating_sub(RELEASE_MARGIN.min(hold / 4)))
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        match &self.run.stage {
+            Stage::Recording | Stage::Ended => None,
+            Stage::Preparing => self.run.prepare_deadline,
+            Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
+            Stage::Pausing { until } => {
+                // When the pause is over, only answers can be missing.
+                let next = if self.now.monotonic < *until { Some(*until) } else { None };
+                [next, self.run.prepare_deadline].into_iter().flatten().min()
+            }
+            Stage::Cutting => self.cut_deadline(),
+            Stage::AwaitingUsable { since } => Some(since.monotonic + READY_TO_USE_TIMEOUT),
+            Stage::Releasing { since } | Stage::Abandoning { since, .. } => {
+                // Then only the API server can be missing, and it is heard of by itself.
+                let timeout = since.monotonic + RELEASE_TIMEOUT;
+                (self.now.monotonic < timeout).then_some(timeout)
+            }
+        }
+    }
+}
+
+/// One answer into one member's record. An answer that does not fit the last command says nothing.
+fn absorb(member: &mut Member, content: &AnswerContent, at: Moment, round: u32, hold_timeout: Duration) {
+    let Some(asked) = member.asked else { return };
+    match (asked, content) {
+        (Command::Prepare, AnswerContent::Waiting { blockers, more }) => {
+            member.state = MemberState::NotReady;
+            member.blockers.clone_from(blockers);
+            member.more_blockers = *more;
+        }
+        (Command::Prepare, AnswerContent::Prepared { protection }) => {
+            member.state = MemberState::Prepared;
+            member.method = Some(Method::FilesystemFreeze);
+            member.protection = *protection;
+            member.blockers.clear();
+            member.more_blockers = 0;
+        }
+        (Command::Suspend, AnswerContent::Ready { round: answered, suspended }) if *answered == round => {
+            member.state = MemberState::Ready;
+            let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
+            member.ready = Some(Ready { at, lease_end });
+        }
+        (_, AnswerContent::NotReady { round: answered, retryable, blockers, more }) => {
+            let expected = match asked {
+                Command::Prepare => *answered == 0,
+                // Sent before the agent heard of the release: still worth showing.
+                Command::Suspend | Command::Release => *answered == round,
+            };
+            if !expected {
+                return;
+            }
+            member.state = MemberState::NotReady;
+            member.refused = Some(if *retryable { Refused::ForNow } else { Refused::ForGood });
+            member.blockers.clone_from(blockers);
+            member.more_blockers = *more;
+        }
+        (Command::Suspend | Command::Release, AnswerContent::Released { unbroken, reason, suspended }) => {
+            member.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
+            // Of a member that was never suspended there is no time to tell.
+            member.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
+            if member.state != MemberState::NotReady {
+                let held = member.ready.is_none() || *unbroken;
+                member.state = if held { MemberState::Released } else { MemberState::Broken };
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests/mod.rs"]
+mod tests;

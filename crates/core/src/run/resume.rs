@@ -1,0 +1,97 @@
+//! Taking over a run that another controller, or this one before it restarted, has begun. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::facts::PodFacts;
+use super::state::{CleanUp, Command, Member, MemberPod, Moment, Request, Run, Stage, Verdict};
+use crate::replica::csi::snapshot_name;
+use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+
+/// Whether a stored status declares an attempt that was begun and has not ended.
+pub fn is_under_way(status: &ReplicationStatus) -> bool {
+    status.attempt > 0 && status.phase.is_some_and(|phase| phase != Phase::Pending && !phase.is_final())
+}
+
+/// The run that a stored status declares.
+///
+/// A hold that was not proven cannot be any more: the order of messages was lost with the controller that saw it. Then
+/// everything that was asked is released and everything that was cut is void. Where the proof is stored and replicas are only
+/// not usable yet, the run goes on.
+pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<String, PodFacts>, now: Moment) -> Run {
+    let members = status.members.iter().map(|member| resume_member(request, status.attempt, member, pods)).collect();
+    let mut run = Run::new(members, status.clone(), now);
+    run.attempt = status.attempt;
+    run.phases.clone_from(&status.phases);
+    if status.phase == Some(Phase::Replicating) && status.consistency.is_some() {
+        run.proven = true;
+        restore_times(&mut run, status, now);
+        run.stage = Stage::AwaitingUsable { since: now };
+        return run;
+    }
+    for member in run.members.iter_mut().filter(|member| member.pod.is_some()) {
+        // Nobody knows how far it was asked; a release does no harm.
+        member.asked = Some(Command::Suspend);
+    }
+    run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
+    run.verdict = Some(Verdict::new(
+        "ControllerRestarted",
+        "the leading controller changed before the hold was proven, so the attempt is void",
+    ));
+    // Phases are written behind the hold: snapshots may exist though the stored phase does not say so yet.
+    let clean_up = if request.mode == Mode::Replicate { CleanUp::Needed } else { CleanUp::NotNeeded };
+    run.stage = Stage::Abandoning { since: now, clean_up };
+    run
+}
+
+fn resume_member(request: &Request, attempt: u32, status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
+    let claim = status.persistent_volume_claim.clone();
+    let pod = pods
+        .values()
+        .find(|pod| status.pod.as_ref() == Some(&pod.name) && pod.agent_mounts.contains_key(&claim.name))
+        .map(|pod| MemberPod {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            node: pod.node.clone(),
+            mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
+        });
+    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
+    let mut member = Member::new(claim, name, pod);
+    member.volume.clone_from(&status.volume);
+    member.driver.clone_from(&status.driver);
+    member.method = status.method;
+    member.protection = status.protection;
+    member.blockers.clone_from(&status.blockers);
+    member.more_blockers = status.more_blockers;
+    member.suspended_for = status.suspended_for.map(Into::into);
+    member.replica.clone_from(&status.replica);
+    member.state = status.state;
+    if member.pod.is_none() && status.pod.is_some() && status.state != MemberState::Released {
+        member.state = MemberState::Broken;
+    }
+    member
+}
+
+/// Puts the times of the earlier process onto this one's clocks. Only differences between them are shown.
+fn restore_times(run: &mut Run, status: &ReplicationStatus, now: Moment) {
+    let place = |wall: Timestamp| {
+        let ago = Duration::try_from(now.wall.duration_since(wall)).unwrap_or_default();
+        Moment { monotonic: now.monotonic.saturating_sub(ago), wall }
+    };
+    if let Some(HoldStatus { started_at, ended_at, .. }) = &status.hold {
+        run.hold_began = Some(place(started_at.0));
+        run.hold_ended = ended_at.as_ref().map(|at| place(at.0));
+    }
+    run.cut_confirmed = status.creation_time.as_ref().map(|at| place(at.0));
+    run.cut_requested = run
+        .members
+        .iter()
+        .filter_map(|member| Some(place(member.replica.as_ref()?.requested_at.as_ref()?.0)))
+        .min_by_key(|at| at.monotonic);
+}
+
+#[cfg(test)]
+#[path = "resume_tests.rs"]
+mod tests;

@@ -1,0 +1,391 @@
+//! What a run knows: the request, the members, and how far the attempt is. Plain data; nothing here acts or reads a clock.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+
+use super::facts::RunningContainer;
+use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
+use crate::text::printable;
+use stillpoint_api::{
+    Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
+    ReplicationStatus, Retry,
+};
+
+/// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moment {
+    /// Since a fixed point in the life of this process; never goes back.
+    pub monotonic: Duration,
+    /// The controller's wall clock.
+    pub wall: Timestamp,
+}
+
+impl Moment {
+    /// The time from `earlier` to this moment.
+    pub fn since(&self, earlier: &Self) -> Duration {
+        self.monotonic.saturating_sub(earlier.monotonic)
+    }
+
+    /// As a status shows it.
+    pub fn micro_time(&self) -> MicroTime {
+        MicroTime(self.wall)
+    }
+}
+
+/// What was asked for; does not change during a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Name of the replication.
+    pub name: String,
+    /// Its namespace, which is that of every member.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// Whether replicas are made.
+    pub mode: Mode,
+    /// A member's time to become ready.
+    pub prepare_timeout: Duration,
+    /// The longest that an agent may hold.
+    pub hold_timeout: Duration,
+    /// What becomes of the replicas when the object goes.
+    pub deletion_policy: DeletionPolicy,
+    /// Whether an attempt that was aborted is followed by another one.
+    pub retry: Option<Retry>,
+    /// The replication as the owner of its replicas.
+    pub owner: Option<OwnerReference>,
+    /// Rises with every new leader among the controllers.
+    pub epoch: u64,
+}
+
+impl Request {
+    /// How many attempts there may be.
+    pub fn attempts(&self) -> u32 {
+        self.retry.map_or(1, |retry| retry.attempts())
+    }
+
+    /// When the attempt after this one, which was aborted now, begins; `None`: there is none.
+    pub fn next_attempt(&self, attempt: u32, now: Moment) -> Option<Timestamp> {
+        let retry = self.retry.filter(|retry| attempt < retry.attempts())?;
+        now.wall.checked_add(retry.pause()).ok()
+    }
+}
+
+/// The pod that mounts a member, and how its agent reaches it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberPod {
+    /// Name.
+    pub name: String,
+    /// UID: a new pod of the same name is another pod.
+    pub uid: String,
+    /// The node, once it is scheduled.
+    pub node: Option<String>,
+    /// Where the agent's container mounts the claim.
+    pub mount_path: String,
+}
+
+/// A command to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Look and get ready; writes go on.
+    Prepare,
+    /// Suspend and hold.
+    Suspend,
+    /// Resume.
+    Release,
+}
+
+/// How a release ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Released {
+    /// When the controller learnt it.
+    pub at: Moment,
+    /// Held from ready to release.
+    pub unbroken: bool,
+    /// Why not.
+    pub reason: String,
+}
+
+/// When a member became ready.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ready {
+    /// When the controller learnt it.
+    pub at: Moment,
+    /// When, on the monotonic clock, its agent may give up the hold.
+    pub lease_end: Duration,
+}
+
+/// One member and what has become of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// The claim, pinned to its UID.
+    pub claim: ClaimReference,
+    /// The PersistentVolume.
+    pub volume: String,
+    /// Its CSI driver; empty when it has none.
+    pub driver: String,
+    /// The snapshot class that was chosen for it.
+    pub class: Option<String>,
+    /// The pod that mounts it; `None`: nobody does.
+    pub pod: Option<MemberPod>,
+    /// The name that its replica has, whether it exists or not.
+    pub replica_name: String,
+    /// How far it is.
+    pub state: MemberState,
+    /// How its writes are suspended.
+    pub method: Option<Method>,
+    /// What gives the writes back if its agent dies.
+    pub protection: Option<Protection>,
+    /// What stands in its way.
+    pub blockers: Vec<Blocker>,
+    /// Blockers that are not listed.
+    pub more_blockers: u32,
+    /// The last command that was sent to its agent in this round.
+    pub asked: Option<Command>,
+    /// The containers that its agent was told to see.
+    pub asked_containers: Vec<RunningContainer>,
+    /// Its agent refused; the value says whether asking again may help.
+    pub refused: Option<Refused>,
+    /// It holds, or held.
+    pub ready: Option<Ready>,
+    /// Its writes were given back.
+    pub released: Option<Released>,
+    /// How long its writes were suspended, by the agent's clock.
+    pub suspended_for: Option<Duration>,
+    /// Its replica, once it was asked for.
+    pub replica: Option<ReplicaStatus>,
+    /// When its replica was asked for.
+    pub requested: Option<Moment>,
+}
+
+/// An agent's refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Asking again may help.
+    ForNow,
+    /// Asking again cannot help.
+    ForGood,
+}
+
+impl Member {
+    /// A member that nothing was asked of yet.
+    pub fn new(claim: ClaimReference, replica_name: String, pod: Option<MemberPod>) -> Self {
+        let state = if pod.is_some() { MemberState::Pending } else { MemberState::Unmounted };
+        Self {
+            claim,
+            volume: String::new(),
+            driver: String::new(),
+            class: None,
+            pod,
+            replica_name,
+            state,
+            method: None,
+            protection: None,
+            blockers: Vec::new(),
+            more_blockers: 0,
+            asked: None,
+            asked_containers: Vec::new(),
+            refused: None,
+            ready: None,
+            released: None,
+            suspended_for: None,
+            replica: None,
+            requested: None,
+        }
+    }
+
+    /// A member that cannot be part of any attempt.
+    pub fn refused(claim: ClaimReference, verdict: &Verdict) -> Self {
+        let blocker = Blocker {
+            reason: verdict.reason.clone(),
+            message: printable(&verdict.message, MAX_MESSAGE_CHARS),
+            ..Blocker::default()
+        };
+        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, String::new(), None) }
+    }
+
+    /// Whether its agent was asked for something and has not said since that it let go.
+    pub fn owes_release(&self) -> bool {
+        self.asked.is_some() && self.released.is_none()
+    }
+
+    /// Whether its writes may be suspended now, as far as the controller knows.
+    pub fn may_be_suspended(&self) -> bool {
+        self.owes_release() && matches!(self.asked, Some(Command::Suspend | Command::Release))
+    }
+}
+
+/// Why a run ended as it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// A CamelCase word for programs.
+    pub reason: String,
+    /// A sentence for people: what is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl Verdict {
+    /// A verdict.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// What the run is at. Finer than the phase that users see.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// The intent is being written to the status; no agent has heard of it.
+    Recording,
+    /// Agents look; writes go on.
+    Preparing,
+    /// Agents suspend; those that are ready hold.
+    Suspending,
+    /// A member was not ready: everything was released, and after a pause it is tried again.
+    Pausing {
+        /// When, on the monotonic clock, the next round may begin.
+        until: Duration,
+    },
+    /// All hold; replicas are being cut.
+    Cutting,
+    /// All were told to release; the proof is being collected.
+    Releasing {
+        /// Since when.
+        since: Moment,
+    },
+    /// The cut is proven; replicas become usable outside the hold.
+    AwaitingUsable {
+        /// Since when.
+        since: Moment,
+    },
+    /// Everything is given back and removed.
+    Abandoning {
+        /// Since when.
+        since: Moment,
+        /// Whether replicas are to be removed.
+        clean_up: CleanUp,
+    },
+    /// The attempt is over. The run is too, unless [`Run::next_attempt`] says when the next one begins.
+    Ended,
+}
+
+impl Stage {
+    /// Whether agents may hold, or still owe a proof.
+    pub fn needs_agents(&self) -> bool {
+        match self {
+            Self::Recording | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
+            Self::Cutting | Self::Releasing { .. } | Self::Abandoning { .. } => true,
+            Self::AwaitingUsable { .. } | Self::Ended => false,
+        }
+    }
+}
+
+/// Whether an end without a group has replicas to remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanUp {
+    /// None was asked for.
+    NotNeeded,
+    /// Some may exist; the deletion is not begun.
+    Needed,
+    /// They are being deleted.
+    Begun,
+}
+
+/// The state of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// The round of Suspend, from 1.
+    pub round: u32,
+    /// When the time to become ready is over, on the monotonic clock. Set when the intent is recorded.
+    pub prepare_deadline: Option<Duration>,
+    /// What it is at.
+    pub stage: Stage,
+    /// The members.
+    pub members: Vec<Member>,
+    /// The phases so far.
+    pub phases: Vec<PhaseEntry>,
+    /// The first member was ready in this round.
+    pub hold_began: Option<Moment>,
+    /// The last member had resumed.
+    pub hold_ended: Option<Moment>,
+    /// The replicas were asked for. Once set, an end that is not `Done` is `Failed`.
+    pub cut_requested: Option<Moment>,
+    /// The last cut was confirmed.
+    pub cut_confirmed: Option<Moment>,
+    /// Every member has proven that it held.
+    pub proven: bool,
+    /// What the storage system last said is wrong with a replica of a cut that is proven. It may mend itself.
+    pub replica_trouble: Option<String>,
+    /// Why it ends as it does, when it does not end well.
+    pub verdict: Option<Verdict>,
+    /// When another attempt begins after this one, which was aborted.
+    pub next_attempt: Option<Timestamp>,
+    /// The conditions as last rendered, for the times of their transitions.
+    pub conditions: Vec<Condition>,
+}
+
+impl Run {
+    /// An attempt whose members are resolved and of whom nothing was asked. `before` is the status of the time when it
+    /// waited: for its first turn, or after the attempt before this one.
+    pub fn new(members: Vec<Member>, before: ReplicationStatus, now: Moment) -> Self {
+        let mut phases = before.phases;
+        note_phase(&mut phases, Phase::Checking, now);
+        Self {
+            attempt: before.attempt.saturating_add(1),
+            round: 1,
+            prepare_deadline: None,
+            stage: Stage::Recording,
+            members,
+            phases,
+            hold_began: None,
+            hold_ended: None,
+            cut_requested: None,
+            cut_confirmed: None,
+            proven: false,
+            replica_trouble: None,
+            verdict: None,
+            next_attempt: None,
+            conditions: before.conditions,
+        }
+    }
+
+    /// An attempt that cannot begin. Nothing was asked of anybody.
+    pub fn refused(
+        request: &Request,
+        members: Vec<Member>,
+        verdict: Verdict,
+        before: ReplicationStatus,
+        now: Moment,
+    ) -> Self {
+        let phases = before.phases.clone();
+        let mut run = Self { phases, stage: Stage::Ended, verdict: Some(verdict), ..Self::new(members, before, now) };
+        run.next_attempt = request.next_attempt(run.attempt, now);
+        let phase = if run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted };
+        if run.phases.last().map(|entry| entry.phase) != Some(phase) {
+            note_phase(&mut run.phases, phase, now);
+        }
+        run
+    }
+
+    /// The phase that users see.
+    pub fn phase(&self) -> Phase {
+        self.phases.last().map_or(Phase::Pending, |entry| entry.phase)
+    }
+
+    /// Whether replicas were asked for.
+    pub fn replicas_requested(&self) -> bool {
+        self.cut_requested.is_some()
+    }
+}
+
+/// Puts a phase that begins now behind those before it. Of more than [`MAX_PHASES`] the oldest goes.
+pub fn note_phase(phases: &mut Vec<PhaseEntry>, phase: Phase, now: Moment) {
+    if phases.len() >= MAX_PHASES {
+        phases.remove(0);
+    }
+    phases.push(PhaseEntry { phase, started_at: now.micro_time() });
+}
