@@ -430,7 +430,7 @@ impl Wheel<'_> {
 
     /// Whether nothing is lost when this process stops now.
     fn may_pause(&self) -> bool {
-        !self.run.stage.needs_agents() || (self.run.stage == Stage::Recording && !self.observed.recorded)
+        !self.run.stage.needs_agents() || (self.run.stage == Stage::Declaring && !self.observed.recorded)
     }
 
     /// Waits for news, or until it is time.

@@ -132,7 +132,7 @@ fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp
 fn progress(run: &Run, observed: &Observed) -> String {
     let waits = |what: &str| what.to_owned();
     match &run.stage {
-        Stage::Recording => waits("the members are known; no agent was asked yet"),
+        Stage::Declaring => waits("the members are known; no agent was asked yet"),
         Stage::Preparing => {
             let absent = run.members.iter().find_map(|member| {
                 let pod = member.pod.as_ref()?;

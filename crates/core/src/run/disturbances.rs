@@ -11,10 +11,29 @@ const MEMBERSHIP: [Check; 2] = [claim_gone, pod_changed];
 const HOLDING: [Check; 4] = [claim_gone, pod_changed, session_lost, hold_lapsed];
 
 impl Draft<'_> {
+    /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
+    pub fn interrupted(&mut self) -> bool {
+        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
+            return false;
+        }
+        if self.observed.deleted {
+            return self
+                .abandon(Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done"));
+        }
+        if let (Some(why), true) = (&self.observed.cut_off, self.run.stage.needs_agents()) {
+            let verdict = Verdict::new("ControllerInterrupted", why.clone());
+            return self.abandon(verdict);
+        }
+        match self.disturbance() {
+            Some(verdict) => self.abandon(verdict),
+            None => false,
+        }
+    }
+
     /// The first thing that went wrong, if the run is at a stage where it matters.
     pub fn disturbance(&self) -> Option<Verdict> {
         let checks: &[Check] = match self.run.stage {
-            Stage::Recording | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
+            Stage::Declaring | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
             Stage::Suspending | Stage::Cutting => &HOLDING,
             // A release is judged by its answers.
             Stage::Releasing { .. } | Stage::AwaitingUsable { .. } | Stage::Abandoning { .. } | Stage::Ended => &[],

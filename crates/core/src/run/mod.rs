@@ -4,17 +4,17 @@
 //! what another controller has begun, [`report`] renders what users see.
 
 pub mod answers;
-mod checking;
 pub mod conditions;
-mod cutting;
 mod disturbances;
-mod ending;
 pub mod facts;
 #[cfg(test)]
 mod fixtures;
 pub mod membership;
 pub mod observed;
 pub mod plan;
+mod refusals;
+mod replicas;
 pub mod report;
 pub mod resume;
+mod stages;
 pub mod state;

@@ -4,7 +4,7 @@
 //! observations it asks for nothing twice. Each stage has a function that reads top to bottom:
 //!
 //! ```text
-//! Recording → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
+//! Declaring → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
 //!                 ▲            │        (Check: Suspending → Releasing → Ended)
 //!                 └─ Pausing ◀─┘
 //! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
@@ -86,7 +86,7 @@ impl Draft<'_> {
             return true;
         }
         match self.run.stage.clone() {
-            Stage::Recording => self.recording(),
+            Stage::Declaring => self.declaring(),
             Stage::Preparing => self.preparing(),
             Stage::Suspending => self.suspending(),
             Stage::Pausing { until } => self.pausing(until),
@@ -119,6 +119,13 @@ impl Draft<'_> {
         }
         note_phase(phases, phase, self.now);
         self.show();
+    }
+
+    /// Ends the attempt.
+    pub fn finish(&mut self, phase: Phase) -> bool {
+        self.run.stage = Stage::Ended;
+        self.enter(phase);
+        true
     }
 
     /// Renders the status and puts it last, unless it says what the last one says.
@@ -199,7 +206,7 @@ impl Draft<'_> {
 
     fn wake_at(&self) -> Option<Duration> {
         match &self.run.stage {
-            Stage::Recording | Stage::Ended => None,
+            Stage::Declaring | Stage::Ended => None,
             Stage::Preparing => self.run.prepare_deadline,
             Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
             Stage::Pausing { until } => {

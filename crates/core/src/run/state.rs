@@ -238,7 +238,7 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
     /// The intent is being written to the status; no agent has heard of it.
-    Recording,
+    Declaring,
     /// Agents look; writes go on.
     Preparing,
     /// Agents suspend; those that are ready hold.
@@ -275,7 +275,7 @@ impl Stage {
     /// Whether agents may hold, or still owe a proof.
     pub fn needs_agents(&self) -> bool {
         match self {
-            Self::Recording | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
+            Self::Declaring | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
             Self::Cutting | Self::Releasing { .. } | Self::Abandoning { .. } => true,
             Self::AwaitingUsable { .. } | Self::Ended => false,
         }
@@ -338,7 +338,7 @@ impl Run {
             attempt: before.attempt.saturating_add(1),
             round: 1,
             prepare_deadline: None,
-            stage: Stage::Recording,
+            stage: Stage::Declaring,
             members,
             phases,
             hold_began: None,

@@ -308,7 +308,7 @@ impl Controller {
     }
 
     fn may_pause(&self) -> bool {
-        !self.run.stage.needs_agents() || (self.run.stage == Stage::Recording && !self.observed.recorded)
+        !self.run.stage.needs_agents() || (self.run.stage == Stage::Declaring && !self.observed.recorded)
     }
 
     fn is_member_pod(&self, pod: &str) -> bool {

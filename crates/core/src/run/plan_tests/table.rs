@@ -195,7 +195,7 @@ fn an_aborted_attempt_is_followed_by_another_one_within_the_limit() {
     second.run = Run::new(second.run.members, status, second.now);
     assert_eq!(
         (second.run.attempt, second.run.stage.clone()),
-        (2, Stage::Recording),
+        (2, Stage::Declaring),
         "nobody hears of it before it is stored"
     );
     let second = blocked(second);

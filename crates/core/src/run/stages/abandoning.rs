@@ -1,30 +1,12 @@
-//! How a run ends, whatever happened: writes go on, and no half group is kept. Pure.
+//! Everything is given back and removed.
 
-use super::plan::{Draft, Step};
-use super::state::{CleanUp, Moment, Stage, Verdict};
-use crate::limits::RELEASE_TIMEOUT;
 use stillpoint_api::Phase;
 
-impl Draft<'_> {
-    /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
-    pub fn interrupted(&mut self) -> bool {
-        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
-            return false;
-        }
-        if self.observed.deleted {
-            return self
-                .abandon(Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done"));
-        }
-        if let (Some(why), true) = (&self.observed.cut_off, self.run.stage.needs_agents()) {
-            let verdict = Verdict::new("ControllerInterrupted", why.clone());
-            return self.abandon(verdict);
-        }
-        match self.disturbance() {
-            Some(verdict) => self.abandon(verdict),
-            None => false,
-        }
-    }
+use super::super::plan::{Draft, Step};
+use super::super::state::{CleanUp, Moment, Stage, Verdict};
+use crate::limits::RELEASE_TIMEOUT;
 
+impl Draft<'_> {
     /// Gives everything back: every agent that was asked is told to release, whether it answered or not, and every replica
     /// that was asked for is deleted.
     pub fn abandon(&mut self, verdict: Verdict) -> bool {
@@ -73,12 +55,5 @@ impl Draft<'_> {
             self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
         }
         self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
-    }
-
-    /// Ends the attempt.
-    pub fn finish(&mut self, phase: Phase) -> bool {
-        self.run.stage = Stage::Ended;
-        self.enter(phase);
-        true
     }
 }
