@@ -130,6 +130,8 @@ pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries of a request to the API server.
 pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Conflicts, one after the other, after which a change of an object's finalizers is given up and tried again later.
+pub const MAX_CONFLICTS: u32 = 8;
 /// Requests of one run that are under way at the same time while it resolves its members.
 pub const RESOLVE_CONCURRENCY: usize = 16;
 /// Kubernetes Events queued for publishing; more are dropped, because the status says the same.

@@ -4,11 +4,16 @@
 //! what another controller has begun, [`report`] renders what users see.
 
 pub mod answers;
+pub mod attempt;
 pub mod conditions;
 mod disturbances;
+pub mod driver;
+pub mod effect;
 pub mod facts;
 #[cfg(test)]
 mod fixtures;
+mod goodbye;
+pub mod happened;
 pub mod membership;
 pub mod observed;
 pub mod plan;
@@ -18,3 +23,6 @@ pub mod report;
 pub mod resume;
 mod stages;
 pub mod state;
+pub mod sweep;
+pub mod turns;
+pub mod writer;

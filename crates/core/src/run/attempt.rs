@@ -1,0 +1,216 @@
+//! One attempt, from its first plan to its last status: what is known, the planner, and the writer of the status. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use stillpoint_api::{ConsistencyGroupReplication, Mode};
+
+use super::answers;
+use super::effect::{Effect, Facts, Input, Interest, Refused};
+use super::happened::Told;
+use super::observed::Observed;
+use super::plan::{Step, plan};
+use super::state::{Moment, Request, Run, Stage};
+use super::writer::{Lost, Write, Writer};
+
+/// An attempt that is driven.
+#[derive(Clone, Debug)]
+pub struct AttemptDriver {
+    /// What was asked for, with this leader's epoch.
+    pub request: Request,
+    /// How far it is.
+    pub run: Run,
+    /// What is known.
+    pub observed: Observed,
+    /// The writer of the status.
+    pub writer: Writer,
+    told: Told,
+    /// Events of agents were missed: nothing that they say can be relied on any more.
+    missed: bool,
+    /// The process is to stop.
+    stopping: bool,
+    /// It is planned no more: what waits is written, and then it is over.
+    finishing: bool,
+    /// No agent is needed any more, and that was said.
+    aside: bool,
+    /// When the planner wants to plan again.
+    plan_at: Option<Duration>,
+}
+
+impl AttemptDriver {
+    /// Begins. `object` is what is stored, `facts` is what is known of the members, `agents` those that are connected.
+    pub fn new(
+        request: Request,
+        run: Run,
+        object: ConsistencyGroupReplication,
+        facts: Facts,
+        agents: BTreeSet<String>,
+    ) -> Self {
+        let Facts { claims, pods, replicas } = facts;
+        Self {
+            request,
+            run,
+            observed: Observed { watching: true, claims, pods, replicas, connected: agents, ..Observed::default() },
+            told: object.status.as_ref().map(Told::by).unwrap_or_default(),
+            writer: Writer::new(object),
+            missed: false,
+            stopping: false,
+            finishing: false,
+            aside: false,
+            plan_at: None,
+        }
+    }
+
+    /// Takes note of what happened. [`AttemptDriver::turn`] goes on from there.
+    pub fn hear(&mut self, input: Input, now: Moment) -> Vec<Effect> {
+        match input {
+            Input::Stored(result) => return self.stored(result, now),
+            Input::Object(result) => self.writer.read(result.map(|object| object.map(|it| *it)), now.monotonic),
+            Input::Claim(uid, claim) => put(&mut self.observed.claims, uid, claim),
+            Input::Pod(uid, pod) => put(&mut self.observed.pods, uid, pod),
+            Input::Replica(name, replica) => put(&mut self.observed.replicas, name, replica.map(|replica| *replica)),
+            Input::Deletion => self.observed.deleted = true,
+            Input::Connected(agent) if !self.missed => drop(self.observed.connected.insert(agent)),
+            Input::Lost(agent) if !self.missed => self.lost(&agent),
+            Input::Report(agent, report) if !self.missed => {
+                let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
+                // One that does not count is another attempt's, or a stranger's.
+                if let Ok((member, answer)) = answer {
+                    self.observed.answers.insert(member, answer);
+                }
+            }
+            Input::Unsent(member, agent) => self.observed.lost(&agent, [member]),
+            Input::Missed => {
+                self.missed = true;
+                self.cut_off("the controller could not keep up with its agents' answers");
+            }
+            Input::Created { name, result } => {
+                self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
+                match result {
+                    // The watch may already know more.
+                    Ok(replica) => drop(self.observed.replicas.entry(name).or_insert(*replica)),
+                    Err(message) => drop(self.observed.refused_replicas.insert(name, message)),
+                }
+            }
+            Input::Removed(found) => self.observed.deleted_replicas = Some(found),
+            Input::Rechecked(pods) => {
+                self.observed.pods = pods;
+                self.observed.rechecked = true;
+            }
+            Input::Stop => {
+                self.stopping = true;
+                self.cut_off("the controller was stopped during the attempt");
+            }
+            // Nobody asks for these here, and what agents say counts no more once some of it was missed.
+            Input::Patched(_) | Input::Looked(_) | Input::LookedUp(_) | Input::Reserved(_) | Input::Following(_) => {}
+            Input::Connected(_) | Input::Lost(_) | Input::Report(..) => {}
+        }
+        Vec::new()
+    }
+
+    /// Plans, and gives what is to be done now, in order. `leads`: nobody else can lead.
+    pub fn turn(&mut self, now: Moment, leads: bool) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.observed.recorded |= self.writer.has_written();
+        // Once the status is somebody else's nothing more is done: whoever was asked is released by whoever works on the object
+        // now.
+        if !self.finishing && self.writer.lost().is_none() {
+            if !leads {
+                self.cut_off("the controller cannot be sure that it still leads");
+            }
+            self.plan(now, &mut effects);
+        }
+        if self.run.stage == Stage::Ended || (self.stopping && self.may_pause()) || self.writer.lost().is_some() {
+            self.finishing = true;
+            self.writer.close();
+        }
+        match self.writer.step(now.monotonic) {
+            Some(Write::Put(object)) => effects.push(Effect::PutStatus(object)),
+            Some(Write::Get) => effects.push(Effect::GetObject),
+            None => {}
+        }
+        effects
+    }
+
+    /// When, on the monotonic clock, a turn is due even if nothing is heard.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let plan = if self.finishing { None } else { self.plan_at };
+        [plan, self.writer.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Whether the attempt is over and everything about it is written, or will never be: then why, if the status is somebody
+    /// else's.
+    pub fn over(&self) -> Option<Option<Lost>> {
+        (self.finishing && self.writer.is_over()).then(|| self.writer.lost())
+    }
+
+    /// What the attempt is about.
+    pub fn interest(request: &Request, run: &Run, replicas: bool) -> Effect {
+        let claims = run.members.iter().map(|member| (member.claim.uid.clone(), member.claim.name.clone()));
+        let agents = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
+        let replicas = replicas && request.mode == Mode::Replicate;
+        Effect::Follow { interest: Interest { claims: claims.collect(), replicas }, agents: agents.collect() }
+    }
+
+    fn plan(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let plan = plan(&self.request, &self.run, &self.observed, now);
+        self.run = plan.run;
+        self.plan_at = plan.wake_at;
+        // Steps first: a status never holds up a hold.
+        for step in plan.steps {
+            effects.push(self.effect(step));
+        }
+        for status in plan.statuses {
+            self.writer.push(status);
+        }
+        if !self.run.stage.needs_agents() && !std::mem::replace(&mut self.aside, true) {
+            effects.push(Effect::StepAside);
+        }
+    }
+
+    fn effect(&mut self, step: Step) -> Effect {
+        match step {
+            Step::Send { member, pod_uid, command, message } => {
+                self.observed.asking(&member);
+                Effect::Send { member, agent: pod_uid, command, message }
+            }
+            Step::Cut(snapshots) => {
+                self.observed.open_creations += snapshots.len();
+                Effect::Create(snapshots)
+            }
+            Step::DeleteReplicas(names) => Effect::Remove { names, last_attempt: self.run.attempt },
+            Step::RecheckPods => Effect::Recheck,
+        }
+    }
+
+    fn stored(&mut self, result: Result<Box<ConsistencyGroupReplication>, Refused>, now: Moment) -> Vec<Effect> {
+        let news = match &result {
+            Ok(object) => object.status.as_ref().map(|status| self.told.news(status)).unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        self.writer.stored(result.map(|object| *object), now.monotonic);
+        if news.is_empty() { Vec::new() } else { vec![Effect::Tell(news)] }
+    }
+
+    fn lost(&mut self, agent: &str) {
+        let members = self.run.members.iter().filter(|member| member.pod.as_ref().is_some_and(|pod| pod.uid == agent));
+        let claims: Vec<String> = members.map(|member| member.claim.uid.clone()).collect();
+        self.observed.lost(agent, claims);
+    }
+
+    fn cut_off(&mut self, why: &str) {
+        self.observed.cut_off = Some(why.to_owned());
+    }
+
+    /// Whether nothing is lost when this process stops now.
+    fn may_pause(&self) -> bool {
+        !self.run.stage.needs_agents() || (self.run.stage == Stage::Declaring && !self.observed.recorded)
+    }
+}
+
+fn put<V>(map: &mut BTreeMap<String, V>, key: String, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}

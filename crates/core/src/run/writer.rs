@@ -1,0 +1,256 @@
+//! The writer of one status: in order, one request at a time, of one phase only the newest, again and again until it is stored.
+//! A queue between planner and writer never holds up a hold. Pure.
+//!
+//! A status is replaced whole, with the resource version that was read (an update, not server-side apply), and carries the
+//! epoch of the leader that wrote it. Whoever wrote in between is noticed: a controller that has lost its leadership finds a
+//! higher epoch than its own, and writes no more.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
+
+use super::effect::Refused;
+use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
+
+/// What a writer asks of the API server. One at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Replace the status; [`Writer::stored`] takes the answer.
+    Put(Box<ConsistencyGroupReplication>),
+    /// Read the object after a conflict; [`Writer::read`] takes the answer.
+    Get,
+}
+
+/// Why a run must not write its status any more, and so must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A newer leader works on the object.
+    Overtaken,
+    /// Somebody else changed the status; what is stored is to be read anew.
+    Changed,
+}
+
+/// The writer.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// Statuses that wait. Of one phase only the newest waits, so that there are never more than phases.
+    queue: VecDeque<ReplicationStatus>,
+    newest: Option<ReplicationStatus>,
+    closed: bool,
+    /// The object as it was read or written last.
+    object: ConsistencyGroupReplication,
+    /// The phase that was stored last, and when.
+    last: Option<(Option<Phase>, Duration)>,
+    state: State,
+    /// The next pause before a request is made again.
+    pause: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Nothing to write.
+    Idle,
+    /// An update of the same phase waits for its turn.
+    Spacing { status: ReplicationStatus, until: Duration },
+    /// To be written.
+    Due { status: ReplicationStatus, at: Duration },
+    /// A request is under way.
+    Putting { status: ReplicationStatus },
+    /// Somebody wrote in between: the object is to be read.
+    Conflict { status: ReplicationStatus, at: Duration },
+    /// The object is being read after a conflict.
+    Getting { status: ReplicationStatus },
+    /// There is no such object any more.
+    Gone,
+    /// The status is somebody else's.
+    Lost(Lost),
+}
+
+impl Writer {
+    /// A writer for the object as it was read.
+    pub fn new(object: ConsistencyGroupReplication) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            newest: None,
+            closed: false,
+            object,
+            last: None,
+            state: State::Idle,
+            pause: API_RETRY_MIN,
+        }
+    }
+
+    /// Queues a status.
+    pub fn push(&mut self, status: ReplicationStatus) {
+        if self.newest.as_ref() == Some(&status) {
+            return;
+        }
+        let same_phase = self.queue.back().is_some_and(|last| last.phase == status.phase);
+        if same_phase || self.queue.len() >= STATUS_QUEUE {
+            self.queue.pop_back();
+        }
+        self.newest = Some(status.clone());
+        self.queue.push_back(status);
+    }
+
+    /// No more will come: what waits is written, and then it is over.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether any status was stored.
+    pub fn has_written(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// The status as it is stored, as far as is known.
+    pub fn stored_status(&self) -> Option<&ReplicationStatus> {
+        self.object.status.as_ref()
+    }
+
+    /// Why nothing may be written any more, if that is so.
+    pub fn lost(&self) -> Option<Lost> {
+        match self.state {
+            State::Lost(lost) => Some(lost),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing will be written any more.
+    pub fn is_over(&self) -> bool {
+        match self.state {
+            State::Idle => self.closed && self.queue.is_empty(),
+            State::Gone | State::Lost(_) => true,
+            State::Spacing { .. }
+            | State::Due { .. }
+            | State::Putting { .. }
+            | State::Conflict { .. }
+            | State::Getting { .. } => false,
+        }
+    }
+
+    /// When, on the monotonic clock, [`Writer::step`] goes on without news.
+    pub fn wake_at(&self) -> Option<Duration> {
+        match self.state {
+            State::Spacing { until: at, .. } | State::Due { at, .. } | State::Conflict { at, .. } => Some(at),
+            State::Idle | State::Putting { .. } | State::Getting { .. } | State::Gone | State::Lost(_) => None,
+        }
+    }
+
+    /// Goes on as far as it can; gives the next request.
+    pub fn step(&mut self, now: Duration) -> Option<Write> {
+        loop {
+            self.state = match std::mem::replace(&mut self.state, State::Idle) {
+                State::Idle => {
+                    let status = self.queue.pop_front()?;
+                    self.pause = API_RETRY_MIN;
+                    match self.last {
+                        Some((phase, at)) if phase == status.phase => {
+                            State::Spacing { status, until: at + STATUS_INTERVAL }
+                        }
+                        _ => State::Due { status, at: now },
+                    }
+                }
+                // What it tells is told by the next one too, and requests during a hold are few.
+                State::Spacing { status, .. } if self.has_later(status.phase) => State::Idle,
+                State::Spacing { status, until } if self.closed || now >= until => State::Due { status, at: now },
+                State::Due { status, at } if now >= at => {
+                    let status = self.newer(status.phase).unwrap_or(status);
+                    let object = ConsistencyGroupReplication { status: Some(status.clone()), ..self.object.clone() };
+                    self.state = State::Putting { status };
+                    return Some(Write::Put(Box::new(object)));
+                }
+                State::Conflict { status, at } if now >= at => {
+                    self.state = State::Getting { status };
+                    return Some(Write::Get);
+                }
+                waiting => {
+                    self.state = waiting;
+                    return None;
+                }
+            };
+        }
+    }
+
+    /// How [`Write::Put`] ended; [`Writer::step`] goes on from there.
+    pub fn stored(&mut self, result: Result<ConsistencyGroupReplication, Refused>, now: Duration) {
+        let State::Putting { status } = std::mem::replace(&mut self.state, State::Idle) else { return };
+        match result {
+            Ok(object) => {
+                self.last = Some((object.status.as_ref().and_then(|status| status.phase), now));
+                self.object = object;
+            }
+            Err(Refused::NotFound) => self.state = State::Gone,
+            Err(Refused::Conflict) => {
+                // The first is looked into at once; who meets one after the other lets the others write.
+                let at = if self.pause == API_RETRY_MIN { now } else { now + self.pause };
+                self.lengthen();
+                self.state = State::Conflict { status, at };
+            }
+            Err(Refused::Trouble(_)) => self.pause(status, now),
+        }
+    }
+
+    /// The object as it is after a conflict.
+    pub fn read(&mut self, result: Result<Option<ConsistencyGroupReplication>, Refused>, now: Duration) {
+        let State::Getting { status } = std::mem::replace(&mut self.state, State::Idle) else { return };
+        match result {
+            Ok(Some(current)) if current.uid() == self.object.uid() => {
+                if let Some(lost) = lost(self.object.status.as_ref(), &status, current.status.as_ref()) {
+                    self.state = State::Lost(lost);
+                    return;
+                }
+                // What was stored when the statuses were made stays what later ones are compared with.
+                self.object.metadata = current.metadata;
+                self.state = State::Due { status, at: now };
+            }
+            Ok(_) => self.state = State::Gone,
+            Err(_) => self.pause(status, now),
+        }
+    }
+
+    fn pause(&mut self, status: ReplicationStatus, now: Duration) {
+        self.state = State::Due { status, at: now + self.pause };
+        self.lengthen();
+    }
+
+    fn lengthen(&mut self) {
+        self.pause = (self.pause * 2).min(API_RETRY_MAX);
+    }
+
+    /// A newer status of the same phase, if one waits.
+    fn newer(&mut self, phase: Option<Phase>) -> Option<ReplicationStatus> {
+        if self.queue.front()?.phase == phase { self.queue.pop_front() } else { None }
+    }
+
+    /// Whether a status of a later phase waits.
+    fn has_later(&self, phase: Option<Phase>) -> bool {
+        self.queue.iter().any(|waiting| waiting.phase != phase)
+    }
+}
+
+/// Whether what is stored now is somebody else's, so that nothing may be written over it. `before` was stored when `ours` was
+/// made, and what is stored may be ours too: a write whose answer was lost.
+///
+/// A status of an older leader is read anew, because nobody has seen yet what it says; it may be the end of the run.
+fn lost(
+    before: Option<&ReplicationStatus>,
+    ours: &ReplicationStatus,
+    stored: Option<&ReplicationStatus>,
+) -> Option<Lost> {
+    let epoch = |status: Option<&ReplicationStatus>| status.map_or(0, |status| status.leader_epoch);
+    let phase = stored.and_then(|status| status.phase);
+    if epoch(stored) > ours.leader_epoch {
+        return Some(Lost::Overtaken);
+    }
+    let not_ours = epoch(stored) < ours.leader_epoch && stored != before;
+    // Final phases are never left.
+    let ended_otherwise = phase.is_some_and(Phase::is_final) && phase != ours.phase;
+    (not_ours || ended_otherwise).then_some(Lost::Changed)
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
