@@ -138,6 +138,8 @@ pub const RESOLVE_CONCURRENCY: usize = 16;
 pub const EVENT_QUEUE: usize = 256;
 /// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
 pub const MAX_REMEMBERED_RUNS: usize = 10_000;
+/// Writes at the same time that say of a replication that it waits for its turn.
+pub const WAITING_CONCURRENCY: usize = 16;
 /// Snapshots that may have turned up late which are dealt with at the same time.
 pub const LATE_CONCURRENCY: usize = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.

@@ -234,6 +234,11 @@ impl Attachment {
     pub async fn recv(&mut self) -> Option<AgentEvent> {
         self.events.recv().await
     }
+
+    /// An event that is there already.
+    pub fn try_recv(&mut self) -> Option<AgentEvent> {
+        self.events.try_recv().ok()
+    }
 }
 
 impl Drop for Attachment {

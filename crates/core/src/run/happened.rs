@@ -67,3 +67,7 @@ impl Told {
         news
     }
 }
+
+#[cfg(test)]
+#[path = "happened_tests.rs"]
+mod tests;

@@ -6,21 +6,23 @@ fn status(phase: Phase, attempt: u32) -> ReplicationStatus {
     ReplicationStatus { phase: Some(phase), attempt, ..ReplicationStatus::default() }
 }
 
-#[tokio::test]
-async fn every_phase_is_kept_and_of_one_phase_only_the_newest() {
-    let queue = Queue::default();
-    queue.push(status(Phase::Checking, 1));
-    queue.push(status(Phase::Checking, 2));
-    queue.push(status(Phase::Ready, 2));
-    queue.push(status(Phase::Replicating, 2));
-    queue.push(status(Phase::Replicating, 2));
-    queue.lock().closed = true;
-    assert_eq!(queue.next().await, Some(status(Phase::Checking, 2)));
-    assert!(queue.has_later(Some(Phase::Checking)));
-    assert_eq!(queue.newer(Some(Phase::Checking)), None);
-    assert_eq!(queue.next().await, Some(status(Phase::Ready, 2)));
-    assert_eq!(queue.next().await, Some(status(Phase::Replicating, 2)));
-    assert_eq!(queue.next().await, None);
+#[test]
+fn every_phase_is_kept_and_of_one_phase_only_the_newest() {
+    let mut writer = Writer::new(object());
+    writer.push(status(Phase::Checking, 1));
+    writer.push(status(Phase::Checking, 2));
+    writer.push(status(Phase::Ready, 2));
+    writer.push(status(Phase::Replicating, 2));
+    writer.push(status(Phase::Replicating, 2));
+    writer.close();
+    let mut written = Vec::new();
+    while let Some(write) = writer.step(NOW) {
+        let Write::Put(object) = write else { panic!("nothing is to be read") };
+        written.extend(object.status.clone());
+        writer.stored(Ok(*object), NOW);
+    }
+    assert_eq!(written, [status(Phase::Checking, 2), status(Phase::Ready, 2), status(Phase::Replicating, 2)]);
+    assert!(writer.is_over() && writer.has_written());
 }
 
 #[test]
@@ -40,38 +42,46 @@ fn a_status_is_not_written_over_somebody_elses() {
     ];
     for (what, stored, expected) in cases {
         let ours = by(5, Phase::Aborted);
-        assert_eq!(lost(Some(&older), Some(&ours), stored.as_ref()), expected, "{what}");
+        assert_eq!(lost(Some(&older), &ours, stored.as_ref()), expected, "{what}");
     }
-    assert_eq!(lost(None, Some(&by(5, Phase::Checking)), None), None, "the first status");
+    assert_eq!(lost(None, &by(5, Phase::Checking), None), None, "the first status");
 }
 
-/// An API server that stores an object whose status a newer leader has written, and counts what is put there.
-#[tokio::test]
-async fn a_writer_that_was_overtaken_stops_and_says_so() {
-    let (write, mut written) = tokio::sync::mpsc::unbounded_channel();
-    let server = axum::Router::new().fallback(move |request: axum::http::Request<axum::body::Body>| {
-        let write = write.clone();
-        async move {
-            if request.method() == axum::http::Method::PUT {
-                write.send(()).unwrap();
-                let conflict = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "message": "changed", "reason": "Conflict", "code": 409});
-                return (axum::http::StatusCode::CONFLICT, conflict.to_string());
-            }
-            let mut newest = object();
-            newest.status = Some(ReplicationStatus { leader_epoch: 6, ..status(Phase::Checking, 1) });
-            (axum::http::StatusCode::OK, serde_json::to_string(&newest).unwrap())
-        }
-    });
-    let client = Client::new(server, "shop");
-    let writer = StatusWriter::start(client.clone(), Events::start(client, "test".into()), object());
+#[test]
+fn a_writer_that_was_overtaken_stops_and_says_so() {
+    let mut writer = Writer::new(object());
     writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Checking, 1) });
-    let lost = tokio::time::timeout(std::time::Duration::from_secs(10), writer.lost()).await;
-    assert_eq!(lost.unwrap(), Lost::Overtaken);
+    assert!(matches!(writer.step(NOW), Some(Write::Put(_))));
+    writer.stored(Err(Refused::Conflict), NOW);
+    assert_eq!(writer.step(NOW), Some(Write::Get));
+    let mut newest = object();
+    newest.status = Some(ReplicationStatus { leader_epoch: 6, ..status(Phase::Checking, 1) });
+    writer.read(Ok(Some(newest)), NOW);
+    assert_eq!(writer.lost(), Some(Lost::Overtaken));
     writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Aborted, 1) });
-    assert_eq!(writer.finish().await, Some(Lost::Overtaken));
-    assert_eq!((written.recv().await, written.recv().await), (Some(()), None), "one try, and no more");
+    writer.close();
+    assert_eq!((writer.step(NOW), writer.is_over(), writer.lost()), (None, true, Some(Lost::Overtaken)), "one try");
 }
+
+#[test]
+fn one_conflict_after_the_other_is_met_with_growing_pauses() {
+    let mut writer = Writer::new(object());
+    writer.push(status(Phase::Checking, 1));
+    let (mut now, mut pauses) = (NOW, Vec::new());
+    for _ in 0..4 {
+        assert!(matches!(writer.step(now), Some(Write::Put(_))));
+        writer.stored(Err(Refused::Conflict), now);
+        let at = writer.wake_at().unwrap();
+        pauses.push(at - now);
+        now = at;
+        assert_eq!(writer.step(now), Some(Write::Get));
+        writer.read(Ok(Some(object())), now);
+    }
+    assert_eq!(pauses[0], Duration::ZERO, "the first is looked into at once");
+    assert!(pauses.is_sorted() && pauses[3] > pauses[1], "{pauses:?}");
+}
+
+const NOW: Duration = Duration::from_secs(1);
 
 fn object() -> ConsistencyGroupReplication {
     serde_json::from_value(serde_json::json!({
