@@ -112,17 +112,13 @@ impl AttemptDriver {
     pub fn turn(&mut self, now: Moment, leads: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.observed.recorded |= self.writer.has_written();
-        // Once the status is somebody else's nothing more is done: whoever was asked is released by whoever works on the object
-        // now.
-        if !self.finishing && self.writer.lost().is_none() {
+        self.finish_if_it_must();
+        if !self.finishing {
             if !leads {
                 self.cut_off("the controller cannot be sure that it still leads");
             }
             self.plan(now, &mut effects);
-        }
-        if self.run.stage == Stage::Ended || (self.stopping && self.may_pause()) || self.writer.lost().is_some() {
-            self.finishing = true;
-            self.writer.close();
+            self.finish_if_it_must();
         }
         match self.writer.step(now.monotonic) {
             Some(Write::Put(object)) => effects.push(Effect::PutStatus(object)),
@@ -202,9 +198,20 @@ impl AttemptDriver {
         self.observed.cut_off = Some(why.to_owned());
     }
 
-    /// Whether nothing is lost when this process stops now.
-    fn may_pause(&self) -> bool {
-        !self.run.stage.needs_agents() || (self.run.stage == Stage::Declaring && !self.observed.recorded)
+    /// Plans no more when the attempt has ended, or is for somebody else to go on with.
+    fn finish_if_it_must(&mut self) {
+        let undeclared = self.run.stage == Stage::Declaring && !self.observed.recorded;
+        let may_pause = !self.run.stage.needs_agents() || undeclared;
+        // Once the status is somebody else's nothing more is done: whoever was asked is released by whoever works on the object
+        // now. And of a controller that stops, the next one takes up what is stored.
+        if self.run.stage == Stage::Ended || self.writer.lost().is_some() || (self.stopping && may_pause) {
+            if self.stopping && undeclared {
+                // Nobody was asked, and the next leader would void what is declared now.
+                self.writer.discard();
+            }
+            self.finishing = true;
+            self.writer.close();
+        }
     }
 }
 

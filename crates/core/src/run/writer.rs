@@ -100,6 +100,14 @@ impl Writer {
         self.closed = true;
     }
 
+    /// What waits is not written. A request that is under way may still take effect.
+    pub fn discard(&mut self) {
+        self.queue.clear();
+        if matches!(self.state, State::Spacing { .. } | State::Due { .. }) {
+            self.state = State::Idle;
+        }
+    }
+
     /// Whether any status was stored.
     pub fn has_written(&self) -> bool {
         self.last.is_some()
