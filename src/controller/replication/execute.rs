@@ -4,27 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::observe::{self, is_absent, within};
 use crate::controller::sessions::Sessions;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
+use stillpoint_core::replica::ask::{Ask, Remove};
+use stillpoint_core::replica::seen::ObjectName;
 use stillpoint_core::run::facts::PodFacts;
 use stillpoint_core::run::observed::Observed;
 use stillpoint_core::run::plan::Step;
 
 /// How a step that takes time ended.
 pub enum Outcome {
-    /// A snapshot was created, or not.
+    /// An object was created, or not.
     Created {
         /// Its name.
-        name: String,
-        /// The snapshot, or why there is none (or none is known of).
-        result: Result<Box<VolumeSnapshot>, String>,
+        name: ObjectName,
+        /// The object, or why there is none (or none is known of).
+        result: Result<Box<DynamicObject>, String>,
     },
     /// Every replica is deleted.
     Deleted {
@@ -43,8 +45,8 @@ impl Outcome {
                 observed.open_creations = observed.open_creations.saturating_sub(1);
                 match result {
                     // The watch may already know more.
-                    Ok(snapshot) => {
-                        observed.replicas.entry(name).or_insert(*snapshot);
+                    Ok(object) => {
+                        observed.replicas.entry(name).or_insert(*object);
                     }
                     Err(message) => {
                         observed.refused_replicas.insert(name, message);
@@ -68,8 +70,6 @@ pub struct Executor {
     pub sessions: Sessions,
     /// Namespace of the replication.
     pub namespace: String,
-    /// UID of the replication.
-    pub replication_uid: String,
     /// The attempt.
     pub attempt: u32,
     /// Where outcomes go.
@@ -87,17 +87,16 @@ impl Executor {
                     observed.lost(&pod_uid, [member]);
                 }
             }
-            Step::Cut(snapshots) => {
-                observed.open_creations += snapshots.len();
-                for snapshot in snapshots {
-                    self.spawn(create(self.client.clone(), self.namespace.clone(), snapshot));
+            Step::Ask(asks) => {
+                observed.open_creations += asks.len();
+                for ask in asks {
+                    self.spawn(create(self.client.clone(), self.namespace.clone(), ask));
                 }
             }
-            Step::DeleteReplicas(names) => {
-                let (client, namespace) = (self.client.clone(), self.namespace.clone());
-                let (uid, attempt) = (self.replication_uid.clone(), self.attempt);
+            Step::Remove(removes) => {
+                let (client, namespace, attempt) = (self.client.clone(), self.namespace.clone(), self.attempt);
                 self.spawn(async move {
-                    Outcome::Deleted { found: delete_replicas(&client, &namespace, &uid, attempt, &names).await }
+                    Outcome::Deleted { found: delete_replicas(&client, &namespace, attempt, &removes).await }
                 });
             }
             Step::RecheckPods => {
@@ -114,10 +113,11 @@ impl Executor {
     }
 }
 
-async fn create(client: Client, namespace: String, snapshot: VolumeSnapshot) -> Outcome {
-    let api: Api<VolumeSnapshot> = Api::namespaced(client, &namespace);
-    let name = snapshot.name_any();
-    let result = match tokio::time::timeout(API_TIMEOUT, api.create(&PostParams::default(), &snapshot)).await {
+async fn create(client: Client, namespace: String, ask: Ask) -> Outcome {
+    let name = ask.name();
+    let Ask::Create { resource, object } = ask;
+    let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
+    let result = match tokio::time::timeout(API_TIMEOUT, api.create(&PostParams::default(), &object)).await {
         Ok(Ok(created)) => Ok(created),
         // An object that is there already is refused too: it may be from before the hold, and then it shows another moment.
         Ok(Err(kube::Error::Api(status))) => Err(status.message.clone()),
@@ -137,44 +137,39 @@ async fn list_pods(client: &Client, namespace: &str) -> BTreeMap<String, PodFact
     }
 }
 
-/// Deletes the named snapshots and whatever else carries the labels of the replication and of an attempt up to this one, and
+/// Deletes the named objects and whatever else carries the labels of the replication and of an attempt up to this one, and
 /// says how many there were. Tries until it succeeds: a replica of a void cut must not stay. Those of a later attempt are
 /// none of its business: a controller that was overtaken without noticing must not delete what its successor made.
-pub async fn delete_replicas(
-    client: &Client,
-    namespace: &str,
-    replication_uid: &str,
-    last_attempt: u32,
-    names: &[String],
-) -> usize {
-    let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), namespace);
-    let mut found = BTreeSet::new();
-    let mut pauses = Pauses::new();
-    loop {
-        match delete_once(&api, replication_uid, last_attempt, names, &mut found).await {
-            Ok(()) => return found.len(),
-            Err(error) => pauses.after(error).await,
+pub async fn delete_replicas(client: &Client, namespace: &str, last_attempt: u32, removes: &[Remove]) -> usize {
+    let mut all = 0;
+    for remove in removes {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &remove.resource);
+        let mut found = BTreeSet::new();
+        let mut pauses = Pauses::new();
+        while let Err(error) = delete_once(&api, last_attempt, remove, &mut found).await {
+            pauses.after(error).await;
         }
+        all += found.len();
     }
+    all
 }
 
 async fn delete_once(
-    api: &Api<VolumeSnapshot>,
-    replication_uid: &str,
+    api: &Api<DynamicObject>,
     last_attempt: u32,
-    names: &[String],
+    remove: &Remove,
     found: &mut BTreeSet<String>,
 ) -> anyhow::Result<()> {
-    let labelled = ListParams::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
+    let labelled = ListParams::default().labels(&remove.selector);
     let listed = match tokio::time::timeout(API_TIMEOUT, api.list_metadata(&labelled)).await? {
         Ok(list) => list.items,
-        // Without the snapshot API there are no snapshots.
+        // Without its API there are no objects.
         Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let void = listed.iter().filter(|one| attempt_of(*one).is_some_and(|attempt| attempt <= last_attempt));
     let listed = void.map(ResourceExt::name_any);
-    for name in names.iter().cloned().chain(listed).collect::<BTreeSet<_>>() {
+    for name in remove.names.iter().cloned().chain(listed).collect::<BTreeSet<_>>() {
         if delete_replica(api, &name).await? {
             found.insert(name);
         }
@@ -182,11 +177,11 @@ async fn delete_once(
     Ok(())
 }
 
-/// Deletes one snapshot; says whether it was there.
+/// Deletes one object; says whether it was there.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn delete_replica(api: &Api<VolumeSnapshot>, name: &str) -> anyhow::Result<bool> {
+pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<bool> {
     match tokio::time::timeout(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await? {
         Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
         result => Ok(result.map(|_| true)?),
@@ -266,6 +261,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::RunId;
 
     #[tokio::test]
     async fn replicas_of_a_later_attempt_are_left_alone() {
@@ -290,8 +287,10 @@ mod tests {
             }
         });
         let client = Client::new(server, "shop");
-        let names = ["named".to_owned()];
-        assert_eq!(delete_replicas(&client, "shop", "uid", 2, &names).await, 3);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 2, owner: None };
+        let remove = KINDS[0].remove(&run, &[]).remove(0);
+        let remove = Remove { names: vec!["named".to_owned()], ..remove };
+        assert_eq!(delete_replicas(&client, "shop", 2, &[remove]).await, 3);
         deleted.close();
         let mut all = Vec::new();
         while let Some(name) = deleted.recv().await {

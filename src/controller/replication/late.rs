@@ -1,11 +1,11 @@
-//! Snapshots that turn up late: a creation whose outcome was not heard of may come true after its attempt was voided.
+//! Replicas that turn up late: a creation whose outcome was not heard of may come true after its attempt was voided.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -14,9 +14,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::execute::{Pauses, attempt_of, delete_replica, delete_replicas};
 use super::observe::within;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
 use stillpoint_core::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_core::replica::ask::{Remove, RunId};
+use stillpoint_core::replica::{KINDS, all_objects};
 
 /// Which attempts are void, by the UID of the replication. What is void stays so, and final phases are never left, so this
 /// never becomes wrong.
@@ -99,24 +100,25 @@ fn last_void(status: &ReplicationStatus) -> u32 {
     }
 }
 
-type Snapshot = PartialObjectMeta<VolumeSnapshot>;
+type Replica = PartialObjectMeta<DynamicObject>;
 
 /// Something to look at.
 enum Work {
-    Snapshot(Box<Snapshot>),
+    Replica(ApiResource, Box<Replica>),
     Voided(Voided),
 }
 
 /// Watches all replicas and deletes those of voided attempts. Never ends.
 pub async fn sweep(client: Client, endings: Endings, voided: mpsc::Receiver<Voided>) {
     let voided = ReceiverStream::new(voided).map(Work::Voided).boxed();
-    stream::select(snapshots(&client), voided)
+    let replicas = stream::select_all(all_objects().into_iter().map(|resource| replicas(&client, resource)));
+    stream::select(replicas, voided)
         .for_each_concurrent(LATE_CONCURRENCY, |work| match work {
-            Work::Snapshot(snapshot) => judge(&client, &endings, snapshot).boxed(),
-            Work::Voided(Voided { namespace, uid, last_attempt }) => {
+            Work::Replica(resource, replica) => judge(&client, &endings, resource, replica).boxed(),
+            Work::Voided(voided) => {
                 let client = client.clone();
                 async move {
-                    delete_replicas(&client, &namespace, &uid, last_attempt, &[]).await;
+                    delete_replicas(&client, &voided.namespace, voided.last_attempt, &removes(&voided)).await;
                 }
                 .boxed()
             }
@@ -124,17 +126,23 @@ pub async fn sweep(client: Client, endings: Endings, voided: mpsc::Receiver<Void
         .await;
 }
 
-fn snapshots(client: &Client) -> BoxStream<'static, Work> {
+/// What removes replicas of every kind.
+fn removes(Voided { namespace, uid, last_attempt }: &Voided) -> Vec<Remove> {
+    let run = RunId { replication: "", uid, namespace, attempt: *last_attempt, owner: None };
+    KINDS.iter().flat_map(|kind| kind.remove(&run, &[])).collect()
+}
+
+fn replicas(client: &Client, resource: ApiResource) -> BoxStream<'static, Work> {
     let config = watcher::Config::default().labels(labels::REPLICATION_UID);
-    watcher(Api::<Snapshot>::all(client.clone()), config)
+    watcher(Api::<Replica>::all_with(client.clone(), &resource), config)
         .default_backoff()
-        .filter_map(|event| {
+        .filter_map(move |event| {
             std::future::ready(match event {
-                Ok(watcher::Event::Apply(snapshot) | watcher::Event::InitApply(snapshot)) => {
-                    Some(Work::Snapshot(Box::new(snapshot)))
+                Ok(watcher::Event::Apply(replica) | watcher::Event::InitApply(replica)) => {
+                    Some(Work::Replica(resource.clone(), Box::new(replica)))
                 }
                 Ok(watcher::Event::Delete(_) | watcher::Event::Init | watcher::Event::InitDone) => None,
-                // Also: the snapshot API is not installed. It may be later.
+                // Also: the resource is not installed. It may be later.
                 Err(error) => {
                     tracing::debug!(%error, "replicas cannot be watched");
                     None
@@ -144,24 +152,29 @@ fn snapshots(client: &Client) -> BoxStream<'static, Work> {
         .boxed()
 }
 
-/// Deletes a snapshot if its attempt is void. Tries until that is decided and done: no event will tell of it again.
-async fn judge(client: &Client, endings: &Endings, snapshot: Box<Snapshot>) {
+/// Deletes a replica if its attempt is void. Tries until that is decided and done: no event will tell of it again.
+async fn judge(client: &Client, endings: &Endings, resource: ApiResource, replica: Box<Replica>) {
     let mut pauses = Pauses::new();
-    while let Err(error) = judge_once(client, endings, &snapshot).await {
+    while let Err(error) = judge_once(client, endings, &resource, &replica).await {
         pauses.after(error).await;
     }
 }
 
-async fn judge_once(client: &Client, endings: &Endings, snapshot: &Snapshot) -> anyhow::Result<()> {
+async fn judge_once(
+    client: &Client,
+    endings: &Endings,
+    resource: &ApiResource,
+    replica: &Replica,
+) -> anyhow::Result<()> {
     let (Some(uid), Some(name), Some(attempt), Some(namespace)) = (
-        snapshot.labels().get(labels::REPLICATION_UID),
-        snapshot.labels().get(labels::REPLICATION),
-        attempt_of(snapshot),
-        snapshot.namespace(),
+        replica.labels().get(labels::REPLICATION_UID),
+        replica.labels().get(labels::REPLICATION),
+        attempt_of(replica),
+        replica.namespace(),
     ) else {
         return Ok(());
     };
-    if snapshot.metadata.deletion_timestamp.is_some() {
+    if replica.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
     if endings.is_void(uid, attempt).is_none() {
@@ -175,9 +188,9 @@ async fn judge_once(client: &Client, endings: &Endings, snapshot: &Snapshot) -> 
     if endings.is_void(uid, attempt) != Some(true) {
         return Ok(());
     }
-    tracing::info!(name = snapshot.name_any(), namespace, "deletes a snapshot of a voided attempt that turned up late");
-    let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), &namespace);
-    delete_replica(&api, &snapshot.name_any()).await?;
+    tracing::info!(name = replica.name_any(), namespace, "deletes a replica of a voided attempt that turned up late");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
+    delete_replica(&api, &replica.name_any()).await?;
     Ok(())
 }
 

@@ -9,16 +9,16 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
-use kube::core::Status;
+use kube::core::{ApiResource, DynamicObject, Status};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use stillpoint_api::labels;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
-use stillpoint_core::replica::csi::Class;
+use stillpoint_core::replica::Kind;
+use stillpoint_core::replica::seen::{Facts, ObjectName};
 use stillpoint_core::run::facts::{Claim, PodFacts};
 use stillpoint_core::run::observed::Observed;
 
@@ -28,8 +28,8 @@ pub enum Change {
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     /// A pod.
     Pod(Box<watcher::Event<Pod>>),
-    /// A snapshot of this replication.
-    Replica(Box<watcher::Event<VolumeSnapshot>>),
+    /// An object of this replication's replicas, from the resource of this index.
+    Replica(usize, Box<watcher::Event<DynamicObject>>),
 }
 
 /// The watches of one run.
@@ -37,38 +37,40 @@ pub struct Watches {
     client: Client,
     namespace: String,
     changes: SelectAll<BoxStream<'static, Change>>,
-    claims: Listing<Claim>,
-    pods: Listing<PodFacts>,
-    replicas: Option<Listing<VolumeSnapshot>>,
+    claims: Listing<String, Claim>,
+    pods: Listing<String, PodFacts>,
+    replicas: Vec<(ApiResource, Listing<ObjectName, DynamicObject>)>,
 }
 
 impl Watches {
     /// Starts to watch claims and pods of a namespace.
     pub fn start(client: &Client, namespace: &str) -> Self {
-        let claims = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
+        let config = watcher::Config::default;
+        let claims = watch(Api::namespaced(client.clone(), namespace), "PersistentVolumeClaim", config(), |event| {
             Change::Claim(Box::new(event))
         });
-        let pods = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
-            Change::Pod(Box::new(event))
-        });
+        let pods =
+            watch(Api::namespaced(client.clone(), namespace), "Pod", config(), |event| Change::Pod(Box::new(event)));
         Self {
             client: client.clone(),
             namespace: namespace.to_owned(),
             changes: stream::select_all([claims, pods]),
             claims: Listing::default(),
             pods: Listing::default(),
-            replicas: None,
+            replicas: Vec::new(),
         }
     }
 
-    /// Starts to watch the snapshots of a replication. The snapshot API must be there.
-    pub fn watch_replicas(&mut self, replication_uid: &str) {
+    /// Starts to watch the replicas of a replication. Their resources must be there.
+    pub fn watch_replicas(&mut self, kind: &dyn Kind, replication_uid: &str) {
         let config = watcher::Config::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
-        let replicas = watch(Api::namespaced(self.client.clone(), &self.namespace), config, |event| {
-            Change::Replica(Box::new(event))
-        });
-        self.changes.push(replicas);
-        self.replicas = Some(Listing::default());
+        for resource in kind.objects() {
+            let index = self.replicas.len();
+            let api = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+            self.changes
+                .push(watch(api, &resource.kind, config.clone(), move |event| Change::Replica(index, Box::new(event))));
+            self.replicas.push((resource, Listing::default()));
+        }
     }
 
     /// The next change. Never ends; safe to cancel.
@@ -85,13 +87,16 @@ impl Watches {
         match change {
             Change::Claim(event) => self.claims.apply(&mut observed.claims, *event, uid, |claim| Some(claim.into())),
             Change::Pod(event) => self.pods.apply(&mut observed.pods, *event, uid, PodFacts::of),
-            Change::Replica(event) => {
-                if let Some(replicas) = &mut self.replicas {
-                    replicas.apply(&mut observed.replicas, *event, ResourceExt::name_any, Some);
+            Change::Replica(index, event) => {
+                let (resource, listing) = &mut self.replicas[index];
+                let replicas = &mut observed.replicas;
+                if matches!(*event, watcher::Event::InitDone) {
+                    listing.keep(replicas, |name| name.kind != resource.kind);
                 }
+                listing.apply(replicas, *event, |object| ObjectName::of(resource, object), Some);
             }
         }
-        let replicas = self.replicas.as_ref().is_none_or(|replicas| replicas.listed);
+        let replicas = self.replicas.iter().all(|(_, listing)| listing.listed);
         observed.watching = self.claims.listed && self.pods.listed && replicas;
     }
 
@@ -119,19 +124,21 @@ fn uid<K: Resource>(object: &K) -> String {
 
 fn watch<K>(
     api: Api<K>,
+    kind: &str,
     config: watcher::Config,
     change: impl Fn(watcher::Event<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let kind = kind.to_owned();
     watcher(api, config)
         .default_backoff()
         .filter_map(move |event| {
             let change = match event {
                 Ok(event) => Some(change(event)),
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "a watch failed and is tried again");
+                    tracing::warn!(kind, %error, "a watch failed and is tried again");
                     None
                 }
             };
@@ -141,28 +148,38 @@ where
 }
 
 /// Keeps a map equal to what a watch delivers.
-struct Listing<V> {
+struct Listing<N, V> {
     /// The list that is being delivered.
-    incoming: Option<BTreeMap<String, V>>,
+    incoming: Option<BTreeMap<N, V>>,
     /// Whether one list was complete.
     listed: bool,
 }
 
-impl<V> Default for Listing<V> {
+impl<N, V> Default for Listing<N, V> {
     fn default() -> Self {
         Self { incoming: None, listed: false }
     }
 }
 
-impl<V> Listing<V> {
+impl<N: Ord, V> Listing<N, V> {
+    /// Takes over what other lists have put into the map that this one is about to replace.
+    fn keep(&mut self, live: &mut BTreeMap<N, V>, others: impl Fn(&N) -> bool) {
+        let incoming = self.incoming.get_or_insert_default();
+        while let Some((name, value)) = live.pop_first() {
+            if others(&name) {
+                incoming.insert(name, value);
+            }
+        }
+    }
+
     fn apply<K>(
         &mut self,
-        live: &mut BTreeMap<String, V>,
+        live: &mut BTreeMap<N, V>,
         event: watcher::Event<K>,
-        key: impl Fn(&K) -> String,
+        key: impl Fn(&K) -> N,
         convert: impl Fn(K) -> Option<V>,
     ) {
-        let put = |map: &mut BTreeMap<String, V>, object: K| {
+        let put = |map: &mut BTreeMap<N, V>, object: K| {
             let key = key(&object);
             match convert(object) {
                 Some(value) => map.insert(key, value),
@@ -206,17 +223,30 @@ pub async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BT
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The snapshot classes; `None` when the snapshot API is not installed.
+/// What a kind of replica needs to know of the cluster. A resource that is not installed is left out.
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn classes(client: &Client) -> anyhow::Result<Option<Vec<Class>>> {
-    let api: Api<VolumeSnapshotClass> = Api::all(client.clone());
-    match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
-        Ok(list) => Ok(Some(list.items.into_iter().map(Class::from).collect())),
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
-        Err(error) => Err(anyhow::anyhow!(sentence(&error))).context("the VolumeSnapshotClasses could not be read"),
+pub async fn facts(client: &Client, kind: &dyn Kind) -> anyhow::Result<Facts> {
+    let mut facts = Facts::default();
+    for resource in kind.reads() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
+            Ok(list) => drop(facts.read.insert(resource.kind, list.items)),
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
+            Err(error) => {
+                return Err(anyhow::anyhow!(sentence(&error)))
+                    .with_context(|| format!("the {} could not be read", many(&resource)));
+            }
+        }
     }
+    Ok(facts)
+}
+
+/// Several objects of a resource, as people write it.
+fn many(resource: &ApiResource) -> String {
+    let ending = resource.plural.strip_prefix(&resource.kind.to_lowercase());
+    ending.map_or_else(|| resource.plural.clone(), |ending| format!("{}{ending}", resource.kind))
 }
 
 /// The unfinished pods of a namespace, as the API server has them now: a watch may lag behind.
@@ -261,6 +291,8 @@ mod tests {
 
     use super::super::execute::delete_replicas;
     use super::*;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::RunId;
 
     /// An API server that answers every request so.
     fn answering(status: StatusCode, body: &'static str) -> Client {
@@ -271,15 +303,16 @@ mod tests {
     async fn without_the_snapshot_crds_there_are_neither_classes_nor_snapshots() {
         // What kube-apiserver says of a group that nobody serves: not a Status object.
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
-        assert_eq!(classes(&client).await.unwrap(), None);
-        assert_eq!(delete_replicas(&client, "shop", "uid", 1, &[]).await, 0);
+        assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
+        assert_eq!(delete_replicas(&client, "shop", 1, &KINDS[0].remove(&run, &[])).await, 0);
     }
 
     #[tokio::test]
     async fn a_refusal_is_one_sentence() {
         let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not allowed to list",
             "reason": "Forbidden", "code": 403}"#;
-        let error = classes(&answering(StatusCode::FORBIDDEN, status)).await.unwrap_err();
+        let error = facts(&answering(StatusCode::FORBIDDEN, status), KINDS[0]).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "the VolumeSnapshotClasses could not be read: not allowed to list");
     }
 }

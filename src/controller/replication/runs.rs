@@ -21,7 +21,8 @@ use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
 use stillpoint_api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase};
 use stillpoint_core::limits::{API_TIMEOUT, RUN_QUEUE};
-use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::replica;
+use stillpoint_core::replica::seen::Facts;
 use stillpoint_core::run::answers;
 use stillpoint_core::run::membership::{self, Candidates, Refusal};
 use stillpoint_core::run::observed::Observed;
@@ -184,6 +185,7 @@ fn request(context: &Context, object: &ConsistencyGroupReplication) -> Request {
         uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation,
         mode: object.spec.mode,
+        kind: replica::asked_for(&object.spec),
         prepare_timeout: suspension.prepare_timeout.into(),
         hold_timeout: suspension.hold_timeout.into(),
         deletion_policy: object.spec.deletion_policy,
@@ -219,8 +221,10 @@ async fn run_to_end(
     let Some(object) = guard(context, object).await? else { return Ok(None) };
     // A leader that was stopped for a while and has not noticed yet that it leads no longer must not begin from an old status.
     ensure!(object.status == *before, "another controller has written the status of this replication meanwhile");
-    if request.mode == Mode::Replicate && observe::classes(&context.client).await?.is_some() {
-        watches.watch_replicas(&request.uid);
+    if let (Mode::Replicate, Some(kind)) = (request.mode, request.kind)
+        && kind.available(&observe::facts(&context.client, kind).await?).is_ok()
+    {
+        watches.watch_replicas(kind, &request.uid);
         watches.synchronise(&mut observed).await?;
     }
     let (outcomes_in, outcomes) = mpsc::channel(RUN_QUEUE);
@@ -228,7 +232,6 @@ async fn run_to_end(
         client: context.client.clone(),
         sessions: context.sessions.clone(),
         namespace: request.namespace.clone(),
-        replication_uid: request.uid.clone(),
         attempt: run.attempt,
         outcomes: outcomes_in,
     };
@@ -284,16 +287,17 @@ async fn resolve(
         Ok(claimed) => (Some(claimed), HashMap::new()),
         Err(taken) => (None, taken),
     };
-    let replicate = request.mode == Mode::Replicate;
     let candidates = Candidates {
         drivers: observe::drivers(&context.client, volumes).await?,
-        classes: if replicate { observe::classes(&context.client).await? } else { None },
+        facts: match (request.mode, request.kind) {
+            (Mode::Replicate, Some(kind)) => observe::facts(&context.client, kind).await?,
+            _ => Facts::default(),
+        },
         taken: taken.into_iter().collect(),
         pods: observed.pods.values().cloned().collect(),
         claims,
     };
-    let attempt = object.status.as_ref().map_or(0, |status| status.attempt).saturating_add(1);
-    let members = membership::resolve(&object.spec, request, attempt, context.config.hold_ceiling, &candidates);
+    let members = membership::resolve(&object.spec, request, context.config.hold_ceiling, &candidates);
     Ok(members.and_then(|members| match claimed {
         Some(claimed) => Ok((members, claimed)),
         None => {
@@ -337,13 +341,13 @@ async fn say_goodbye(context: &Context, object: &ConsistencyGroupReplication) ->
     let request = request(context, object);
     let status = object.status.clone().unwrap_or_default();
     let keep = status.phase == Some(Phase::Done) && request.deletion_policy == DeletionPolicy::Retain;
-    if !keep && status.attempt > 0 && request.mode == Mode::Replicate {
-        let names = status.members.iter().map(|member| {
-            let claim = &member.persistent_volume_claim;
-            snapshot_name(&request.name, &request.uid, status.attempt, &claim.name, &claim.uid)
-        });
-        let names: Vec<String> = names.collect();
-        delete_replicas(&context.client, &request.namespace, &request.uid, status.attempt, &names).await;
+    if let (Mode::Replicate, Some(kind)) = (request.mode, request.kind)
+        && !keep
+        && status.attempt > 0
+    {
+        let claims: Vec<_> = status.members.iter().map(|member| &member.persistent_volume_claim).collect();
+        let removes = kind.remove(&request.run_id(status.attempt), &claims);
+        delete_replicas(&context.client, &request.namespace, status.attempt, &removes).await;
     }
     set_finalizer(&context.client, object, false).await.context("the finalizer could not be removed")?;
     Ok(())

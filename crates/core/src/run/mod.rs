@@ -8,7 +8,7 @@ pub mod conditions;
 mod disturbances;
 pub mod facts;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod membership;
 pub mod observed;
 pub mod plan;
