@@ -29,9 +29,8 @@ impl Kind for VolumeSnapshots {
         }
     }
 
-    fn is_asked_for(&self, _: &Replication) -> bool {
-        // The field is required.
-        true
+    fn is_asked_for(&self, replication: &Replication) -> bool {
+        replication.volume_snapshot.is_some()
     }
 
     fn objects(&self) -> Vec<ApiResource> {
@@ -63,7 +62,7 @@ impl Kind for VolumeSnapshots {
                 ),
             ));
         }
-        let asked = how.volume_snapshot.volume_snapshot_class_name.as_deref();
+        let asked = how.volume_snapshot.as_ref().and_then(|how| how.volume_snapshot_class_name.as_deref());
         match choose_class(asked, driver, &classes(facts).unwrap_or_default()) {
             Ok(class) => Ok(Recipe { class: Some(class) }),
             Err(error) => Err(Verdict::new(

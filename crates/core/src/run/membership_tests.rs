@@ -57,7 +57,7 @@ fn group() -> Group {
             source: names(&["a", "b"]),
             mode: Mode::Replicate,
             suspension: Suspension::default(),
-            replication: Some(Replication::default()),
+            replication: Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication::default()) }),
             deletion_policy: DeletionPolicy::Delete,
             retry: None,
         },
@@ -116,7 +116,7 @@ fn every_refusal_has_its_reason() {
         ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
         ("UnknownReplicaKind", |g| g.request.kind = None),
         ("NotACsiVolume", |g| g.candidates.drivers.clear()),
-        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) } })),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) }) })),
     ];
     for (reason, spoil) in cases {
         let mut group = group();

@@ -44,11 +44,17 @@ impl Draft<'_> {
     /// Takes the state of the replicas into the members' records, and gives the first trouble.
     pub fn look_at_replicas(&mut self) -> Option<Verdict> {
         let mut judged = self.judged();
+        let kind = self.words().kind;
         let mut verdict = None;
         for member in &mut self.run.members {
-            let Some(Judged { refused, cut, .. }) = judged.remove(&member.claim.uid) else { continue };
+            let Some(Judged { name, refused, cut }) = judged.remove(&member.claim.uid) else { continue };
             verdict = verdict.or(refused);
-            let (Some(cut), Some(replica)) = (cut, &mut member.replica) else { continue };
+            let Some(replica) = &mut member.replica else { continue };
+            if replica.name.is_empty() {
+                // Not known before, or stored by a version that called it otherwise.
+                (replica.kind, replica.name) = (kind.to_owned(), name);
+            }
+            let Some(cut) = cut else { continue };
             match cut {
                 Cut::Pending => {}
                 Cut::Trouble(trouble) => verdict = verdict.or(Some(trouble)),

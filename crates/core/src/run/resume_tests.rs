@@ -106,13 +106,26 @@ fn a_proven_cut_goes_on() {
     let mut status = status(Phase::Replicating);
     status.consistency = Some(Consistency::Crash);
     status.members[0].replica =
-        Some(ReplicaStatus { volume_snapshot_name: "snapshot".into(), ..ReplicaStatus::default() });
+        Some(ReplicaStatus { kind: "VolumeSnapshot".into(), name: "snapshot".into(), ..ReplicaStatus::default() });
     let run = resume(&request(), &status, &found().pods, now());
     assert!(matches!(run.stage, Stage::AwaitingUsable { .. }));
     assert_eq!(run.members[0].replica, status.members[0].replica);
     // Before the watch has listed, a snapshot that is not known is not missing.
     let plan = plan(&request(), &run, &Observed::default(), now());
     assert!(matches!(plan.run.stage, Stage::AwaitingUsable { .. }) && plan.steps.is_empty());
+}
+
+#[test]
+fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
+    let mut status = full();
+    status["members"][0]["replica"] = json!({"volumeSnapshotName": "snapshot", "readyToUse": false});
+    let run = resume(&request(), &serde_json::from_value(status).unwrap(), &found().pods, now());
+    let name = fixtures::replica(&run.members[0]);
+    let mut observed = found();
+    observed.replicas.insert(name.clone(), fixtures::snapshot(None));
+    let plan = plan(&request(), &run, &observed, now());
+    let replica = plan.statuses.last().unwrap().members[0].replica.clone().unwrap();
+    assert_eq!((replica.kind, replica.name), (name.kind, name.name));
 }
 
 #[test]
@@ -164,7 +177,7 @@ fn full() -> Value {
             "releasedAt": at,
             "suspendedFor": "200ms",
             "replica": {
-                "volumeSnapshotName": "snapshot", "creationTime": at, "requestedAt": at, "cutAt": at, "cutTook": "80ms",
+                "kind": "VolumeSnapshot", "name": "snapshot", "creationTime": at, "requestedAt": at, "cutAt": at, "cutTook": "80ms",
                 "readyToUse": false,
             },
         }],

@@ -407,7 +407,7 @@ impl Leaders {
             member.volume.clone_from(&own.volume);
             member.pod.clone_from(&own.pod);
             if let Some(replica) = &mut member.replica {
-                replica.volume_snapshot_name.clone_from(&self.members[place].replica);
+                replica.name.clone_from(&self.members[place].replica);
             }
             run.members[place] = member;
         }
@@ -547,8 +547,8 @@ fn permute_status(status: &ReplicationStatus, order: Order) -> ReplicationStatus
         member.volume.clone_from(&own.volume);
         member.pod.clone_from(&own.pod);
         if let Some(replica) = &mut member.replica {
-            let own = own.replica.as_ref().map(|own| own.volume_snapshot_name.clone());
-            replica.volume_snapshot_name = own.unwrap_or_default();
+            let own = own.replica.as_ref().map(|own| own.name.clone());
+            replica.name = own.unwrap_or_default();
         }
         member
     });

@@ -30,7 +30,8 @@ impl Draft<'_> {
         for member in &mut self.run.members {
             member.requested = Some(self.now);
             member.replica = Some(ReplicaStatus {
-                volume_snapshot_name: judged.remove(&member.claim.uid).map(|replica| replica.name).unwrap_or_default(),
+                kind: words.kind.to_owned(),
+                name: judged.remove(&member.claim.uid).map(|replica| replica.name).unwrap_or_default(),
                 requested_at: Some(self.now.micro_time()),
                 ..ReplicaStatus::default()
             });
