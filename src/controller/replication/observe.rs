@@ -8,14 +8,15 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use stillpoint_api::labels;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
-use stillpoint_core::replica::csi::Class;
+use stillpoint_core::replica::Kind;
+use stillpoint_core::replica::seen::{self, ObjectName};
 use stillpoint_core::run::effect::{Facts, Input, Interest, Storage};
 use stillpoint_core::run::facts::{Claim, PodFacts};
 
@@ -27,18 +28,17 @@ enum Change {
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     /// A pod.
     Pod(Box<watcher::Event<Pod>>),
-    /// A snapshot of this replication.
-    Replica(Box<watcher::Event<VolumeSnapshot>>),
+    /// An object of this replication's replicas, from the resource of this index.
+    Replica(usize, Box<watcher::Event<DynamicObject>>),
 }
 
 /// The watches of one run.
 pub struct Watches {
     interest: Interest,
     changes: SelectAll<BoxStream<'static, Change>>,
-    known: Facts,
-    claims: Listing<Claim>,
-    pods: Listing<PodFacts>,
-    replicas: Option<Listing<VolumeSnapshot>>,
+    claims: Listing<String, Claim>,
+    pods: Listing<String, PodFacts>,
+    replicas: Vec<(ApiResource, Listing<ObjectName, DynamicObject>)>,
 }
 
 impl Watches {
@@ -52,24 +52,27 @@ impl Watches {
         replication_uid: &str,
         interest: Interest,
     ) -> anyhow::Result<(Self, Facts)> {
-        let replicas = interest.replicas && classes(client).await?.is_some();
+        let resources = match interest.replicas {
+            Some(kind) if kind.available(&facts(client, kind).await?).is_ok() => kind.objects(),
+            _ => Vec::new(),
+        };
+        let config = watcher::Config::default;
         let api = (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace));
         let mut changes = vec![
-            watch(api.0, watcher::Config::default(), |event| Change::Claim(Box::new(event))),
-            watch(api.1, watcher::Config::default(), |event| Change::Pod(Box::new(event))),
+            watch(api.0, "PersistentVolumeClaim", config(), |event| Change::Claim(Box::new(event))),
+            watch(api.1, "Pod", config(), |event| Change::Pod(Box::new(event))),
         ];
-        if replicas {
-            let config = watcher::Config::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
-            let api = Api::namespaced(client.clone(), namespace);
-            changes.push(watch(api, config, |event| Change::Replica(Box::new(event))));
+        for (index, resource) in resources.iter().enumerate() {
+            let config = config().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
+            let api = Api::namespaced_with(client.clone(), namespace, resource);
+            changes.push(watch(api, &resource.kind, config, move |event| Change::Replica(index, Box::new(event))));
         }
         let mut watches = Self {
             interest,
             changes: stream::select_all(changes),
-            known: Facts::default(),
             claims: Listing::default(),
             pods: Listing::default(),
-            replicas: replicas.then(Listing::default),
+            replicas: resources.into_iter().map(|resource| (resource, Listing::default())).collect(),
         };
         let listed = async {
             while !watches.listed() {
@@ -79,10 +82,11 @@ impl Watches {
         tokio::time::timeout(API_TIMEOUT, listed)
             .await
             .with_context(|| format!("the claims and pods of namespace {namespace} could not be read"))?;
-        let Interest { claims, .. } = &watches.interest;
-        let mut facts = watches.known.clone();
-        facts.claims.retain(|uid, _| claims.contains_key(uid));
-        facts.pods.retain(|_, pod| mounts_any(&watches.interest, pod));
+        let Self { interest, claims, pods, replicas, .. } = &watches;
+        let mut facts = Facts { claims: claims.live.clone(), pods: pods.live.clone(), ..Facts::default() };
+        facts.claims.retain(|uid, _| interest.claims.contains_key(uid));
+        facts.pods.retain(|_, pod| mounts_any(interest, pod));
+        facts.replicas.extend(replicas.iter().flat_map(|(_, listing)| listing.live.clone()));
         Ok((watches, facts))
     }
 
@@ -96,35 +100,35 @@ impl Watches {
     }
 
     fn apply(&mut self, change: Change) -> Vec<Input> {
-        let Self { interest, known, .. } = self;
+        let interest = &self.interest;
         let mut inputs = Vec::new();
         match change {
             Change::Claim(event) => {
-                for (uid, claim) in self.claims.apply(&mut known.claims, *event, uid, |claim| Some(claim.into())) {
+                for (uid, claim) in self.claims.apply(*event, uid, |claim| Some(claim.into())) {
                     if interest.claims.contains_key(&uid) {
                         inputs.push(Input::Claim(uid, claim));
                     }
                 }
             }
             Change::Pod(event) => {
-                for (uid, pod) in self.pods.apply(&mut known.pods, *event, uid, PodFacts::of) {
+                for (uid, pod) in self.pods.apply(*event, uid, PodFacts::of) {
                     if pod.as_ref().is_none_or(|pod| mounts_any(interest, pod)) {
                         inputs.push(Input::Pod(uid, pod));
                     }
                 }
             }
-            Change::Replica(event) => {
-                let Some(replicas) = &mut self.replicas else { return inputs };
-                for (name, replica) in replicas.apply(&mut known.replicas, *event, ResourceExt::name_any, Some) {
-                    inputs.push(Input::Replica(name, replica.map(Box::new)));
-                }
+            Change::Replica(index, event) => {
+                let Some((resource, listing)) = self.replicas.get_mut(index) else { return inputs };
+                let name = |object: &DynamicObject| ObjectName::of(resource, object);
+                let changes = listing.apply(*event, name, Some);
+                inputs.extend(changes.into_iter().map(|(name, it)| Input::Replica(name, it.map(Box::new))));
             }
         }
         inputs
     }
 
     fn listed(&self) -> bool {
-        self.claims.listed && self.pods.listed && self.replicas.as_ref().is_none_or(|replicas| replicas.listed)
+        self.claims.listed && self.pods.listed && self.replicas.iter().all(|(_, listing)| listing.listed)
     }
 }
 
@@ -133,25 +137,27 @@ pub fn mounts_any(interest: &Interest, pod: &PodFacts) -> bool {
     interest.claims.values().any(|name| pod.claims.contains(name))
 }
 
-fn uid<K: Resource>(object: &K) -> String {
+fn uid<K: ResourceExt>(object: &K) -> String {
     object.uid().unwrap_or_default()
 }
 
 fn watch<K>(
     api: Api<K>,
+    kind: &str,
     config: watcher::Config,
     change: impl Fn(watcher::Event<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let kind = kind.to_owned();
     watcher(api, config)
         .default_backoff()
         .filter_map(move |event| {
             let change = match event {
                 Ok(event) => Some(change(event)),
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "a watch failed and is tried again");
+                    tracing::warn!(kind, %error, "a watch failed and is tried again");
                     None
                 }
             };
@@ -161,29 +167,31 @@ where
 }
 
 /// Keeps a map equal to what a watch delivers.
-struct Listing<V> {
+struct Listing<N, V> {
+    /// What is there, as far as is known.
+    live: BTreeMap<N, V>,
     /// The list that is being delivered.
-    incoming: Option<BTreeMap<String, V>>,
+    incoming: Option<BTreeMap<N, V>>,
     /// Whether one list was complete.
     listed: bool,
 }
 
-impl<V> Default for Listing<V> {
+impl<N, V> Default for Listing<N, V> {
     fn default() -> Self {
-        Self { incoming: None, listed: false }
+        Self { live: BTreeMap::new(), incoming: None, listed: false }
     }
 }
 
-impl<V: Clone> Listing<V> {
+impl<N: Ord + Clone, V: Clone> Listing<N, V> {
     /// Takes an event into the map, and gives what changed: `None` is gone.
     fn apply<K>(
         &mut self,
-        live: &mut BTreeMap<String, V>,
         event: watcher::Event<K>,
-        key: impl Fn(&K) -> String,
+        key: impl Fn(&K) -> N,
         convert: impl Fn(K) -> Option<V>,
-    ) -> Vec<(String, Option<V>)> {
-        let put = |map: &mut BTreeMap<String, V>, object: K| {
+    ) -> Vec<(N, Option<V>)> {
+        let live = &mut self.live;
+        let put = |map: &mut BTreeMap<N, V>, object: K| {
             let key = key(&object);
             let value = convert(object);
             match value.clone() {
@@ -227,13 +235,17 @@ pub async fn look(client: &Client, namespace: &str) -> anyhow::Result<Facts> {
     Ok(Facts { claims: claims.collect(), pods, ..Facts::default() })
 }
 
-/// What is known of storage: the drivers of these volumes, and the snapshot classes if they are asked for.
+/// What is known of storage: the drivers of these volumes, and what a kind of replica reads of the cluster.
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn storage(client: &Client, volumes: Vec<String>, wanted: bool) -> anyhow::Result<Storage> {
+pub async fn storage(client: &Client, volumes: Vec<String>, kind: Option<&dyn Kind>) -> anyhow::Result<Storage> {
     let drivers = drivers(client, volumes).await?;
-    Ok(Storage { drivers, classes: if wanted { classes(client).await? } else { None } })
+    let facts = match kind {
+        Some(kind) => facts(client, kind).await?,
+        None => seen::Facts::default(),
+    };
+    Ok(Storage { drivers, facts })
 }
 
 /// The unfinished pods of a namespace, as the API server has them now.
@@ -268,17 +280,30 @@ async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BTreeM
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The snapshot classes; `None` when the snapshot API is not installed.
+/// What a kind of replica needs to know of the cluster. A resource that is not installed is left out.
 ///
 /// # Errors
 /// When the API server does not answer.
-async fn classes(client: &Client) -> anyhow::Result<Option<Vec<Class>>> {
-    let api: Api<VolumeSnapshotClass> = Api::all(client.clone());
-    match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
-        Ok(list) => Ok(Some(list.items.into_iter().map(Class::from).collect())),
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
-        Err(error) => Err(anyhow::anyhow!(sentence(&error))).context("the VolumeSnapshotClasses could not be read"),
+async fn facts(client: &Client, kind: &dyn Kind) -> anyhow::Result<seen::Facts> {
+    let mut facts = seen::Facts::default();
+    for resource in kind.reads() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
+            Ok(list) => drop(facts.read.insert(resource.kind, list.items)),
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
+            Err(error) => {
+                return Err(anyhow::anyhow!(sentence(&error)))
+                    .with_context(|| format!("the {} could not be read", many(&resource)));
+            }
+        }
     }
+    Ok(facts)
+}
+
+/// Several objects of a resource, as people write it.
+fn many(resource: &ApiResource) -> String {
+    let ending = resource.plural.strip_prefix(&resource.kind.to_lowercase());
+    ending.map_or_else(|| resource.plural.clone(), |ending| format!("{}{ending}", resource.kind))
 }
 
 #[cfg(test)]
@@ -288,7 +313,11 @@ mod tests {
     use axum::Router;
     use axum::http::StatusCode;
 
+    use super::super::removal::remove;
     use super::*;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::RunId;
+    use stillpoint_core::replica::removal::Removal;
 
     /// An API server that answers every request so.
     fn answering(status: StatusCode, body: &'static str) -> Client {
@@ -299,14 +328,16 @@ mod tests {
     async fn without_the_snapshot_crds_there_are_neither_classes_nor_snapshots() {
         // What kube-apiserver says of a group that nobody serves: not a Status object.
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
-        assert_eq!(classes(&client).await.unwrap(), None);
+        assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
+        assert_eq!(remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), 1)).await, 0);
     }
 
     #[tokio::test]
     async fn a_refusal_is_one_sentence() {
         let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not allowed to list",
             "reason": "Forbidden", "code": 403}"#;
-        let error = classes(&answering(StatusCode::FORBIDDEN, status)).await.unwrap_err();
+        let error = facts(&answering(StatusCode::FORBIDDEN, status), KINDS[0]).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "the VolumeSnapshotClasses could not be read: not allowed to list");
     }
 }

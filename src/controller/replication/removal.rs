@@ -1,9 +1,8 @@
 //! Carries out a [`Removal`].
 
 use kube::api::{DeleteParams, ListParams};
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
-use stillpoint_api::labels;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::API_TIMEOUT;
 use stillpoint_core::replica::removal::{Ask, Removal};
 use stillpoint_core::run::sweep::attempt_of;
@@ -11,17 +10,17 @@ use stillpoint_core::run::sweep::attempt_of;
 use super::requests::is_absent;
 
 /// Removes replicas of a replication until nothing is left, and says how many there were. The caller's task bounds it.
-pub async fn remove(client: &Client, namespace: &str, replication_uid: &str, mut removal: Removal) -> usize {
-    let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), namespace);
+pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> usize {
+    let api = |resource| Api::namespaced_with(client.clone(), namespace, &resource);
     while let Some(ask) = removal.next() {
         match ask {
-            Ask::List => {
-                let listed = list(&api, replication_uid).await;
-                removal.listed(listed.map_err(|error| log(namespace, replication_uid, &error)));
+            Ask::List { resource, selector } => {
+                let listed = list(&api(resource), &selector).await;
+                removal.listed(listed.map_err(|error| log(namespace, &selector, &error)));
             }
-            Ask::Delete(name) => {
-                let deleted = delete_replica(&api, &name).await;
-                removal.deleted(deleted.map_err(|error| log(namespace, replication_uid, &error)));
+            Ask::Delete { resource, name } => {
+                let deleted = delete_replica(&api(resource), &name).await;
+                removal.deleted(deleted.map_err(|error| log(namespace, &name, &error)));
             }
             Ask::Pause(pause) => tokio::time::sleep(pause).await,
         }
@@ -29,25 +28,25 @@ pub async fn remove(client: &Client, namespace: &str, replication_uid: &str, mut
     removal.found()
 }
 
-fn log(namespace: &str, replication_uid: &str, error: &anyhow::Error) {
-    tracing::warn!(namespace, replication_uid, "replicas could not be removed, and it is tried again: {error:#}");
+fn log(namespace: &str, which: &str, error: &anyhow::Error) {
+    tracing::warn!(namespace, which, "replicas could not be removed, and it is tried again: {error:#}");
 }
 
-async fn list(api: &Api<VolumeSnapshot>, replication_uid: &str) -> anyhow::Result<Vec<(String, Option<u32>)>> {
-    let labelled = ListParams::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
+async fn list(api: &Api<DynamicObject>, selector: &str) -> anyhow::Result<Vec<(String, Option<u32>)>> {
+    let labelled = ListParams::default().labels(selector);
     match tokio::time::timeout(API_TIMEOUT, api.list_metadata(&labelled)).await? {
         Ok(list) => Ok(list.items.iter().map(|one| (one.name_any(), attempt_of(one))).collect()),
-        // Without the snapshot API there are no snapshots.
+        // Without its API there are no objects.
         Err(kube::Error::Api(status)) if is_absent(&status) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Deletes one snapshot; says whether it was there.
+/// Deletes one object; says whether it was there.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn delete_replica(api: &Api<VolumeSnapshot>, name: &str) -> anyhow::Result<bool> {
+pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<bool> {
     match tokio::time::timeout(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await? {
         Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
         result => Ok(result.map(|_| true)?),
@@ -62,6 +61,9 @@ mod tests {
     use axum::extract::Request;
     use axum::http::Method;
     use serde_json::json;
+    use stillpoint_api::labels;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::{Remove, RunId};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -89,8 +91,11 @@ mod tests {
             }
         });
         let client = Client::new(server, "shop");
-        let names = ["named".to_owned()];
-        assert_eq!(remove(&client, "shop", "uid", Removal::new(names.into(), 2)).await, 3);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 2, owner: None };
+        let removes = KINDS[0].remove(&run, &[]);
+        let names = vec!["named".to_owned()];
+        let removes = removes.into_iter().map(|remove| Remove { names: names.clone(), ..remove }).collect();
+        assert_eq!(remove(&client, "shop", Removal::new(removes, 2)).await, 3);
         deleted.close();
         let mut all = Vec::new();
         while let Some(name) = deleted.recv().await {

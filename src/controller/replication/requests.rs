@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::Status;
+use kube::core::{DynamicObject, Status};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use stillpoint_api::ConsistencyGroupReplication;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::API_TIMEOUT;
+use stillpoint_core::replica::ask::Ask;
 use stillpoint_core::run::effect::{Input, Refused};
 
 /// The object of a run as the API server has it, and how it is written.
@@ -48,12 +48,14 @@ impl Stored {
     }
 }
 
-/// Creates a replica.
-pub async fn create(api: Api<VolumeSnapshot>, snapshot: VolumeSnapshot) -> Input {
-    let name = snapshot.name_any();
+/// Asks for a replica, in a namespace.
+pub async fn ask(client: Client, namespace: String, ask: Ask) -> Input {
+    let name = ask.name();
+    let Ask::Create { resource, object } = ask;
+    let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
     // An object that is there already is refused too: it may be from before the hold, and then it shows another moment.
-    let created = within(API_TIMEOUT, api.create(&PostParams::default(), &snapshot)).await;
-    Input::Created { name, result: created.map(Box::new).map_err(|error| format!("{error:#}")) }
+    let created = within(API_TIMEOUT, api.create(&PostParams::default(), &object)).await;
+    Input::Asked { name, result: created.map(Box::new).map_err(|error| format!("{error:#}")) }
 }
 
 /// A request as a driver hears of it.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use stillpoint_api::ConsistencyGroupReplication;
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, RUN_QUEUE};
 use stillpoint_core::replica::removal::Removal;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use super::observe::{self, Watches};
 use super::removal::remove;
-use super::requests::{Stored, create};
+use super::requests::{Stored, ask};
 use super::reserved::{Reservation, Reserved};
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
@@ -147,8 +147,8 @@ impl Shell {
                 let looked = observe::look(&client, &namespace).await;
                 Input::Looked(looked.map(Box::new).map_err(|error| format!("{error:#}")))
             }),
-            Effect::LookUp { volumes, classes } => self.spawn(async move {
-                let storage = observe::storage(&client, volumes, classes).await;
+            Effect::LookUp { volumes, kind } => self.spawn(async move {
+                let storage = observe::storage(&client, volumes, kind).await;
                 Input::LookedUp(storage.map(Box::new).map_err(|error| format!("{error:#}")))
             }),
             Effect::Reserve { claims, whole } => {
@@ -169,15 +169,14 @@ impl Shell {
                     return true;
                 }
             }
-            Effect::Create(snapshots) => {
-                for snapshot in snapshots {
-                    self.spawn(create(Api::namespaced(client.clone(), &namespace), snapshot));
+            Effect::Ask(asks) => {
+                for one in asks {
+                    self.spawn(ask(client.clone(), namespace.clone(), one));
                 }
             }
-            Effect::Remove { names, last_attempt } => {
-                let uid = self.uid.clone();
-                let removal = Removal::new(names, last_attempt);
-                self.spawn(async move { Input::Removed(remove(&client, &namespace, &uid, removal).await) });
+            Effect::Remove { removes, last_attempt } => {
+                let removal = Removal::new(removes, last_attempt);
+                self.spawn(async move { Input::Removed(remove(&client, &namespace, removal).await) });
             }
             Effect::Recheck => {
                 let interest = self.interest.clone();

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt};
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_core::replica::all_objects;
 use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::sweep::{Judgement, Sweep, Voided};
 use tokio::sync::mpsc;
@@ -27,11 +27,11 @@ pub struct Sweeper {
     voided: mpsc::Sender<Voided>,
 }
 
-type Snapshot = PartialObjectMeta<VolumeSnapshot>;
+type Replica = PartialObjectMeta<DynamicObject>;
 
 /// Something to look at.
 enum Work {
-    Snapshot(Box<Snapshot>),
+    Replica(ApiResource, Box<Replica>),
     Voided(Voided),
 }
 
@@ -67,13 +67,15 @@ impl Sweeper {
 
 async fn follow(client: Client, sweeper: Sweeper, voided: mpsc::Receiver<Voided>) {
     let voided = ReceiverStream::new(voided).map(Work::Voided).boxed();
-    stream::select(snapshots(&client), voided)
+    let replicas = stream::select_all(all_objects().into_iter().map(|resource| replicas(&client, resource)));
+    stream::select(replicas, voided)
         .for_each_concurrent(LATE_CONCURRENCY, |work| match work {
-            Work::Snapshot(snapshot) => judge(&client, &sweeper, snapshot).boxed(),
-            Work::Voided(Voided { namespace, uid, last_attempt }) => {
+            Work::Replica(resource, replica) => judge(&client, &sweeper, resource, replica).boxed(),
+            Work::Voided(voided) => {
                 let client = client.clone();
                 async move {
-                    remove(&client, &namespace, &uid, Removal::new(Vec::new(), last_attempt)).await;
+                    let removal = Removal::new(voided.removes(), voided.last_attempt);
+                    remove(&client, &voided.namespace, removal).await;
                 }
                 .boxed()
             }
@@ -81,17 +83,17 @@ async fn follow(client: Client, sweeper: Sweeper, voided: mpsc::Receiver<Voided>
         .await;
 }
 
-fn snapshots(client: &Client) -> BoxStream<'static, Work> {
+fn replicas(client: &Client, resource: ApiResource) -> BoxStream<'static, Work> {
     let config = watcher::Config::default().labels(labels::REPLICATION_UID);
-    watcher(Api::<Snapshot>::all(client.clone()), config)
+    watcher(Api::<Replica>::all_with(client.clone(), &resource), config)
         .default_backoff()
-        .filter_map(|event| {
+        .filter_map(move |event| {
             std::future::ready(match event {
-                Ok(watcher::Event::Apply(snapshot) | watcher::Event::InitApply(snapshot)) => {
-                    Some(Work::Snapshot(Box::new(snapshot)))
+                Ok(watcher::Event::Apply(replica) | watcher::Event::InitApply(replica)) => {
+                    Some(Work::Replica(resource.clone(), Box::new(replica)))
                 }
                 Ok(watcher::Event::Delete(_) | watcher::Event::Init | watcher::Event::InitDone) => None,
-                // Also: the snapshot API is not installed. It may be later.
+                // Also: the resource is not installed. It may be later.
                 Err(error) => {
                     tracing::debug!(%error, "replicas cannot be watched");
                     None
@@ -101,35 +103,40 @@ fn snapshots(client: &Client) -> BoxStream<'static, Work> {
         .boxed()
 }
 
-/// Deletes a snapshot if its attempt is void. Tries until that is decided and done: no event will tell of it again.
-async fn judge(client: &Client, sweeper: &Sweeper, snapshot: Box<Snapshot>) {
+/// Deletes a replica if its attempt is void. Tries until that is decided and done: no event will tell of it again.
+async fn judge(client: &Client, sweeper: &Sweeper, resource: ApiResource, replica: Box<Replica>) {
     let mut pause = API_RETRY_MIN;
-    while let Err(error) = judge_once(client, sweeper, &snapshot).await {
-        let (name, namespace) = (snapshot.name_any(), snapshot.namespace());
-        tracing::warn!(name, namespace, "a snapshot could not be judged, and it is tried again: {error:#}");
+    while let Err(error) = judge_once(client, sweeper, &resource, &replica).await {
+        let (name, namespace) = (replica.name_any(), replica.namespace());
+        tracing::warn!(name, namespace, "a replica could not be judged, and it is tried again: {error:#}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(API_RETRY_MAX);
     }
 }
 
-async fn judge_once(client: &Client, sweeper: &Sweeper, snapshot: &Snapshot) -> anyhow::Result<()> {
-    let (Some(name), Some(namespace)) = (snapshot.labels().get(labels::REPLICATION), snapshot.namespace()) else {
+async fn judge_once(
+    client: &Client,
+    sweeper: &Sweeper,
+    resource: &ApiResource,
+    replica: &Replica,
+) -> anyhow::Result<()> {
+    let (Some(name), Some(namespace)) = (replica.labels().get(labels::REPLICATION), replica.namespace()) else {
         return Ok(());
     };
-    if sweeper.lock().judge(snapshot) == Judgement::Read {
+    if sweeper.lock().judge(replica) == Judgement::Read {
         let api: Api<ConsistencyGroupReplication> = Api::namespaced(client.clone(), &namespace);
         let replication = within(API_TIMEOUT, api.get_opt(name)).await?;
         if let Some(replication) = replication
-            && replication.uid().as_ref() == snapshot.labels().get(labels::REPLICATION_UID)
+            && replication.uid().as_ref() == replica.labels().get(labels::REPLICATION_UID)
         {
             sweeper.remember(&replication);
         }
     }
-    if sweeper.lock().judge(snapshot) != Judgement::Delete {
+    if sweeper.lock().judge(replica) != Judgement::Delete {
         return Ok(());
     }
-    tracing::info!(name = snapshot.name_any(), namespace, "deletes a snapshot of a voided attempt that turned up late");
-    let api: Api<VolumeSnapshot> = Api::namespaced(client.clone(), &namespace);
-    delete_replica(&api, &snapshot.name_any()).await?;
+    tracing::info!(name = replica.name_any(), namespace, "deletes a replica of a voided attempt that turned up late");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
+    delete_replica(&api, &replica.name_any()).await?;
     Ok(())
 }

@@ -110,7 +110,7 @@ fn row(member: &MemberStatus) -> Vec<String> {
         member.pod.clone().unwrap_or_default(),
         format!("{:?}", member.state),
         member.suspended_for.as_ref().map(duration).map_or_else(|| "never".to_owned(), seconds),
-        member.replica.as_ref().map(|replica| replica.volume_snapshot_name.clone()).unwrap_or_default(),
+        member.replica.as_ref().map(|replica| replica.name.clone()).unwrap_or_default(),
     ]
 }
 

@@ -53,7 +53,7 @@ impl Run {
     pub fn snapshots(&self, claims: &[&str]) -> Result<Vec<String>> {
         let replica = |claim: &&str| {
             let replica = self.member(claim)?.replica.with_context(|| format!("claim {claim} has no replica"))?;
-            Ok(replica.volume_snapshot_name)
+            Ok(replica.name)
         };
         claims.iter().map(replica).collect()
     }
@@ -67,7 +67,7 @@ pub fn of_claims(name: &str, claims: &[&str]) -> ConsistencyGroupReplication {
         source: Source { persistent_volume_claim_names: Some(names), ..Source::default() },
         mode: Mode::Replicate,
         suspension: Suspension::default(),
-        replication: Some(Replication { volume_snapshot: snapshots }),
+        replication: Some(Replication { volume_snapshot: Some(snapshots) }),
         deletion_policy: DeletionPolicy::Delete,
         retry: None,
     };

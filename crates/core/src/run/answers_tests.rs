@@ -16,7 +16,7 @@ fn setting() -> (Request, Run, BTreeMap<String, PodFacts>, Moment) {
     let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
     let request = Request { epoch: 7, ..fixtures::request() };
     let pod = MemberPod { name: "db".into(), uid: "pod".into(), node: None, mount_path: "/data".into() };
-    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, String::new(), Some(pod));
+    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, Some(pod));
     let containers = vec![RunningContainer { name: "postgres".into(), id: "abc".into() }];
     let facts = PodFacts { name: "db".into(), uid: "pod".into(), containers, ..PodFacts::default() };
     (request, Run::new(vec![member], ReplicationStatus::default(), now), [("pod".into(), facts)].into(), now)

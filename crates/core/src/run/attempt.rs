@@ -84,7 +84,7 @@ impl AttemptDriver {
                 self.missed = true;
                 self.cut_off("the controller could not keep up with its agents' answers");
             }
-            Input::Created { name, result } => {
+            Input::Asked { name, result } => {
                 self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
                 match result {
                     // The watch may already know more.
@@ -141,10 +141,10 @@ impl AttemptDriver {
     }
 
     /// What the attempt is about.
-    pub fn interest(request: &Request, run: &Run, replicas: bool) -> Effect {
+    pub fn interest(request: &Request, run: &Run) -> Effect {
         let claims = run.members.iter().map(|member| (member.claim.uid.clone(), member.claim.name.clone()));
         let agents = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
-        let replicas = replicas && request.mode == Mode::Replicate;
+        let replicas = request.kind.filter(|_| request.mode == Mode::Replicate);
         Effect::Follow { interest: Interest { claims: claims.collect(), replicas }, agents: agents.collect() }
     }
 
@@ -170,11 +170,11 @@ impl AttemptDriver {
                 self.observed.asking(&member);
                 Effect::Send { member, agent: pod_uid, command, message }
             }
-            Step::Cut(snapshots) => {
-                self.observed.open_creations += snapshots.len();
-                Effect::Create(snapshots)
+            Step::Ask(asks) => {
+                self.observed.open_creations += asks.len();
+                Effect::Ask(asks)
             }
-            Step::DeleteReplicas(names) => Effect::Remove { names, last_attempt: self.run.attempt },
+            Step::Remove(removes) => Effect::Remove { removes, last_attempt: self.run.attempt },
             Step::RecheckPods => Effect::Recheck,
         }
     }
@@ -215,7 +215,7 @@ impl AttemptDriver {
     }
 }
 
-fn put<V>(map: &mut BTreeMap<String, V>, key: String, value: Option<V>) {
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(key, value),
         None => map.remove(&key),

@@ -24,6 +24,7 @@ use super::resume::{is_under_way, resume};
 use super::state::{Moment, Request, Run, Verdict};
 use super::writer::{Lost, Write, Writer};
 use crate::limits::MAX_CONFLICTS;
+use crate::replica;
 
 type Object = Box<ConsistencyGroupReplication>;
 
@@ -95,8 +96,6 @@ struct Beginning {
     run: Run,
     /// The object as it was read.
     object: Object,
-    /// Whether there can be replicas.
-    replicas: bool,
 }
 
 impl Driver {
@@ -261,7 +260,7 @@ impl Driver {
             let run = resume(&request, status, &facts.pods, now);
             let claims = run.members.iter().map(|member| member.claim.uid.clone()).collect();
             self.effects.push(Effect::Reserve { claims, whole: false });
-            return self.guard(Beginning { request, run, object, replicas: true });
+            return self.guard(Beginning { request, run, object });
         }
         if object.metadata.deletion_timestamp.is_some() {
             return self.end_deleted(object, now);
@@ -276,9 +275,9 @@ impl Driver {
         };
         let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
         let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
-        let classes = object.spec.mode == Mode::Replicate;
+        let kind = replica::asked_for(&object.spec).filter(|_| object.spec.mode == Mode::Replicate);
         self.effects.push(Effect::Reserve { claims: uids, whole: true });
-        self.ask(Effect::LookUp { volumes, classes }, Life::Resolving { object, facts, reserved: BTreeMap::new() })
+        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts, reserved: BTreeMap::new() })
     }
 
     fn looked_up(
@@ -289,20 +288,19 @@ impl Driver {
         storage: Result<Box<Storage>, String>,
         now: Moment,
     ) -> Life {
-        let Storage { drivers, classes } = match storage {
+        let Storage { drivers, facts: of_kind } = match storage {
             Ok(storage) => *storage,
             Err(why) => return Life::Over(Over::Failed(why)),
         };
         let candidates = Candidates {
             drivers,
-            classes,
+            facts: of_kind,
             taken: reserved,
             pods: facts.pods.into_values().collect(),
             claims: facts.claims.into_values().collect(),
         };
         let request = self.request(&object);
-        let attempt = object.status.as_ref().map_or(0, |status| status.attempt).saturating_add(1);
-        match membership::resolve(&object.spec, &request, attempt, self.settings.hold_ceiling, &candidates) {
+        match membership::resolve(&object.spec, &request, self.settings.hold_ceiling, &candidates) {
             // A claim that changed meanwhile may be no member any more; those that were asked for were not reserved.
             Ok(_) if !candidates.taken.is_empty() => {
                 let why = "a member belongs to another replication that is still running";
@@ -310,8 +308,7 @@ impl Driver {
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
-                let replicas = candidates.classes.is_some();
-                self.guard(Beginning { request, run, object, replicas })
+                self.guard(Beginning { request, run, object })
             }
             Err(refusal) => refuse(&request, object, refusal, now),
         }
@@ -370,7 +367,7 @@ impl Driver {
     }
 
     fn follow(&mut self, beginning: Beginning) -> Life {
-        let follow = AttemptDriver::interest(&beginning.request, &beginning.run, beginning.replicas);
+        let follow = AttemptDriver::interest(&beginning.request, &beginning.run);
         self.ask(follow, Life::Following { beginning: Box::new(beginning) })
     }
 
@@ -384,7 +381,7 @@ impl Driver {
             Ok(following) => following,
             Err(why) => return Life::Over(Over::Failed(why)),
         };
-        let Beginning { request, run, object, .. } = beginning;
+        let Beginning { request, run, object } = beginning;
         let deleted = self.deleted || object.metadata.deletion_timestamp.is_some();
         let mut attempt = AttemptDriver::new(request, run, *object, *facts, agents);
         attempt.observed.deleted = deleted;
@@ -417,11 +414,6 @@ impl Driver {
         self.ask(Effect::GetObject, Life::ReadingAgain)
     }
 
-    fn say_goodbye(&mut self, object: Object) -> Life {
-        let (goodbye, first) = Goodbye::begin(object);
-        self.part(goodbye, first)
-    }
-
     fn part(&mut self, goodbye: Goodbye, next: Option<Effect>) -> Life {
         match next {
             Some(effect) => self.ask(effect, Life::Parting(goodbye)),
@@ -443,6 +435,12 @@ impl Driver {
         }
     }
 
+    fn say_goodbye(&mut self, object: Object) -> Life {
+        let request = self.request(&object);
+        let (goodbye, first) = Goodbye::begin(&request, object);
+        self.part(goodbye, first)
+    }
+
     fn request(&self, object: &ConsistencyGroupReplication) -> Request {
         let suspension = &object.spec.suspension;
         Request {
@@ -451,6 +449,7 @@ impl Driver {
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation,
             mode: object.spec.mode,
+            kind: replica::asked_for(&object.spec),
             prepare_timeout: suspension.prepare_timeout.into(),
             hold_timeout: suspension.hold_timeout.into(),
             deletion_policy: object.spec.deletion_policy,

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::core::DynamicObject;
 use stillpoint_api::ConsistencyGroupReplication;
-use stillpoint_api::snapshot::VolumeSnapshot;
 
 use super::facts::{Claim, PodFacts};
 use super::happened::Happened;
 use super::state::Command;
-use crate::replica::csi::Class;
+use crate::replica::Kind;
+use crate::replica::ask::{Ask, Remove};
+use crate::replica::seen::{self, ObjectName};
 use crate::wire::ControllerMessage;
 use crate::wire::agent_message::Report;
 
@@ -24,12 +26,12 @@ pub enum Refused {
 }
 
 /// What a run is about, so that nothing else wakes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interest {
     /// The members' claims: names by UID.
     pub claims: BTreeMap<String, String>,
-    /// Replicas of the replication are of interest too.
-    pub replicas: bool,
+    /// Replicas of this kind are of interest too.
+    pub replicas: Option<&'static dyn Kind>,
 }
 
 /// The claims and pods of a namespace, or those that a run is about, and its replicas.
@@ -39,17 +41,17 @@ pub struct Facts {
     pub claims: BTreeMap<String, Claim>,
     /// Unfinished pods that have claims, by UID.
     pub pods: BTreeMap<String, PodFacts>,
-    /// Replicas of the replication, by name.
-    pub replicas: BTreeMap<String, VolumeSnapshot>,
+    /// The objects that the replication's replicas consist of.
+    pub replicas: BTreeMap<ObjectName, DynamicObject>,
 }
 
 /// What is known of storage before anybody is asked.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Storage {
     /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
     pub drivers: BTreeMap<String, String>,
-    /// The snapshot classes; `None`: the snapshot API is not installed, or nobody asked for them.
-    pub classes: Option<Vec<Class>>,
+    /// What the kind of replica that is asked for reads of the cluster.
+    pub facts: seen::Facts,
 }
 
 /// Something to do for a run. What names an input is answered by it, once, whatever happens, within a bound of time.
@@ -63,12 +65,12 @@ pub enum Effect {
     SetFinalizers(Box<ConsistencyGroupReplication>),
     /// Read the claims and pods of the namespace, not older than this; [`Input::Looked`].
     Look,
-    /// Read the CSI drivers of these volumes and, if asked, the snapshot classes; [`Input::LookedUp`].
+    /// Read the CSI drivers of these volumes, and what a kind of replica reads of the cluster; [`Input::LookedUp`].
     LookUp {
         /// Names of PersistentVolumes.
         volumes: Vec<String>,
-        /// Whether the classes are needed.
-        classes: bool,
+        /// The kind; `None`: no replicas are made.
+        kind: Option<&'static dyn Kind>,
     },
     /// Keep other runs away from these claims, until [`Effect::StepAside`] or the end. Answered by [`Input::Reserved`].
     Reserve {
@@ -95,13 +97,13 @@ pub enum Effect {
         /// The command.
         message: ControllerMessage,
     },
-    /// Create these, all at once; [`Input::Created`] for each.
-    Create(Vec<VolumeSnapshot>),
-    /// Delete these replicas, and whatever else is of this replication and of an attempt up to this one, until it is done;
+    /// Ask for these, all at once; [`Input::Asked`] for each.
+    Ask(Vec<Ask>),
+    /// Remove these replicas, and whatever else is of this replication and of an attempt up to this one, until it is done;
     /// [`Input::Removed`].
     Remove {
-        /// Names known in advance.
-        names: Vec<String>,
+        /// From each resource.
+        removes: Vec<Remove>,
         /// Those of a later attempt are left alone: a controller that was overtaken without noticing must not delete what its
         /// successor made.
         last_attempt: u32,
@@ -135,8 +137,8 @@ pub enum Input {
     Claim(String, Option<Claim>),
     /// A pod; `None`: it is gone, or finished.
     Pod(String, Option<PodFacts>),
-    /// A replica; `None`: it is gone.
-    Replica(String, Option<Box<VolumeSnapshot>>),
+    /// An object of the replicas; `None`: it is gone.
+    Replica(ObjectName, Option<Box<DynamicObject>>),
     /// The object is being deleted, or is gone.
     Deletion,
     /// The session of this agent can be used.
@@ -149,12 +151,12 @@ pub enum Input {
     Unsent(String, String),
     /// Events of agents were missed.
     Missed,
-    /// How a creation ended: the replica, or why there is none, or none is known of.
-    Created {
+    /// How something that was asked for ended: the object, or why there is none, or none is known of.
+    Asked {
         /// Its name.
-        name: String,
-        /// The replica.
-        result: Result<Box<VolumeSnapshot>, String>,
+        name: ObjectName,
+        /// The object.
+        result: Result<Box<DynamicObject>, String>,
     },
     /// Every replica is removed; so many were there.
     Removed(usize),

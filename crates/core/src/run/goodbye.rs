@@ -5,8 +5,8 @@ use kube::ResourceExt;
 use stillpoint_api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase, labels};
 
 use super::effect::{Effect, Refused};
+use super::state::Request;
 use crate::limits::MAX_CONFLICTS;
-use crate::replica::csi::snapshot_name;
 
 /// A goodbye under way.
 #[derive(Clone, Debug)]
@@ -17,8 +17,8 @@ pub struct Goodbye {
 
 impl Goodbye {
     /// Begins with the object as it was just read, and gives the first thing to do.
-    pub fn begin(object: Box<ConsistencyGroupReplication>) -> (Self, Option<Effect>) {
-        let first = replicas_to_remove(&object);
+    pub fn begin(request: &Request, object: Box<ConsistencyGroupReplication>) -> (Self, Option<Effect>) {
+        let first = replicas_to_remove(request, &object);
         let goodbye = Self { object, conflicts: 0 };
         let first = first.or_else(|| goodbye.removed());
         (goodbye, first)
@@ -56,18 +56,15 @@ impl Goodbye {
 }
 
 /// What is to be deleted with the object.
-fn replicas_to_remove(object: &ConsistencyGroupReplication) -> Option<Effect> {
+fn replicas_to_remove(request: &Request, object: &ConsistencyGroupReplication) -> Option<Effect> {
     let status = object.status.as_ref()?;
-    let keep = status.phase == Some(Phase::Done) && object.spec.deletion_policy == DeletionPolicy::Retain;
-    if keep || status.attempt == 0 || object.spec.mode == Mode::Check {
+    let keep = status.phase == Some(Phase::Done) && request.deletion_policy == DeletionPolicy::Retain;
+    if keep || status.attempt == 0 || request.mode == Mode::Check {
         return None;
     }
-    let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
-    let names = status.members.iter().map(|member| {
-        let claim = &member.persistent_volume_claim;
-        snapshot_name(&name, &uid, status.attempt, &claim.name, &claim.uid)
-    });
-    Some(Effect::Remove { names: names.collect(), last_attempt: status.attempt })
+    let claims: Vec<_> = status.members.iter().map(|member| &member.persistent_volume_claim).collect();
+    let removes = request.kind?.remove(&request.run_id(status.attempt), &claims);
+    Some(Effect::Remove { removes, last_attempt: status.attempt })
 }
 
 /// The object with its list of finalizers as it is to be; `None`: it is so already.

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::super::facts::AgentMount;
-use super::super::fixtures::request;
+use super::super::fixtures::{classes, request};
 use super::*;
 use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
 
@@ -52,13 +52,12 @@ struct Group {
 
 /// Two claims, each mounted by a pod with an agent, on a driver with a default class.
 fn group() -> Group {
-    let class = |name: &str, driver: &str, default| Class { name: name.into(), driver: driver.into(), default };
     Group {
         spec: ConsistencyGroupReplicationSpec {
             source: names(&["a", "b"]),
             mode: Mode::Replicate,
             suspension: Suspension::default(),
-            replication: Some(Replication::default()),
+            replication: Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication::default()) }),
             deletion_policy: DeletionPolicy::Delete,
             retry: None,
         },
@@ -67,7 +66,7 @@ fn group() -> Group {
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
             drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
-            classes: Some(vec![class("fast", "csi.example", true), class("other", "csi.other", true)]),
+            facts: classes(&[("fast", "csi.example", true), ("other", "csi.other", true)]),
             taken: BTreeMap::new(),
         },
     }
@@ -75,7 +74,7 @@ fn group() -> Group {
 
 fn resolved(group: &Group) -> Result<Vec<Member>, String> {
     let ceiling = Duration::from_secs(30);
-    resolve(&group.spec, &group.request, 1, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
+    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
         assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
         verdict.reason
     })
@@ -89,7 +88,7 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
         (members.len(), &*member.claim.uid, &*member.volume, &*member.driver),
         (2, "uid-a", "pv-a", "csi.example")
     );
-    assert_eq!(member.class.as_deref(), Some("fast"));
+    assert_eq!(member.recipe.class.as_deref(), Some("fast"));
     let pod = member.pod.as_ref().unwrap();
     assert_eq!((&*pod.uid, &*pod.mount_path), ("uid-db-a", "/data"));
 }
@@ -98,7 +97,7 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
 fn every_refusal_has_its_reason() {
     type Spoil = fn(&mut Group);
     #[rustfmt::skip]
-    let cases: [(&str, Spoil); 18] = [
+    let cases: [(&str, Spoil); 19] = [
         ("HoldTimeoutTooLong", |g| g.request.hold_timeout = Duration::from_secs(31)),
         ("ClaimNotFound", |g| g.spec.source = names(&["a", "gone"])),
         ("NoMembers", |g| g.spec.source = expression("app", "In", &["nothing"])),
@@ -114,9 +113,10 @@ fn every_refusal_has_its_reason() {
         ("NoAgent", |g| g.candidates.pods[0] = PodFacts { has_agent: false, agent_mounts: BTreeMap::new(), ..pod("db-a", "a") }),
         ("AgentDoesNotMount", |g| g.candidates.pods[0].agent_mounts.clear()),
         ("AgentMountsSubPath", |g| drop(g.candidates.pods[0].agent_mounts.insert("a".into(), AgentMount { path: "/x".into(), sub_path: true }))),
-        ("SnapshotApiMissing", |g| g.candidates.classes = None),
+        ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
+        ("UnknownReplicaKind", |g| g.request.kind = None),
         ("NotACsiVolume", |g| g.candidates.drivers.clear()),
-        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) } })),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) }) })),
     ];
     for (reason, spoil) in cases {
         let mut group = group();
@@ -131,7 +131,7 @@ fn every_member_that_is_refused_says_why() {
     group.spec.source = names(&["a", "b", "c", "gone"]);
     group.candidates.claims[0].block = true;
     group.candidates.claims[1].volume = None;
-    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!(refusal.verdict.reason, "ClaimNotFound");
     assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
     let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
@@ -151,8 +151,8 @@ fn every_member_that_is_refused_says_why() {
 #[test]
 fn what_concerns_the_whole_group_is_no_members_blocker() {
     let mut group = group();
-    group.candidates.classes = None;
-    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    group.candidates.facts = Facts::default();
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
 }
 
@@ -160,7 +160,7 @@ fn what_concerns_the_whole_group_is_no_members_blocker() {
 fn a_check_needs_no_snapshots() {
     let mut group = group();
     group.request.mode = Mode::Check;
-    group.candidates.classes = None;
+    group.candidates.facts = Facts::default();
     group.candidates.drivers.clear();
     assert_eq!(resolved(&group).unwrap().len(), 2);
 }

@@ -11,7 +11,7 @@ pub mod driver;
 pub mod effect;
 pub mod facts;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod goodbye;
 pub mod happened;
 pub mod membership;

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kube::core::DynamicObject;
+
 use super::facts::{Claim, PodFacts};
 use super::state::Moment;
-use stillpoint_api::snapshot::VolumeSnapshot;
+use crate::replica::seen::ObjectName;
 use stillpoint_api::{Blocker, Protection};
 
 /// What an agent said about one member.
@@ -63,7 +65,7 @@ pub enum AnswerContent {
 }
 
 /// The newest of everything. Keys of `answers`, `lost` and `claims` are UIDs of claims, keys of `pods` and `connected` UIDs of
-/// pods, keys of `replicas` and `refused_replicas` names of snapshots.
+/// pods.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The status that declares the attempt is stored.
@@ -84,10 +86,10 @@ pub struct Observed {
     pub answers: BTreeMap<String, Answer>,
     /// Members whose agent's session was lost since their last command, or who could not be sent it.
     pub lost: BTreeSet<String>,
-    /// The snapshots of this replication.
-    pub replicas: BTreeMap<String, VolumeSnapshot>,
-    /// Snapshots whose creation failed, and why.
-    pub refused_replicas: BTreeMap<String, String>,
+    /// The objects that the replicas of this replication consist of.
+    pub replicas: BTreeMap<ObjectName, DynamicObject>,
+    /// What was asked for in vain, or without an answer, and why.
+    pub refused_replicas: BTreeMap<ObjectName, String>,
     /// Creations whose outcome is still open.
     pub open_creations: usize,
     /// How many replicas were found and deleted; `None` until the deletion is complete.

@@ -18,8 +18,8 @@ use super::observed::{AnswerContent, Observed};
 use super::report;
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
 use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::replica::ask::{Ask, Remove};
 use crate::wire::ControllerMessage;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
 
 /// Something to do.
@@ -36,10 +36,10 @@ pub enum Step {
         /// The command.
         message: ControllerMessage,
     },
-    /// Create these snapshots, all at once.
-    Cut(Vec<VolumeSnapshot>),
-    /// Delete every replica of this attempt and of those before it: these names, and whatever else carries their labels.
-    DeleteReplicas(Vec<String>),
+    /// Ask for these, all at once.
+    Ask(Vec<Ask>),
+    /// Remove every replica of this attempt and of those before it.
+    Remove(Vec<Remove>),
     /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
     RecheckPods,
 }

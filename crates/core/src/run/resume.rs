@@ -7,7 +7,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::facts::PodFacts;
 use super::state::{CleanUp, Command, Member, MemberPod, Moment, Request, Run, Stage, Verdict};
-use crate::replica::csi::snapshot_name;
 use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
 
 /// Whether a stored status declares an attempt that was begun and has not ended.
@@ -21,7 +20,7 @@ pub fn is_under_way(status: &ReplicationStatus) -> bool {
 /// everything that was asked is released and everything that was cut is void. Where the proof is stored and replicas are only
 /// not usable yet, the run goes on.
 pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<String, PodFacts>, now: Moment) -> Run {
-    let members = status.members.iter().map(|member| resume_member(request, status.attempt, member, pods)).collect();
+    let members = status.members.iter().map(|member| resume_member(member, pods)).collect();
     let mut run = Run::new(members, status.clone(), now);
     run.attempt = status.attempt;
     run.phases.clone_from(&status.phases);
@@ -46,7 +45,7 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     run
 }
 
-fn resume_member(request: &Request, attempt: u32, status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
+fn resume_member(status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
     let claim = status.persistent_volume_claim.clone();
     let pod = pods
         .values()
@@ -57,8 +56,7 @@ fn resume_member(request: &Request, attempt: u32, status: &MemberStatus, pods: &
             node: pod.node.clone(),
             mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
         });
-    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
-    let mut member = Member::new(claim, name, pod);
+    let mut member = Member::new(claim, pod);
     member.volume.clone_from(&status.volume);
     member.driver.clone_from(&status.driver);
     member.method = status.method;

@@ -7,6 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::facts::RunningContainer;
 use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
+use crate::replica::Kind;
+use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
 use stillpoint_api::{
     Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
@@ -47,6 +49,8 @@ pub struct Request {
     pub generation: Option<i64>,
     /// Whether replicas are made.
     pub mode: Mode,
+    /// Of which kind they are; `None`: of none that this version knows.
+    pub kind: Option<&'static dyn Kind>,
     /// A member's time to become ready.
     pub prepare_timeout: Duration,
     /// The longest that an agent may hold.
@@ -62,6 +66,20 @@ pub struct Request {
 }
 
 impl Request {
+    /// What the replicas of an attempt are named and marked by.
+    pub fn run_id(&self, attempt: u32) -> RunId<'_> {
+        RunId {
+            replication: &self.name,
+            uid: &self.uid,
+            namespace: &self.namespace,
+            attempt,
+            owner: match self.deletion_policy {
+                DeletionPolicy::Delete => self.owner.as_ref(),
+                DeletionPolicy::Retain => None,
+            },
+        }
+    }
+
     /// How many attempts there may be.
     pub fn attempts(&self) -> u32 {
         self.retry.map_or(1, |retry| retry.attempts())
@@ -127,12 +145,10 @@ pub struct Member {
     pub volume: String,
     /// Its CSI driver; empty when it has none.
     pub driver: String,
-    /// The snapshot class that was chosen for it.
-    pub class: Option<String>,
+    /// How its replica will be made.
+    pub recipe: Recipe,
     /// The pod that mounts it; `None`: nobody does.
     pub pod: Option<MemberPod>,
-    /// The name that its replica has, whether it exists or not.
-    pub replica_name: String,
     /// How far it is.
     pub state: MemberState,
     /// How its writes are suspended.
@@ -172,15 +188,14 @@ pub enum Refused {
 
 impl Member {
     /// A member that nothing was asked of yet.
-    pub fn new(claim: ClaimReference, replica_name: String, pod: Option<MemberPod>) -> Self {
+    pub fn new(claim: ClaimReference, pod: Option<MemberPod>) -> Self {
         let state = if pod.is_some() { MemberState::Pending } else { MemberState::Unmounted };
         Self {
             claim,
             volume: String::new(),
             driver: String::new(),
-            class: None,
+            recipe: Recipe::default(),
             pod,
-            replica_name,
             state,
             method: None,
             protection: None,
@@ -204,7 +219,7 @@ impl Member {
             message: printable(&verdict.message, MAX_MESSAGE_CHARS),
             ..Blocker::default()
         };
-        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, String::new(), None) }
+        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, None) }
     }
 
     /// Whether its agent was asked for something and has not said since that it let go.

@@ -7,6 +7,8 @@ use kube::ResourceExt;
 use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
 
 use crate::limits::MAX_REMEMBERED_RUNS;
+use crate::replica::KINDS;
+use crate::replica::ask::{Remove, RunId};
 
 /// Which attempts are void, by the UID of the replication. What is void stays so, and final phases are never left, so this
 /// never becomes wrong.
@@ -32,6 +34,15 @@ pub struct Voided {
     pub uid: String,
     /// The last attempt that is void.
     pub last_attempt: u32,
+}
+
+impl Voided {
+    /// What removes its replicas, of every kind.
+    pub fn removes(&self) -> Vec<Remove> {
+        let Self { namespace, uid, last_attempt } = self;
+        let run = RunId { replication: "", uid, namespace, attempt: *last_attempt, owner: None };
+        KINDS.iter().flat_map(|kind| kind.remove(&run, &[])).collect()
+    }
 }
 
 /// What is to be done about a replica that turned up.

@@ -11,14 +11,17 @@
 mod goodbye;
 mod store;
 mod sweeper;
+pub(crate) mod untyped;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kube::core::DynamicObject;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ClaimReference, Mode, Phase, PhaseEntry, ReplicationStatus};
-use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::replica::KINDS;
+use stillpoint_core::replica::seen::ObjectName;
 use stillpoint_core::run::answers;
 use stillpoint_core::run::facts::{Claim, PodFacts};
 use stillpoint_core::run::observed::Observed;
@@ -153,7 +156,7 @@ impl Controller {
             watching: true,
             claims: store.claims.clone(),
             pods: store.pods.clone(),
-            replicas: store.replicas(),
+            replicas: seen(store.replicas()),
             ..Observed::default()
         };
         if object.spec.mode == Mode::Check {
@@ -163,7 +166,7 @@ impl Controller {
         let run = match declared {
             Some(status) => resume(&request, status, &observed.pods, now),
             None if object.deleting => return Ok(None),
-            None => Run::new(members(&request, &object.spec, store), object.status.clone().unwrap_or_default(), now),
+            None => Run::new(members(&object.spec, store), object.status.clone().unwrap_or_default(), now),
         };
         let before = &object.status;
         let guarded = if object.deleting { Some(object.clone()) } else { store.add_finalizer() };
@@ -213,7 +216,8 @@ impl Controller {
             Event::Claim(uid, claim) => put(&mut self.observed.claims, uid, claim),
             Event::Pod(uid, pod) => put(&mut self.observed.pods, uid, pod),
             Event::Replica(name, snapshot) if self.request.mode == Mode::Replicate => {
-                put(&mut self.observed.replicas, name, snapshot.map(|snapshot| *snapshot));
+                let snapshot = snapshot.map(|snapshot| untyped::object(&snapshot));
+                put(&mut self.observed.replicas, untyped::name(&name), snapshot);
             }
             Event::Replica(..) => {}
             Event::Deletion => self.observed.deleted = true,
@@ -221,10 +225,10 @@ impl Controller {
                 self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
                 match result {
                     Ok(snapshot) => {
-                        self.observed.replicas.entry(name).or_insert(*snapshot);
+                        self.observed.replicas.entry(untyped::name(&name)).or_insert(untyped::object(&snapshot));
                     }
                     Err(message) => {
-                        self.observed.refused_replicas.insert(name, message);
+                        self.observed.refused_replicas.insert(untyped::name(&name), message);
                     }
                 }
             }
@@ -298,11 +302,11 @@ impl Controller {
                     self.observed.lost(&pod, [member]);
                 }
             }
-            Step::Cut(snapshots) => {
-                self.observed.open_creations += snapshots.len();
-                outputs.push(Output::CreateSnapshots(snapshots));
+            Step::Ask(asks) => {
+                self.observed.open_creations += asks.len();
+                outputs.push(Output::CreateSnapshots(untyped::snapshots(asks)));
             }
-            Step::DeleteReplicas(names) => outputs.push(Output::DeleteReplicas(names)),
+            Step::Remove(removes) => outputs.push(Output::DeleteReplicas(untyped::names(removes))),
             Step::RecheckPods => outputs.push(Output::RecheckPods),
         }
     }
@@ -321,7 +325,11 @@ pub fn is_pod_of(member: &Member, pod: &str) -> bool {
     member.pod.as_ref().is_some_and(|own| own.uid == pod)
 }
 
-fn put<V>(map: &mut BTreeMap<String, V>, key: String, value: Option<V>) {
+fn seen(snapshots: BTreeMap<String, VolumeSnapshot>) -> BTreeMap<ObjectName, DynamicObject> {
+    snapshots.iter().map(|(name, snapshot)| (untyped::name(name), untyped::object(snapshot))).collect()
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
@@ -336,6 +344,7 @@ pub fn request(epoch: u64, object: &Object) -> Request {
         uid: UID.to_owned(),
         generation: Some(1),
         mode: object.spec.mode,
+        kind: Some(KINDS[0]),
         prepare_timeout: object.spec.prepare_timeout,
         hold_timeout: object.spec.hold_timeout,
         deletion_policy: object.spec.deletion_policy,
@@ -346,11 +355,10 @@ pub fn request(epoch: u64, object: &Object) -> Request {
 }
 
 /// The members as membership resolves them, where it refuses none.
-fn members(request: &Request, spec: &Spec, store: &Store) -> Vec<Member> {
+fn members(spec: &Spec, store: &Store) -> Vec<Member> {
     let claims = store.claims.values().filter(|claim| spec.members.contains(&claim.name));
     let member = |claim: &Claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-        let name = snapshot_name(&request.name, &request.uid, 1, &claim.name, &claim.uid);
         let pod = store.pods.values().find(|pod| pod.claims.contains(&claim.name));
         let pod = pod.map(|pod| MemberPod {
             name: pod.name.clone(),
@@ -358,7 +366,7 @@ fn members(request: &Request, spec: &Spec, store: &Store) -> Vec<Member> {
             node: pod.node.clone(),
             mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
         });
-        Member::new(reference, name, pod)
+        Member::new(reference, pod)
     };
     claims.map(member).collect()
 }

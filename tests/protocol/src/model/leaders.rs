@@ -28,7 +28,7 @@ use stillpoint_core::wire::{self, ControllerMessage};
 use super::pool::{Id, Memo, Pool};
 use super::state::Order;
 use super::{Bounds, Without};
-use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer};
+use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer, untyped};
 
 /// The name that every member has on its node.
 const MEMBER: &str = "member";
@@ -187,7 +187,7 @@ impl Leaders {
                 .map(|member| Named {
                     claim: member.claim.uid.clone(),
                     pod: member.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default(),
-                    replica: member.replica_name.clone(),
+                    replica: first.request.run_id(1).replica_name(&member.claim),
                 })
                 .collect();
         }
@@ -406,9 +406,8 @@ impl Leaders {
             member.claim.clone_from(&own.claim);
             member.volume.clone_from(&own.volume);
             member.pod.clone_from(&own.pod);
-            member.replica_name.clone_from(&own.replica_name);
             if let Some(replica) = &mut member.replica {
-                replica.volume_snapshot_name.clone_from(&own.replica_name);
+                replica.name.clone_from(&self.members[place].replica);
             }
             run.members[place] = member;
         }
@@ -422,14 +421,15 @@ impl Leaders {
         let answers = &old.observed.answers;
         observed.answers =
             all().filter_map(|(to, from)| Some((to.claim.clone(), answers.get(&from.claim)?.clone()))).collect();
+        let object = |named: &Named| untyped::name(&named.replica);
         let refused = &old.observed.refused_replicas;
         observed.refused_replicas =
-            all().filter_map(|(to, from)| Some((to.replica.clone(), refused.get(&from.replica)?.clone()))).collect();
+            all().filter_map(|(to, from)| Some((object(to), refused.get(&object(from))?.clone()))).collect();
         let replicas = &old.observed.replicas;
         let replicas = all().enumerate().filter_map(|(place, (to, from))| {
-            let mut snapshot = self.snapshot(place, Shown::Made);
-            snapshot.status = replicas.get(&from.replica)?.status.clone();
-            Some((to.replica.clone(), snapshot))
+            let mut snapshot = untyped::object(&self.snapshot(place, Shown::Made));
+            snapshot.data["status"] = replicas.get(&object(from))?.data["status"].clone();
+            Some((object(to), snapshot))
         });
         observed.replicas = replicas.collect();
         let status = |status: &Arc<ReplicationStatus>| Arc::new(permute_status(status, order));
@@ -547,8 +547,8 @@ fn permute_status(status: &ReplicationStatus, order: Order) -> ReplicationStatus
         member.volume.clone_from(&own.volume);
         member.pod.clone_from(&own.pod);
         if let Some(replica) = &mut member.replica {
-            let own = own.replica.as_ref().map(|own| own.volume_snapshot_name.clone());
-            replica.volume_snapshot_name = own.unwrap_or_default();
+            let own = own.replica.as_ref().map(|own| own.name.clone());
+            replica.name = own.unwrap_or_default();
         }
         member
     });

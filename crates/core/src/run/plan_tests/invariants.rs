@@ -103,7 +103,7 @@ fn apply(world: &mut World, happening: Happening) {
         }
         Happening::Created(member) if world.cuts > 0 => world.created(member % members),
         Happening::Refused(member) => {
-            let name = world.run.members[member % members].replica_name.clone();
+            let name = fixtures::replica(&world.run.members[member % members]);
             world.observed.refused_replicas.insert(name, "quota".into());
         }
         Happening::Cut(member, usable) if world.cuts > 0 => world.snapshot(member % members, cut(usable)),
@@ -144,8 +144,8 @@ fn turn(world: &mut World) -> Result<(), TestCaseError> {
     let steps = world.turn();
 
     for step in &steps {
-        if let Step::Cut(snapshots) = step {
-            prop_assert_eq!(snapshots.len(), world.run.members.len());
+        if let Step::Ask(asks) = step {
+            prop_assert_eq!(asks.len(), world.run.members.len());
             for member in world.mounted() {
                 prop_assert!(holding.contains(&member), "P1: a cut, and {member} does not hold");
             }

@@ -16,8 +16,7 @@ use super::super::fixtures;
 use super::super::observed::{Answer, AnswerContent, Observed};
 use super::super::state::{Command, Member, MemberPod, Moment, Request, Run, Stage};
 use super::{Step, plan};
-use crate::replica::csi::snapshot_name;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
+use stillpoint_api::snapshot::{VolumeSnapshotError, VolumeSnapshotStatus};
 use stillpoint_api::{Blocker, ClaimReference, Mode, Phase, Protection, ReplicationStatus};
 
 pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,11 +76,7 @@ impl World {
                 observed.connected.insert(pod_uid(member));
                 MemberPod { name: format!("db-{member}"), uid: pod_uid(member), node: None, mount_path: "/data".into() }
             });
-            Member::new(
-                reference,
-                snapshot_name("nightly", "uid", 1, &format!("data-{member}"), &claim_uid(member)),
-                member_pod,
-            )
+            Member::new(reference, member_pod)
         });
         let members = members.collect();
         let request =
@@ -118,11 +113,11 @@ impl World {
                         self.observed.lost(to, [member.clone()]);
                     }
                 }
-                Step::Cut(snapshots) => {
+                Step::Ask(asks) => {
                     self.cuts += 1;
-                    self.observed.open_creations += snapshots.len();
+                    self.observed.open_creations += asks.len();
                 }
-                Step::DeleteReplicas(_) => self.deletions += 1,
+                Step::Remove(_) => self.deletions += 1,
                 Step::RecheckPods => self.observed.rechecked = true,
             }
         }
@@ -158,15 +153,8 @@ impl World {
     }
 
     pub fn snapshot(&mut self, member: usize, status: VolumeSnapshotStatus) {
-        let mut snapshot = VolumeSnapshot::new(
-            "x",
-            stillpoint_api::snapshot::VolumeSnapshotSpec {
-                volume_snapshot_class_name: None,
-                source: stillpoint_api::snapshot::VolumeSnapshotSource::default(),
-            },
-        );
-        snapshot.status = Some(status);
-        self.observed.replicas.insert(self.run.members[member].replica_name.clone(), snapshot);
+        let snapshot = fixtures::snapshot(Some(&status));
+        self.observed.replicas.insert(fixtures::replica(&self.run.members[member]), snapshot);
     }
 
     pub fn mounted(&self) -> Vec<usize> {

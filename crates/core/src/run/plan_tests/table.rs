@@ -118,7 +118,7 @@ fn every_mishap_ends_with_everything_given_back() {
         Case { name: "suspend: deleted", world: half_ready, happens: deleted, ends: aborted("Deleted") },
         Case { name: "suspend: another pod mounts", world: half_ready, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedByMorePods") },
         Case { name: "suspend: unmounted is mounted", world: unmounted, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedMeanwhile") },
-        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(w.run.members[1].replica_name.clone(), "quota".into())), ends: failed("SnapshotFailed") },
+        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(fixtures::replica(&w.run.members[1]), "quota".into())), ends: failed("SnapshotFailed") },
         Case { name: "cut: error", world: cutting, happens: |w| { w.created(1); w.snapshot(1, snapshot_error()); }, ends: failed("SnapshotFailed") },
         Case { name: "cut: too slow", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut(true)); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("CutTimeout") },
         Case { name: "cut: lost", world: cutting, happens: lost, ends: failed("AgentLost") },

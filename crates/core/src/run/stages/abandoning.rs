@@ -24,8 +24,7 @@ impl Draft<'_> {
         self.release_returned();
         // A creation that is still open could put a snapshot behind the deletion's back.
         if clean_up == CleanUp::Needed && self.observed.open_creations == 0 {
-            let names = self.run.members.iter().map(|member| member.replica_name.clone()).collect();
-            self.steps.push(Step::DeleteReplicas(names));
+            self.steps.push(Step::Remove(self.all_replicas()));
             self.run.stage = Stage::Abandoning { since, clean_up: CleanUp::Begun };
             return true;
         }

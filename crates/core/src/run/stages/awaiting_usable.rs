@@ -10,13 +10,9 @@ impl Draft<'_> {
     /// Outside the hold, nobody waits: replicas may take long to become usable.
     pub fn awaiting_usable(&mut self, since: Moment) -> bool {
         self.run.replica_trouble = self.look_at_replicas().map(|verdict| verdict.message);
-        let missing = self
-            .run
-            .members
-            .iter()
-            .find(|member| self.observed.watching && !self.observed.replicas.contains_key(&member.replica_name));
-        if let Some(member) = missing {
-            let message = format!("VolumeSnapshot {} was deleted before it could be used", member.replica_name);
+        let missing = self.find_replica(|replica| replica.cut.is_none()).filter(|_| self.observed.watching);
+        if let Some(missing) = missing {
+            let message = format!("{} {} was deleted before it could be used", self.words().kind, missing.name);
             return self.abandon(Verdict::new("ReplicaDeleted", message));
         }
         let usable = |member: &Member| member.replica.as_ref().is_some_and(|replica| replica.ready_to_use);
@@ -28,8 +24,10 @@ impl Draft<'_> {
         }
         let trouble = self.run.replica_trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
         let message = format!(
-            "VolumeSnapshot {} was not readyToUse within {READY_TO_USE_TIMEOUT:?}{trouble}",
-            waiting.replica_name
+            "{} {} {} within {READY_TO_USE_TIMEOUT:?}{trouble}",
+            self.words().kind,
+            self.replica_name(waiting),
+            self.words().unusable
         );
         self.abandon(Verdict::new("ReplicaNotUsable", message))
     }

@@ -1,48 +1,37 @@
 //! Every member holds, and replicas are asked for.
 
-use stillpoint_api::{DeletionPolicy, Phase, ReplicaStatus};
+use stillpoint_api::{Phase, ReplicaStatus};
 
 use super::super::plan::{Draft, Step};
 use super::super::replicas::is_cut;
 use super::super::state::{Stage, Verdict};
-use crate::replica::csi::{SnapshotRequest, snapshot};
 
 impl Draft<'_> {
     /// Asks for all replicas at once. Only called when every member holds.
     pub fn begin_cut(&mut self) -> bool {
+        // Nobody gets here without a kind: membership refuses that.
+        let Some(kind) = self.request.kind else { return self.begin_release() };
+        let words = kind.words();
         // What was there before the hold shows another moment, whoever made it: it must never pass for this cut.
-        let early = self.run.members.iter().find(|member| self.observed.replicas.contains_key(&member.replica_name));
-        if let Some(member) = early {
+        if let Some(early) = self.find_replica(|replica| replica.cut.is_some()) {
             let message = format!(
-                "VolumeSnapshot {} was there before the hold, so it cannot show this cut; it is deleted, and another ConsistencyGroupReplication can be created",
-                member.replica_name
+                "{} {} was there before the hold, so it cannot show this cut; it is deleted, and another ConsistencyGroupReplication can be created",
+                words.kind, early.name
             );
             return self.abandon(Verdict::new("ReplicaExists", message));
         }
         self.run.cut_requested = Some(self.now);
         self.run.stage = Stage::Cutting;
         self.enter(Phase::Replicating);
-        let owner = match self.request.deletion_policy {
-            DeletionPolicy::Delete => self.request.owner.clone(),
-            DeletionPolicy::Retain => None,
-        };
-        let snapshots = self.run.members.iter().map(|member| {
-            snapshot(&SnapshotRequest {
-                replication: &self.request.name,
-                replication_uid: &self.request.uid,
-                namespace: &self.request.namespace,
-                attempt: self.run.attempt,
-                claim: &member.claim.name,
-                claim_uid: &member.claim.uid,
-                class: member.class.as_deref(),
-                owner: owner.clone(),
-            })
-        });
-        self.steps.push(Step::Cut(snapshots.collect()));
+        let mut judged = self.judged();
+        let members: Vec<_> = self.run.members.iter().map(|member| (&member.claim, &member.recipe)).collect();
+        let asks = kind.ask(&self.request.run_id(self.run.attempt), &members);
+        self.steps.push(Step::Ask(asks));
         for member in &mut self.run.members {
             member.requested = Some(self.now);
             member.replica = Some(ReplicaStatus {
-                volume_snapshot_name: member.replica_name.clone(),
+                kind: words.kind.to_owned(),
+                name: judged.remove(&member.claim.uid).map(|replica| replica.name).unwrap_or_default(),
                 requested_at: Some(self.now.micro_time()),
                 ..ReplicaStatus::default()
             });
@@ -56,14 +45,14 @@ impl Draft<'_> {
             return self.abandon(verdict);
         }
         if self.cut_deadline().is_some_and(|end| end <= self.now.monotonic) {
-            let late =
-                self.run.members.iter().filter(|member| !is_cut(member)).map(|member| member.replica_name.as_str());
-            let late: Vec<&str> = late.collect();
+            let late: Vec<_> = self.run.members.iter().filter(|member| !is_cut(member)).collect();
             let message = format!(
-                "{} of {} VolumeSnapshots had no creationTime within holdTimeout (first: {}); see their events, or raise holdTimeout",
+                "{} of {} {} {} within holdTimeout (first: {}); see their events, or raise holdTimeout",
                 late.len(),
                 self.run.members.len(),
-                late.first().unwrap_or(&"none")
+                self.words().many,
+                self.words().uncut,
+                late.first().map_or_else(|| "none".to_owned(), |member| self.replica_name(member))
             );
             return self.abandon(Verdict::new("CutTimeout", message));
         }
