@@ -80,11 +80,11 @@ impl Executor {
     /// Carries out a step. What takes time goes on in the background, bounded by its own limits, and reports an [`Outcome`].
     pub fn execute(&self, step: Step, observed: &mut Observed) {
         match step {
-            Step::Send { member, pod_uid, command, message } => {
-                observed.asking(&member);
-                if let Err(error) = self.sessions.send(&pod_uid, message) {
-                    tracing::warn!(?command, %member, %pod_uid, %error, "a command could not be sent");
-                    observed.lost(&pod_uid, [member]);
+            Step::Send { to, command, message } => {
+                observed.asking(&to);
+                if let Err(error) = self.sessions.send(&to.agent, message) {
+                    tracing::warn!(?command, member = to.claim, agent = %to.agent, %error, "a command could not be sent");
+                    observed.lost(&to.agent.clone(), [to]);
                 }
             }
             Step::Cut(snapshots) => {

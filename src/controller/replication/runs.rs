@@ -232,9 +232,8 @@ async fn run_to_end(
         attempt: run.attempt,
         outcomes: outcomes_in,
     };
-    let pods = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
-    let agents = context.sessions.attach(&request.uid, pods.clone());
-    observed.connected = pods.filter(|pod| context.sessions.connected(pod)).collect();
+    let agents = context.sessions.attach(&request.uid, run.agents());
+    observed.connected = run.agents().filter(|agent| context.sessions.connected(agent)).collect();
     let writer = StatusWriter::start(context.client.clone(), context.events.clone(), object);
     let wheel = Wheel {
         context,
@@ -458,21 +457,17 @@ impl Wheel<'_> {
 
     fn hear(&mut self, event: Option<AgentEvent>) {
         match event {
-            Some(AgentEvent::Connected { pod_uid }) => {
-                self.observed.connected.insert(pod_uid);
+            Some(AgentEvent::Connected { agent }) => {
+                self.observed.connected.insert(agent);
             }
-            Some(AgentEvent::Lost { pod_uid }) => {
-                let members =
-                    self.run.members.iter().filter(|member| member.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid));
-                self.observed.lost(&pod_uid, members.map(|member| member.claim.uid.clone()));
-            }
-            Some(AgentEvent::Report { pod_uid, report }) => {
+            Some(AgentEvent::Lost { agent }) => self.observed.lost(&agent, self.run.assigned_to(&agent)),
+            Some(AgentEvent::Report { agent, report }) => {
                 let now = self.context.now();
-                match answers::accept(&self.request, &self.run, &self.observed.pods, &pod_uid, report, now) {
-                    Ok((member, answer)) => {
-                        self.observed.answers.insert(member, answer);
+                match answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now) {
+                    Ok((assignment, answer)) => {
+                        self.observed.answers.insert(assignment, answer);
                     }
-                    Err(reason) => tracing::warn!(name = self.request.name, %pod_uid, %reason, "a report was dropped"),
+                    Err(reason) => tracing::warn!(name = self.request.name, %agent, %reason, "a report was dropped"),
                 }
             }
             None => {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use kube::core::{Selector, SelectorExt};
 
+use super::agents::AgentRef;
+use super::assignments::Mount;
 use super::facts::{Claim, PodFacts};
-use super::state::{Member, MemberPod, Request, Verdict};
+use super::state::{Member, Request, Verdict};
 use crate::limits::{MAX_HOLD, MAX_MEMBERS};
 use crate::replica::csi::{Class, choose_class, snapshot_name};
 use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Mode, Source};
@@ -175,9 +177,11 @@ fn resolve_member(
     check_filesystem(claim)?;
     check_not_taken(candidates, claim)?;
     let pod = find_pod(candidates, claim)?;
+    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
     let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
     let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-    let mut member = Member::new(reference, name, pod);
+    let mut member = Member::new(reference, name, mounts, agents);
     member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();
     if request.mode == Mode::Replicate {
         member.class = Some(find_class(spec, candidates, claim, &member.driver)?);
@@ -229,8 +233,8 @@ fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict
     ))
 }
 
-/// The one pod that mounts the claim, if any does, and how its agent reaches it.
-fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>, Verdict> {
+/// The one pod that mounts the claim, if any does, and whose agent reaches it.
+fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a PodFacts>, Verdict> {
     let pods: Vec<&PodFacts> = candidates.pods.iter().filter(|pod| pod.claims.contains(&claim.name)).collect();
     let pod = match pods.as_slice() {
         [] => return Ok(None),
@@ -272,12 +276,7 @@ fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>,
                 pod.name, claim.name
             ),
         )),
-        Some(mount) => Ok(Some(MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: mount.path.clone(),
-        })),
+        Some(_) => Ok(Some(pod)),
     }
 }
 
