@@ -10,6 +10,7 @@ use kube::{Client, Resource, ResourceExt};
 use stillpoint_api::ConsistencyGroupReplication;
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, RUN_QUEUE};
 use stillpoint_core::replica::removal::Removal;
+use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::driver::{Driver, Over, Settings};
 use stillpoint_core::run::effect::{Effect, Input, Interest, Refused};
 use stillpoint_core::run::state::{Moment, Stage};
@@ -162,10 +163,10 @@ impl Shell {
                 self.hear(following);
                 return true;
             }
-            Effect::Send { member, agent, command, message } => {
-                if let Err(error) = self.context.sessions.send(&agent, message) {
-                    tracing::warn!(?command, %member, %agent, %error, "a command could not be sent");
-                    self.hear(Input::Unsent(member, agent));
+            Effect::Send { to, command, message } => {
+                if let Err(error) = self.context.sessions.send(&to.agent, message) {
+                    tracing::warn!(?command, member = to.claim, agent = %to.agent, %error, "a command could not be sent");
+                    self.hear(Input::Unsent(to));
                     return true;
                 }
             }
@@ -191,7 +192,7 @@ impl Shell {
         false
     }
 
-    async fn follow(&mut self, interest: Interest, agents: BTreeSet<String>) -> Input {
+    async fn follow(&mut self, interest: Interest, agents: BTreeSet<AgentKey>) -> Input {
         self.interest = interest.clone();
         let watches = Watches::start(&self.context.client, &self.namespace, &self.uid, interest).await;
         let (watches, facts) = match watches {
@@ -246,9 +247,9 @@ impl Shell {
 
     fn hear_agent(&mut self, event: Option<AgentEvent>) {
         let input = match event {
-            Some(AgentEvent::Connected { pod_uid }) => Input::Connected(pod_uid),
-            Some(AgentEvent::Lost { pod_uid }) => Input::Lost(pod_uid),
-            Some(AgentEvent::Report { pod_uid, report }) => Input::Report(pod_uid, report),
+            Some(AgentEvent::Connected { agent }) => Input::Connected(agent),
+            Some(AgentEvent::Lost { agent }) => Input::Lost(agent),
+            Some(AgentEvent::Report { agent, report }) => Input::Report(agent, report),
             None => {
                 self.agents = None;
                 Input::Missed

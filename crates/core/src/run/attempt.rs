@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stillpoint_api::{ConsistencyGroupReplication, Mode};
 
+use super::agents::{AgentKey, AssignmentKey};
 use super::answers;
 use super::effect::{Effect, Facts, Input, Interest, Refused};
 use super::happened::Told;
@@ -44,7 +45,7 @@ impl AttemptDriver {
         run: Run,
         object: ConsistencyGroupReplication,
         facts: Facts,
-        agents: BTreeSet<String>,
+        agents: BTreeSet<AgentKey>,
     ) -> Self {
         let Facts { claims, pods, replicas } = facts;
         Self {
@@ -75,11 +76,11 @@ impl AttemptDriver {
             Input::Report(agent, report) if !self.missed => {
                 let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 // One that does not count is another attempt's, or a stranger's.
-                if let Ok((member, answer)) = answer {
-                    self.observed.answers.insert(member, answer);
+                if let Ok((assignment, answer)) = answer {
+                    self.observed.answers.insert(assignment, answer);
                 }
             }
-            Input::Unsent(member, agent) => self.observed.lost(&agent, [member]),
+            Input::Unsent(to) => self.observed.lost(&to.agent.clone(), [to]),
             Input::Missed => {
                 self.missed = true;
                 self.cut_off("the controller could not keep up with its agents' answers");
@@ -143,7 +144,7 @@ impl AttemptDriver {
     /// What the attempt is about.
     pub fn interest(request: &Request, run: &Run) -> Effect {
         let claims = run.members.iter().map(|member| (member.claim.uid.clone(), member.claim.name.clone()));
-        let agents = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
+        let agents = run.members.iter().flat_map(|member| &member.assignments).map(|one| one.agent.key());
         let replicas = request.kind.filter(|_| request.mode == Mode::Replicate);
         Effect::Follow { interest: Interest { claims: claims.collect(), replicas }, agents: agents.collect() }
     }
@@ -166,9 +167,9 @@ impl AttemptDriver {
 
     fn effect(&mut self, step: Step) -> Effect {
         match step {
-            Step::Send { member, pod_uid, command, message } => {
-                self.observed.asking(&member);
-                Effect::Send { member, agent: pod_uid, command, message }
+            Step::Send { to, command, message } => {
+                self.observed.asking(&to);
+                Effect::Send { to, command, message }
             }
             Step::Ask(asks) => {
                 self.observed.open_creations += asks.len();
@@ -188,10 +189,11 @@ impl AttemptDriver {
         if news.is_empty() { Vec::new() } else { vec![Effect::Tell(news)] }
     }
 
-    fn lost(&mut self, agent: &str) {
-        let members = self.run.members.iter().filter(|member| member.pod.as_ref().is_some_and(|pod| pod.uid == agent));
-        let claims: Vec<String> = members.map(|member| member.claim.uid.clone()).collect();
-        self.observed.lost(agent, claims);
+    fn lost(&mut self, agent: &AgentKey) {
+        let responsible =
+            self.run.members.iter().filter(|member| member.assignments.iter().any(|one| one.agent.has_key(agent)));
+        let lost: Vec<_> = responsible.map(|member| AssignmentKey::new(&member.claim.uid, agent.clone())).collect();
+        self.observed.lost(agent, lost);
     }
 
     fn cut_off(&mut self, why: &str) {

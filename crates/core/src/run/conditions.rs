@@ -134,12 +134,9 @@ fn progress(run: &Run, observed: &Observed) -> String {
     match &run.stage {
         Stage::Declaring => waits("the members are known; no agent was asked yet"),
         Stage::Preparing => {
-            let absent = run.members.iter().find_map(|member| {
-                let pod = member.pod.as_ref()?;
-                (!observed.connected.contains(&pod.uid)).then_some(&pod.name)
-            });
-            match absent {
-                Some(pod) => format!("waiting for the agent of pod {pod} to connect"),
+            let mut agents = run.assignments().map(|(_, one)| &one.agent);
+            match agents.find(|agent| !observed.connected.contains(&agent.key())) {
+                Some(agent) => format!("waiting for {agent} to connect"),
                 None => waits("agents look whether anything stands in the way; writes go on"),
             }
         }
@@ -220,11 +217,10 @@ fn consistent(request: &Request, run: &Run) -> Claimed {
 }
 
 fn blocked(run: &Run) -> Claimed {
-    let blockers = |member: &Member| member.blockers.len() + member.more_blockers as usize;
-    let first = run.members.iter().find_map(|member| Some((member, member.blockers.first()?)));
+    let first = run.members.iter().find_map(|member| Some((member, member.blockers().next()?)));
     match first {
         Some((member, blocker)) if run.phase() != Phase::Done => {
-            let all: usize = run.members.iter().map(blockers).sum();
+            let all: usize = run.members.iter().map(Member::count_blockers).sum();
             let more = if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() };
             claimed("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
         }

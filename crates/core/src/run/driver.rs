@@ -15,6 +15,7 @@ use std::time::Duration;
 use kube::{Resource, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase};
 
+use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
 use super::effect::{Effect, Facts, Input, Refused, Storage};
 use super::goodbye::{Goodbye, with_finalizer};
@@ -374,7 +375,7 @@ impl Driver {
     fn followed(
         &mut self,
         beginning: Beginning,
-        following: Result<(Box<Facts>, BTreeSet<String>), String>,
+        following: Result<(Box<Facts>, BTreeSet<AgentKey>), String>,
         now: Moment,
     ) -> Life {
         let (facts, agents) = match following {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::DynamicObject;
 use stillpoint_api::ConsistencyGroupReplication;
 
+use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::happened::Happened;
 use super::state::Command;
@@ -83,15 +84,13 @@ pub enum Effect {
     Follow {
         /// What the run is about.
         interest: Interest,
-        /// UIDs of the pods whose agents it commands.
-        agents: BTreeSet<String>,
+        /// The agents that it commands.
+        agents: BTreeSet<AgentKey>,
     },
     /// Queue a command for an agent. One that cannot be queued is told of at once by [`Input::Unsent`].
     Send {
-        /// UID of the member's claim.
-        member: String,
-        /// UID of the pod whose agent is commanded.
-        agent: String,
+        /// Whom, and about which member.
+        to: AssignmentKey,
         /// Which command it is.
         command: Command,
         /// The command.
@@ -132,7 +131,7 @@ pub enum Input {
     /// Claims that belong to other runs: UID of the claim, name of the replication.
     Reserved(BTreeMap<String, String>),
     /// What the run is about as it is now, and the agents that are connected; or why it cannot be followed.
-    Following(Result<(Box<Facts>, BTreeSet<String>), String>),
+    Following(Result<(Box<Facts>, BTreeSet<AgentKey>), String>),
     /// A claim; `None`: it is gone.
     Claim(String, Option<Claim>),
     /// A pod; `None`: it is gone, or finished.
@@ -142,13 +141,13 @@ pub enum Input {
     /// The object is being deleted, or is gone.
     Deletion,
     /// The session of this agent can be used.
-    Connected(String),
+    Connected(AgentKey),
     /// The session of this agent ended.
-    Lost(String),
+    Lost(AgentKey),
     /// This agent reports.
-    Report(String, Report),
-    /// A command could not be queued: member, agent.
-    Unsent(String, String),
+    Report(AgentKey, Report),
+    /// A command could not be queued.
+    Unsent(AssignmentKey),
     /// Events of agents were missed.
     Missed,
     /// How something that was asked for ended: the object, or why there is none, or none is known of.

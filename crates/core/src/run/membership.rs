@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use kube::core::{Selector, SelectorExt};
 
+use super::agents::AgentRef;
+use super::assignments::Mount;
 use super::facts::{Claim, PodFacts};
-use super::state::{Member, MemberPod, Request, Verdict};
+use super::state::{Member, Request, Verdict};
 use crate::limits::{MAX_HOLD, MAX_MEMBERS};
 use crate::replica::MemberFacts;
 use crate::replica::ask::Recipe;
@@ -177,8 +179,10 @@ fn resolve_member(
     check_filesystem(claim)?;
     check_not_taken(candidates, claim)?;
     let pod = find_pod(candidates, claim)?;
+    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
     let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-    let mut member = Member::new(reference, pod);
+    let mut member = Member::new(reference, mounts, agents);
     member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();
     member.recipe = find_recipe(spec, request, candidates, &MemberFacts { claim, driver: &member.driver })?;
     member.volume = volume.to_owned();
@@ -228,8 +232,8 @@ fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict
     ))
 }
 
-/// The one pod that mounts the claim, if any does, and how its agent reaches it.
-fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>, Verdict> {
+/// The one pod that mounts the claim, if any does, and whose agent reaches it.
+fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a PodFacts>, Verdict> {
     let pods: Vec<&PodFacts> = candidates.pods.iter().filter(|pod| pod.claims.contains(&claim.name)).collect();
     let pod = match pods.as_slice() {
         [] => return Ok(None),
@@ -271,12 +275,7 @@ fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>,
                 pod.name, claim.name
             ),
         )),
-        Some(mount) => Ok(Some(MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: mount.path.clone(),
-        })),
+        Some(_) => Ok(Some(pod)),
     }
 }
 

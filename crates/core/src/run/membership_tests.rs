@@ -89,8 +89,9 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
         (2, "uid-a", "pv-a", "csi.example")
     );
     assert_eq!(member.recipe.class.as_deref(), Some("fast"));
-    let pod = member.pod.as_ref().unwrap();
-    assert_eq!((&*pod.uid, &*pod.mount_path), ("uid-db-a", "/data"));
+    let agent = &member.assignments[0].agent;
+    assert_eq!((&*member.mounts[0].uid, agent.mount_path()), ("uid-db-a", "/data"));
+    assert_eq!(agent.key().as_str(), "uid-db-a");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn every_member_that_is_refused_says_why() {
     let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!(refusal.verdict.reason, "ClaimNotFound");
     assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
-    let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
+    let reasons = |member: &Member| member.blockers().map(|blocker| blocker.reason).collect::<Vec<_>>();
     let members: Vec<_> =
         refusal.members.iter().map(|member| (&*member.claim.name, &*member.claim.uid, reasons(member))).collect();
     assert_eq!(
@@ -169,7 +170,7 @@ fn a_check_needs_no_snapshots() {
 fn a_claim_that_no_pod_mounts_is_a_member() {
     let mut group = group();
     group.candidates.pods.clear();
-    assert!(resolved(&group).unwrap().iter().all(|member| member.pod.is_none()));
+    assert!(resolved(&group).unwrap().iter().all(|member| member.mounts.is_empty() && member.assignments.is_empty()));
 }
 
 #[test]

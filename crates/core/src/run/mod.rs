@@ -3,7 +3,9 @@
 //! [`plan`] decides, and each stage of a run has its functions; [`membership`] says who the members are, [`resume`] takes up
 //! what another controller has begun, [`report`] renders what users see.
 
+pub mod agents;
 pub mod answers;
+pub mod assignments;
 pub mod attempt;
 pub mod conditions;
 mod disturbances;

@@ -2,6 +2,8 @@
 
 use stillpoint_api::{Blocker, MemberState};
 
+use super::agents::AgentRef;
+use super::observed::Observed;
 use super::plan::Draft;
 use super::state::{Refused, Stage, Verdict};
 use crate::limits::{MAX_ROUNDS, ROUND_PAUSE};
@@ -9,8 +11,9 @@ use crate::limits::{MAX_ROUNDS, ROUND_PAUSE};
 impl Draft<'_> {
     /// `Some` when an agent refused: whether that moved the run.
     pub fn handle_refusals(&mut self) -> Option<bool> {
-        let refused = |how| self.run.members.iter().any(|member| member.refused == Some(how));
-        if refused(Refused::ForGood) {
+        let refused = |how| self.run.members.iter().any(|member| member.is_refused(how));
+        let blind = self.run.members.iter().any(|member| member.uncovered().is_some());
+        if blind || refused(Refused::ForGood) {
             let verdict = self.not_ready("NotReady", "an agent cannot suspend its member");
             return Some(self.abandon(verdict));
         }
@@ -40,58 +43,54 @@ impl Draft<'_> {
         self.abandon(verdict)
     }
 
-    /// A member that is not ready and says nothing gets a blocker that says so.
+    /// An agent that is not ready and says nothing gets a blocker that says so.
     fn blame_the_silent(&mut self) {
-        for index in 0..self.run.members.len() {
-            let member = &self.run.members[index];
-            let Some(pod) = &member.pod else { continue };
-            let expected =
-                matches!(member.state, MemberState::Pending | MemberState::Preparing | MemberState::Suspending);
-            if !expected || !member.blockers.is_empty() {
-                continue;
+        let observed = self.observed;
+        for member in &mut self.run.members {
+            for one in &mut member.assignments {
+                let expected =
+                    matches!(one.state, MemberState::Pending | MemberState::Preparing | MemberState::Suspending);
+                if expected && one.blockers.is_empty() {
+                    one.blockers.push(silence(&one.agent, &member.claim.name, observed));
+                    one.state = MemberState::NotReady;
+                }
             }
-            let claim = &member.claim.name;
-            let running = self.observed.pods.get(&pod.uid).is_some_and(|pod| pod.running);
-            let (reason, message) = if !running {
-                (
-                    "PodNotRunning",
-                    format!(
-                        "pod {}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start",
-                        pod.name
-                    ),
-                )
-            } else if !self.is_connected(member) {
-                (
-                    "AgentNotConnected",
-                    format!(
-                        "the agent of pod {}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; see the logs of its container stillpoint-agent",
-                        pod.name
-                    ),
-                )
-            } else {
-                (
-                    "AgentSilent",
-                    format!(
-                        "the agent of pod {} did not answer for PersistentVolumeClaim {claim} in time; see the logs of its container stillpoint-agent",
-                        pod.name
-                    ),
-                )
-            };
-            let blocker = Blocker { reason: reason.into(), message, pod: Some(pod.name.clone()), ..Blocker::default() };
-            let member = &mut self.run.members[index];
-            member.state = MemberState::NotReady;
-            member.blockers.push(blocker);
         }
     }
 
     /// The verdict over members that were not ready: the first blocker, and how many more there are.
     pub fn not_ready(&self, reason: &str, message: &str) -> Verdict {
-        let blocked = || self.run.members.iter().filter(|member| !member.blockers.is_empty());
-        let Some((member, first)) = blocked().find_map(|member| Some((member, member.blockers.first()?))) else {
-            return Verdict::new(reason, message);
-        };
-        let all: usize = blocked().map(|member| member.blockers.len() + member.more_blockers as usize).sum();
+        let mut blocked = self.run.members.iter().filter_map(|member| Some((member, member.blockers().next()?)));
+        let Some((member, first)) = blocked.next() else { return Verdict::new(reason, message) };
+        let all = blocked.fold(member.count_blockers(), |all, (member, _)| all + member.count_blockers());
         let more = if all > 1 { format!(" (and {} more, see status.members)", all - 1) } else { String::new() };
         Verdict::new(&first.reason, format!("{}: {}{more}", member.claim.name, first.message))
     }
+}
+
+/// Why an agent says nothing of the claim of this name, as far as it can be seen from here.
+fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
+    let pod = &agent.own_pod().name;
+    let running = agent.watched_pod(&observed.pods).is_some_and(|pod| pod.running);
+    let (reason, message) = if !running {
+        (
+            "PodNotRunning",
+            format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
+        )
+    } else if !observed.connected.contains(&agent.key()) {
+        (
+            "AgentNotConnected",
+            format!(
+                "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; see the logs of its container stillpoint-agent"
+            ),
+        )
+    } else {
+        (
+            "AgentSilent",
+            format!(
+                "{agent} did not answer for PersistentVolumeClaim {claim} in time; see the logs of its container stillpoint-agent"
+            ),
+        )
+    };
+    Blocker { reason: reason.into(), message, pod: Some(pod.clone()), ..Blocker::default() }
 }

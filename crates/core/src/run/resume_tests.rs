@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::agents::AgentKey;
 use super::super::facts::AgentMount;
 use super::super::fixtures;
 use super::super::observed::Observed;
@@ -15,7 +16,7 @@ fn request() -> Request {
 }
 
 fn status(phase: Phase) -> ReplicationStatus {
-    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, None);
+    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, Vec::new(), Vec::new());
     let mut status = super::super::report::render(
         &request(),
         &Run::new(vec![member], ReplicationStatus::default(), now()),
@@ -46,7 +47,7 @@ fn found() -> Observed {
     };
     let mut observed = Observed { watching: true, ..Observed::default() };
     observed.pods.insert("pod".into(), pod);
-    observed.connected.insert("pod".into());
+    observed.connected.insert(AgentKey::of_pod("pod"));
     observed
 }
 
@@ -62,10 +63,9 @@ fn a_hold_that_was_not_proven_is_void() {
         let mut observed = found();
         let run = resume(&request(), &status(phase), &observed.pods, now());
         let first = plan(&request(), &run, &observed, now());
-        let releases = first
-            .steps
-            .iter()
-            .filter(|step| matches!(step, Step::Send { command: Command::Release, pod_uid, .. } if pod_uid == "pod"));
+        let releases = first.steps.iter().filter(
+            |step| matches!(step, Step::Send { command: Command::Release, to, .. } if to.agent.as_str() == "pod"),
+        );
         assert_eq!(releases.count(), 1, "{phase:?}: what was asked is released");
         assert!(first.steps.iter().any(|step| matches!(step, Step::Remove(_))), "{phase:?}: what was cut is void");
         observed.deleted_replicas = Some(left_behind);
@@ -263,15 +263,15 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
         for step in &planned.steps {
             match step {
                 Step::Ask(_) => prop_assert!(false, "a run that is taken up cuts nothing"),
-                Step::Send { command, member, .. } => {
+                Step::Send { command, to, .. } => {
                     prop_assert_eq!(*command, Command::Release, "a run that is taken up asks for nothing");
-                    observed.asking(member);
+                    observed.asking(to);
                     let content = super::super::observed::AnswerContent::Released {
                         unbroken: true,
                         reason: String::new(),
                         suspended: Duration::ZERO,
                     };
-                    observed.answers.insert(member.clone(), super::super::observed::Answer { at: now, content });
+                    observed.answers.insert(to.clone(), super::super::observed::Answer { at: now, content });
                 }
                 Step::Remove(_) => observed.deleted_replicas = Some(0),
                 Step::RecheckPods => observed.rechecked = true,

@@ -5,14 +5,15 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
-use super::facts::RunningContainer;
+use super::agents::AgentRef;
+use super::assignments::{Assignment, Mount, Standing};
 use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
 use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
 use stillpoint_api::{
-    Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
-    ReplicationStatus, Retry,
+    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, ReplicaStatus, ReplicationStatus,
+    Retry,
 };
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -92,19 +93,6 @@ impl Request {
     }
 }
 
-/// The pod that mounts a member, and how its agent reaches it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MemberPod {
-    /// Name.
-    pub name: String,
-    /// UID: a new pod of the same name is another pod.
-    pub uid: String,
-    /// The node, once it is scheduled.
-    pub node: Option<String>,
-    /// Where the agent's container mounts the claim.
-    pub mount_path: String,
-}
-
 /// A command to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -147,30 +135,13 @@ pub struct Member {
     pub driver: String,
     /// How its replica will be made.
     pub recipe: Recipe,
-    /// The pod that mounts it; `None`: nobody does.
-    pub pod: Option<MemberPod>,
-    /// How far it is.
-    pub state: MemberState,
-    /// How its writes are suspended.
-    pub method: Option<Method>,
-    /// What gives the writes back if its agent dies.
-    pub protection: Option<Protection>,
-    /// What stands in its way.
-    pub blockers: Vec<Blocker>,
-    /// Blockers that are not listed.
-    pub more_blockers: u32,
-    /// The last command that was sent to its agent in this round.
-    pub asked: Option<Command>,
-    /// The containers that its agent was told to see.
-    pub asked_containers: Vec<RunningContainer>,
-    /// Its agent refused; the value says whether asking again may help.
-    pub refused: Option<Refused>,
-    /// It holds, or held.
-    pub ready: Option<Ready>,
-    /// Its writes were given back.
-    pub released: Option<Released>,
-    /// How long its writes were suspended, by the agent's clock.
-    pub suspended_for: Option<Duration>,
+    /// The pods that mount it: who writes.
+    pub mounts: Vec<Mount>,
+    /// The agents that are responsible for it: whom to ask, and how far each of them is.
+    pub assignments: Vec<Assignment>,
+    /// What is shown of a member that nobody is asked about, other than that nobody mounts it: why it was refused, or what an
+    /// earlier controller knew of it.
+    pub unassigned: Option<Standing>,
     /// Its replica, once it was asked for.
     pub replica: Option<ReplicaStatus>,
     /// When its replica was asked for.
@@ -187,26 +158,16 @@ pub enum Refused {
 }
 
 impl Member {
-    /// A member that nothing was asked of yet.
-    pub fn new(claim: ClaimReference, pod: Option<MemberPod>) -> Self {
-        let state = if pod.is_some() { MemberState::Pending } else { MemberState::Unmounted };
+    /// A member that nothing was asked of yet: what these pods mount and these agents are responsible for.
+    pub fn new(claim: ClaimReference, mounts: Vec<Mount>, agents: Vec<AgentRef>) -> Self {
         Self {
             claim,
             volume: String::new(),
             driver: String::new(),
             recipe: Recipe::default(),
-            pod,
-            state,
-            method: None,
-            protection: None,
-            blockers: Vec::new(),
-            more_blockers: 0,
-            asked: None,
-            asked_containers: Vec::new(),
-            refused: None,
-            ready: None,
-            released: None,
-            suspended_for: None,
+            mounts,
+            assignments: agents.into_iter().map(Assignment::new).collect(),
+            unassigned: None,
             replica: None,
             requested: None,
         }
@@ -219,17 +180,8 @@ impl Member {
             message: printable(&verdict.message, MAX_MESSAGE_CHARS),
             ..Blocker::default()
         };
-        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, None) }
-    }
-
-    /// Whether its agent was asked for something and has not said since that it let go.
-    pub fn owes_release(&self) -> bool {
-        self.asked.is_some() && self.released.is_none()
-    }
-
-    /// Whether its writes may be suspended now, as far as the controller knows.
-    pub fn may_be_suspended(&self) -> bool {
-        self.owes_release() && matches!(self.asked, Some(Command::Suspend | Command::Release))
+        let standing = Standing { blockers: vec![blocker], ..Standing::new(MemberState::NotReady) };
+        Self { unassigned: Some(standing), ..Self::new(claim, Vec::new(), Vec::new()) }
     }
 }
 

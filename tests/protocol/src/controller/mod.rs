@@ -20,14 +20,15 @@ use std::time::Duration;
 use kube::core::DynamicObject;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ClaimReference, Mode, Phase, PhaseEntry, ReplicationStatus};
-use stillpoint_core::replica::KINDS;
-use stillpoint_core::replica::seen::ObjectName;
+use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::run::agents::{AgentKey, AgentRef};
 use stillpoint_core::run::answers;
+use stillpoint_core::run::assignments::Mount;
 use stillpoint_core::run::facts::{Claim, PodFacts};
 use stillpoint_core::run::observed::Observed;
 use stillpoint_core::run::plan::{Step, plan};
 use stillpoint_core::run::resume::resume;
-use stillpoint_core::run::state::{Member, MemberPod, Moment, Request, Run, Stage};
+use stillpoint_core::run::state::{Member, Moment, Request, Run, Stage};
 use stillpoint_core::wire::ControllerMessage;
 use stillpoint_core::wire::agent_message::Report;
 
@@ -174,8 +175,7 @@ impl Controller {
         if object.status != *before {
             return Err(Changed);
         }
-        let members = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
-        observed.connected = members.filter(|pod| sessions.contains(pod)).collect();
+        observed.connected = run.agents().filter(|agent| sessions.contains(agent.as_str())).collect();
         observed.deleted = object.deleting;
         Ok(Some(Self {
             request,
@@ -195,15 +195,15 @@ impl Controller {
     pub fn hear(&mut self, event: Event, now: Moment) {
         match event {
             Event::Connected(pod) if self.attached && self.is_member_pod(&pod) => {
-                self.observed.connected.insert(pod);
+                self.observed.connected.insert(AgentKey::of_pod(pod));
             }
             Event::Lost(pod) if self.attached && self.is_member_pod(&pod) => {
-                let members = self.run.members.iter().filter(|member| is_pod_of(member, &pod));
-                let claims: Vec<String> = members.map(|member| member.claim.uid.clone()).collect();
-                self.observed.lost(&pod, claims);
+                let agent = AgentKey::of_pod(pod);
+                self.observed.lost(&agent, self.run.assigned_to(&agent));
             }
             Event::Report(pod, report) if self.attached && self.asked.contains(&pod) => {
-                let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &pod, report, now);
+                let agent = AgentKey::of_pod(pod);
+                let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 if let Ok((member, answer)) = answer {
                     self.observed.answers.insert(member, answer);
                 }
@@ -293,13 +293,14 @@ impl Controller {
 
     fn execute(&mut self, step: Step, outputs: &mut Vec<Output>) {
         match step {
-            Step::Send { member, pod_uid: pod, message, .. } => {
-                self.observed.asking(&member);
+            Step::Send { to, message, .. } => {
+                self.observed.asking(&to);
+                let pod = to.agent.as_str().to_owned();
                 self.asked.insert(pod.clone());
                 if self.sessions.contains(&pod) {
                     outputs.push(Output::Send { pod, message });
                 } else {
-                    self.observed.lost(&pod, [member]);
+                    self.observed.lost(&to.agent.clone(), [to]);
                 }
             }
             Step::Ask(asks) => {
@@ -322,7 +323,7 @@ impl Controller {
 
 /// Whether a member is mounted by the pod of this UID.
 pub fn is_pod_of(member: &Member, pod: &str) -> bool {
-    member.pod.as_ref().is_some_and(|own| own.uid == pod)
+    member.mounts.iter().any(|own| own.uid == pod)
 }
 
 fn seen(snapshots: BTreeMap<String, VolumeSnapshot>) -> BTreeMap<ObjectName, DynamicObject> {
@@ -360,13 +361,9 @@ fn members(spec: &Spec, store: &Store) -> Vec<Member> {
     let member = |claim: &Claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
         let pod = store.pods.values().find(|pod| pod.claims.contains(&claim.name));
-        let pod = pod.map(|pod| MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
-        });
-        Member::new(reference, pod)
+        let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+        let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
+        Member::new(reference, name, mounts, agents)
     };
     claims.map(member).collect()
 }

@@ -242,7 +242,7 @@ impl World {
             let heard = ledger.and_then(|ledger| ledger.heard.get(&member));
             heard == Some(&Said::Ready { round })
         };
-        let mounted = run.run.members.iter().filter(|member| member.pod.is_some());
+        let mounted = run.run.members.iter().filter(|member| !member.mounts.is_empty());
         let early = mounted.filter_map(|member| member_of(&member.claim.uid)).find(|member| !is_ready(*member));
         if let Some(member) = early {
             self.violate(

@@ -249,7 +249,7 @@ fn what_does_not_matter_changes_nothing() {
     world.answer(1, not_ready(0, false));
     world.turn();
     assert_eq!(world.run.stage, Stage::Suspending, "answers of other rounds say nothing");
-    assert_eq!(world.run.members[0].state, MemberState::Suspending);
+    assert_eq!(world.run.members[0].state(), MemberState::Suspending);
 }
 
 #[test]
@@ -305,11 +305,11 @@ fn an_agent_that_comes_late_or_back_is_asked() {
     world.observed.recorded = true;
     world.turn();
     assert_eq!(world.sent, []);
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     world.lose(0);
     world.turn();
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     assert_eq!(world.sent, [(0, Command::Prepare), (0, Command::Prepare)]);
 }
@@ -352,7 +352,7 @@ fn a_release_that_did_not_arrive_is_sent_again() {
     assert!(matches!(world.run.stage, Stage::Abandoning { .. }));
     let releases = |world: &World| world.sent.iter().filter(|sent| **sent == (1, Command::Release)).count();
     let before = releases(&world);
-    world.observed.connected.insert(pod_uid(1));
+    world.observed.connected.insert(agent(1));
     world.turn();
     assert_eq!(releases(&world), before + 1);
 }
@@ -384,7 +384,7 @@ fn a_member_that_was_never_suspended_has_no_time_of_suspension() {
     world.answer(1, never);
     world.turn();
     assert_eq!(world.phases().last(), Some(&Phase::Aborted));
-    assert!(world.run.members.iter().all(|member| member.released.is_some() && member.suspended_for.is_none()));
+    assert!(world.run.assignments().all(|(_, one)| one.released.is_some() && one.suspended_for.is_none()));
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn no_round_begins_while_a_member_is_away_that_may_still_hold() {
     world.turn();
     assert!(matches!(world.run.stage, Stage::Pausing { .. }), "{:?}", world.run.stage);
 
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     assert_eq!(world.last_command(0), Some(Command::Release), "it is told again when it is back");
     world.answer(0, let_go);

@@ -37,10 +37,10 @@ impl Draft<'_> {
             return false;
         }
         let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
-        if self.run.members.iter().any(|member| member.ready.is_some()) {
+        if self.run.assignments().any(|(_, one)| one.ready.is_some()) {
             // The agents' answers say when; without one of them it may have lasted until now.
-            let ends = self.run.members.iter().filter(|member| member.asked.is_some());
-            let ends = ends.map(|member| member.released.as_ref().map_or(self.now, |released| released.at));
+            let ends = self.run.assignments().filter(|(_, one)| one.asked.is_some());
+            let ends = ends.map(|(_, one)| one.released.as_ref().map_or(self.now, |released| released.at));
             self.run.hold_ended = ends.max_by_key(|at| at.monotonic);
         }
         for member in &mut self.run.members {

@@ -18,13 +18,13 @@ impl Draft<'_> {
         self.run.round += 1;
         self.run.stage = Stage::Preparing;
         self.run.hold_began = None;
-        for member in self.run.members.iter_mut().filter(|member| member.pod.is_some()) {
-            member.asked = None;
-            member.refused = None;
-            member.ready = None;
-            member.released = None;
+        for one in self.run.assignments_mut() {
+            one.asked = None;
+            one.refused = None;
+            one.ready = None;
+            one.released = None;
             // The blockers stay in view until the agent answers anew.
-            member.state = MemberState::Pending;
+            one.state = MemberState::Pending;
         }
         true
     }

@@ -2,6 +2,7 @@
 
 use stillpoint_api::{Mode, Phase};
 
+use super::super::assignments::Assignment;
 use super::super::disturbances::another_pod;
 use super::super::plan::{Draft, Step};
 use super::super::state::{Member, Moment, Stage, Verdict};
@@ -16,7 +17,7 @@ impl Draft<'_> {
         true
     }
 
-    /// Done is proven: every member must answer that it held from ready to release.
+    /// Done is proven: every agent of every member must answer that it held from ready to release.
     pub fn releasing(&mut self, since: Moment) -> bool {
         if let Some(verdict) = self.run.members.iter().find_map(|member| self.broken(member, since)) {
             return self.abandon(verdict);
@@ -25,7 +26,7 @@ impl Draft<'_> {
             return false;
         }
         self.run.proven = true;
-        let ends = self.run.members.iter().filter_map(|member| Some(member.released.as_ref()?.at));
+        let ends = self.run.assignments().filter_map(|(_, one)| Some(one.released.as_ref()?.at));
         self.run.hold_ended = ends.max_by_key(|at| at.monotonic).or(Some(self.now));
         match self.request.mode {
             Mode::Check => self.finish(Phase::Done),
@@ -38,27 +39,27 @@ impl Draft<'_> {
 
     /// Why this member's release does not prove the hold, if it does not.
     fn broken(&self, member: &Member, since: Moment) -> Option<Verdict> {
-        let claim = &member.claim.name;
+        let other = another_pod(self, member).filter(|_| self.observed.rechecked);
+        other.or_else(|| member.assignments.iter().find_map(|one| self.broken_by(member, one, since)))
+    }
+
+    /// Why this agent's release does not prove the hold, if it does not.
+    fn broken_by(&self, member: &Member, one: &Assignment, since: Moment) -> Option<Verdict> {
+        let (agent, claim) = (&one.agent, &member.claim.name);
         let broken = |message| Some(Verdict::new("HoldBroken", message));
-        if let Some(verdict) = another_pod(self, member).filter(|_| self.observed.rechecked) {
-            return Some(verdict);
-        }
-        match (&member.pod, &member.released) {
-            (None, _) => None,
-            (Some(_), Some(released)) if released.unbroken => None,
-            (Some(pod), Some(released)) => broken(format!(
-                "the agent of pod {} did not hold PersistentVolumeClaim {claim} until the release: {}",
-                pod.name, released.reason
+        match &one.released {
+            Some(released) if released.unbroken => None,
+            Some(released) => broken(format!(
+                "{agent} did not hold PersistentVolumeClaim {claim} until the release: {}",
+                released.reason
             )),
-            (Some(pod), None) if self.was_lost(member) => broken(format!(
-                "the agent of pod {} was lost before it could say that it held PersistentVolumeClaim {claim} until the release",
-                pod.name
+            None if self.was_lost(member, one) => broken(format!(
+                "{agent} was lost before it could say that it held PersistentVolumeClaim {claim} until the release"
             )),
-            (Some(pod), None) if self.now.since(&since) >= RELEASE_TIMEOUT => broken(format!(
-                "the agent of pod {} did not say within {RELEASE_TIMEOUT:?} that it held PersistentVolumeClaim {claim} until the release",
-                pod.name
+            None if self.now.since(&since) >= RELEASE_TIMEOUT => broken(format!(
+                "{agent} did not say within {RELEASE_TIMEOUT:?} that it held PersistentVolumeClaim {claim} until the release"
             )),
-            (Some(_), None) => None,
+            None => None,
         }
     }
 }

@@ -9,13 +9,13 @@ impl Draft<'_> {
     /// All hold at once, or nobody does.
     pub fn suspending(&mut self) -> bool {
         if self.run.hold_began.is_none() {
-            let ready = self.run.members.iter().filter_map(|member| Some(member.ready?.at));
+            let ready = self.run.assignments().filter_map(|(_, one)| Some(one.ready?.at));
             self.run.hold_began = ready.min_by_key(|at| at.monotonic);
         }
         if let Some(moved) = self.handle_refusals() {
             return moved;
         }
-        let ready = |member: &Member| matches!(member.state, MemberState::Ready | MemberState::Unmounted);
+        let ready = |member: &Member| member.all_are(MemberState::Ready);
         if self.run.members.iter().all(ready) && self.cut_deadline().is_none_or(|end| self.now.monotonic < end) {
             self.run.hold_began.get_or_insert(self.now);
             self.enter(Phase::Ready);
