@@ -38,8 +38,8 @@ impl Events {
 
     /// Tells what happened to an object.
     pub fn tell(&self, happened: Vec<Happened>, object: &ObjectReference) {
-        for one in happened {
-            self.put(event(one, object), object);
+        for event in happened.into_iter().filter_map(|one| event(one, object)) {
+            self.put(event, object);
         }
     }
 
@@ -50,19 +50,21 @@ impl Events {
     }
 }
 
-fn event(happened: Happened, object: &ObjectReference) -> Event {
+/// `None`: people find it in the log.
+fn event(happened: Happened, object: &ObjectReference) -> Option<Event> {
     match happened {
-        Happened::Began { phase, message } => {
+        Happened::Stage { .. } => None,
+        Happened::Began { phase, message, .. } => {
             let ended_badly = matches!(phase, Phase::Aborted | Phase::Failed);
-            Event {
+            Some(Event {
                 type_: if ended_badly { EventType::Warning } else { EventType::Normal },
                 reason: format!("{phase:?}"),
                 note: message.map(|message| printable(&message, MAX_MESSAGE_CHARS)),
                 action: format!("{phase:?}"),
                 secondary: None,
-            }
+            })
         }
-        Happened::Blocked { phase, claim, blocker } => Event {
+        Happened::Blocked { phase, claim, blocker, .. } => Some(Event {
             type_: EventType::Warning,
             reason: blocker.reason.clone(),
             note: Some(printable(&format!("{}: {}", claim.name, blocker.message), MAX_MESSAGE_CHARS)),
@@ -75,6 +77,6 @@ fn event(happened: Happened, object: &ObjectReference) -> Event {
                 namespace: object.namespace.clone(),
                 ..ObjectReference::default()
             }),
-        },
+        }),
     }
 }

@@ -13,7 +13,8 @@ use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::driver::{Driver, Over, Settings};
 use stillpoint_core::run::effect::{Effect, Input, Interest, Refused};
-use stillpoint_core::run::state::{Moment, Stage};
+use stillpoint_core::run::happened::Happened;
+use stillpoint_core::run::state::Moment;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -117,9 +118,7 @@ impl Shell {
     pub async fn drive(mut self) -> Over {
         self.note_deletion();
         loop {
-            let stage = self.stage();
             let effects = self.driver.turn(self.context.now(), self.context.tenure.is_certain());
-            self.note_stage(stage);
             let mut news = false;
             for effect in effects {
                 news |= self.carry_out(effect).await;
@@ -187,7 +186,10 @@ impl Shell {
                 self.reservation = None;
                 self.aside.send(self.uid.clone()).await.ok();
             }
-            Effect::Tell(happened) => self.context.events.tell(happened, &self.reference),
+            Effect::Tell(happened) => {
+                happened.iter().for_each(log);
+                self.context.events.tell(happened, &self.reference);
+            }
         }
         false
     }
@@ -264,16 +266,17 @@ impl Shell {
             self.hear(Input::Deletion);
         }
     }
+}
 
-    fn stage(&self) -> Option<Stage> {
-        self.driver.attempt().map(|attempt| attempt.run.stage.clone())
-    }
-
-    fn note_stage(&self, before: Option<Stage>) {
-        if let Some(attempt) = self.driver.attempt()
-            && Some(&attempt.run.stage) != before.as_ref()
-        {
-            tracing::info!(attempt = attempt.run.attempt, round = attempt.run.round, stage = ?attempt.run.stage, "replication");
+/// One line for one thing that happened. The span says in which run.
+fn log(happened: &Happened) {
+    match happened {
+        Happened::Stage { attempt, round, stage } => tracing::info!(attempt, round, stage, "stage"),
+        Happened::Began { attempt, phase, message } => {
+            tracing::info!(attempt, ?phase, "{}", message.as_deref().unwrap_or_default());
+        }
+        Happened::Blocked { attempt, claim, blocker, .. } => {
+            tracing::info!(attempt, member = claim.name, reason = blocker.reason, "{}", blocker.message);
         }
     }
 }

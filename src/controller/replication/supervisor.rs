@@ -12,7 +12,7 @@ use kube::{Api, Resource, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, ReplicationStatus};
 use stillpoint_core::limits::{API_TIMEOUT, RUN_QUEUE, WAITING_CONCURRENCY};
 use stillpoint_core::run::driver::Over;
-use stillpoint_core::run::happened::Told;
+use stillpoint_core::run::happened::Happened;
 use stillpoint_core::run::turns::Turns;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -174,8 +174,8 @@ async fn show_waiting(context: Context, object: Object, status: ReplicationStatu
     let object = ConsistencyGroupReplication { status: Some(status), ..(*object).clone() };
     match within(API_TIMEOUT, api.replace_subresource("status", &name, &PostParams::default(), &object)).await {
         Ok(stored) => {
-            let news = Told::default().news(&stored.status.unwrap_or_default());
-            context.events.tell(news, &reference);
+            let began = stored.status.as_ref().and_then(Happened::began);
+            context.events.tell(began.into_iter().collect(), &reference);
         }
         Err(error) => tracing::debug!(name, "that a run waits was not written: {error:#}"),
     }

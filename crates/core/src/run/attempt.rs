@@ -7,8 +7,8 @@ use stillpoint_api::{ConsistencyGroupReplication, Mode};
 
 use super::agents::{AgentKey, AssignmentKey};
 use super::answers;
-use super::effect::{Effect, Facts, Input, Interest, Refused};
-use super::happened::Told;
+use super::effect::{Effect, Facts, Input, Interest};
+use super::happened::Happened;
 use super::observed::Observed;
 use super::plan::{Step, plan};
 use super::state::{Moment, Request, Run, Stage};
@@ -25,7 +25,6 @@ pub struct AttemptDriver {
     pub observed: Observed,
     /// The writer of the status.
     pub writer: Writer,
-    told: Told,
     /// Events of agents were missed: nothing that they say can be relied on any more.
     missed: bool,
     /// The process is to stop.
@@ -52,7 +51,6 @@ impl AttemptDriver {
             request,
             run,
             observed: Observed { watching: true, claims, pods, replicas, connected: agents, ..Observed::default() },
-            told: object.status.as_ref().map(Told::by).unwrap_or_default(),
             writer: Writer::new(object),
             missed: false,
             stopping: false,
@@ -65,7 +63,10 @@ impl AttemptDriver {
     /// Takes note of what happened. [`AttemptDriver::turn`] goes on from there.
     pub fn hear(&mut self, input: Input, now: Moment) -> Vec<Effect> {
         match input {
-            Input::Stored(result) => return self.stored(result, now),
+            Input::Stored(result) => {
+                let news = self.writer.stored(result.map(|object| *object), now.monotonic);
+                return if news.is_empty() { Vec::new() } else { vec![Effect::Tell(news)] };
+            }
             Input::Object(result) => self.writer.read(result.map(|object| object.map(|it| *it)), now.monotonic),
             Input::Claim(uid, claim) => put(&mut self.observed.claims, uid, claim),
             Input::Pod(uid, pod) => put(&mut self.observed.pods, uid, pod),
@@ -157,8 +158,17 @@ impl AttemptDriver {
         for step in plan.steps {
             effects.push(self.effect(step));
         }
-        for status in plan.statuses {
-            self.writer.push(status);
+        let (shown, at_once): (Vec<_>, Vec<_>) = plan.happened.into_iter().partition(Happened::is_shown);
+        if !at_once.is_empty() {
+            effects.push(Effect::Tell(at_once));
+        }
+        let mut statuses = plan.statuses;
+        let newest = statuses.pop();
+        for status in statuses {
+            self.writer.push(status, Vec::new());
+        }
+        if let Some(newest) = newest {
+            self.writer.push(newest, shown);
         }
         if !self.run.stage.needs_agents() && !std::mem::replace(&mut self.aside, true) {
             effects.push(Effect::StepAside);
@@ -178,15 +188,6 @@ impl AttemptDriver {
             Step::Remove(removes) => Effect::Remove { removes, last_attempt: self.run.attempt },
             Step::RecheckPods => Effect::Recheck,
         }
-    }
-
-    fn stored(&mut self, result: Result<Box<ConsistencyGroupReplication>, Refused>, now: Moment) -> Vec<Effect> {
-        let news = match &result {
-            Ok(object) => object.status.as_ref().map(|status| self.told.news(status)).unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        self.writer.stored(result.map(|object| *object), now.monotonic);
-        if news.is_empty() { Vec::new() } else { vec![Effect::Tell(news)] }
     }
 
     fn lost(&mut self, agent: &AgentKey) {

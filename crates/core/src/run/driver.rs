@@ -19,6 +19,7 @@ use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
 use super::effect::{Effect, Facts, Input, Refused, Storage};
 use super::goodbye::{Goodbye, with_finalizer};
+use super::happened::Happened;
 use super::membership::{self, Candidates, Refusal};
 use super::report;
 use super::resume::{is_under_way, resume};
@@ -137,7 +138,8 @@ impl Driver {
                 Life::Attempting(attempt)
             }
             (Life::Refusing(mut writer), Input::Stored(stored)) => {
-                writer.stored(stored.map(|object| *object), now.monotonic);
+                let news = writer.stored(stored.map(|object| *object), now.monotonic);
+                self.effects.push(Effect::Tell(news));
                 Life::Refusing(writer)
             }
             (Life::Refusing(mut writer), Input::Object(read)) => {
@@ -472,9 +474,12 @@ fn failed(what: &str, why: Refused) -> Life {
 
 /// Ends an attempt that cannot begin. Nothing was asked of anybody.
 fn refuse(request: &Request, object: Object, Refusal { verdict, members }: Refusal, now: Moment) -> Life {
-    let run = Run::refused(request, members, verdict, object.status.clone().unwrap_or_default(), now);
+    let mut run = Run::refused(request, members, verdict, object.status.clone().unwrap_or_default(), now);
+    let status = report::render_refused(request, &run, now);
+    let blocked = run.news().into_iter();
+    let happened = blocked.chain(Happened::began(&status)).collect();
     let mut writer = Writer::new(*object);
-    writer.push(report::render_refused(request, &run, now));
+    writer.push(status, happened);
     writer.close();
     Life::Refusing(Box::new(writer))
 }

@@ -1,4 +1,4 @@
-//! What happened in a run, said once: for log lines, Events, metrics and traces. Plain data.
+//! What happened in a run, said once by the planner: log lines, Events, metrics and traces are made of it. Plain data.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,28 @@ use crate::limits::MAX_BLOCKERS;
 /// Something that people are told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Happened {
-    /// A phase began, and its status is stored.
+    /// The run came to another stage.
+    Stage {
+        /// Number of the attempt.
+        attempt: u32,
+        /// Number of the round.
+        round: u32,
+        /// The stage.
+        stage: &'static str,
+    },
+    /// A phase began.
     Began {
+        /// Number of the attempt.
+        attempt: u32,
         /// The phase.
         phase: Phase,
         /// What the condition `Ready` says of it.
         message: Option<String>,
     },
-    /// A blocker was seen for the first time, and the status that names it is stored.
+    /// A blocker was seen for the first time.
     Blocked {
+        /// Number of the attempt.
+        attempt: u32,
         /// In which phase.
         phase: Phase,
         /// The member.
@@ -27,44 +40,62 @@ pub enum Happened {
     },
 }
 
-/// What has been told of one replication.
-#[derive(Clone, Debug, Default)]
+impl Happened {
+    /// A phase began, as a status shows it.
+    pub fn began(status: &ReplicationStatus) -> Option<Self> {
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let message = ready.map(|ready| ready.message.clone());
+        Some(Self::Began { attempt: status.attempt, phase: status.phase?, message })
+    }
+
+    /// Whether a status shows it too: then it is told when that is stored, because a leader that was overtaken has nothing to
+    /// tell.
+    pub fn is_shown(&self) -> bool {
+        match self {
+            Self::Stage { .. } => false,
+            Self::Began { .. } | Self::Blocked { .. } => true,
+        }
+    }
+}
+
+/// Which blockers have been told of, by the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not
+/// become a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Told {
-    /// Of which attempt.
-    phase: Option<(Phase, u32)>,
-    /// By the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not become a stream of Events.
     blockers: BTreeMap<String, Vec<Blocker>>,
 }
 
 impl Told {
-    /// What a stored status says has been told when it was stored.
+    /// What a stored status shows has been told when it was stored.
     pub fn by(status: &ReplicationStatus) -> Self {
         let mut told = Self::default();
-        drop(told.news(status));
+        for member in &status.members {
+            drop(told.news(&member.persistent_volume_claim, &member.blockers));
+        }
         told
     }
 
-    /// Takes note of a status that is stored, and gives what it shows for the first time.
-    pub fn news(&mut self, status: &ReplicationStatus) -> Vec<Happened> {
-        let Some(phase) = status.phase else { return Vec::new() };
+    /// Takes note of what stands in the way of a member, and gives what is new.
+    pub fn news(&mut self, claim: &ClaimReference, blockers: &[Blocker]) -> Vec<Blocker> {
+        if blockers.is_empty() {
+            return Vec::new();
+        }
+        let known = self.blockers.entry(claim.name.clone()).or_default();
         let mut news = Vec::new();
-        for member in &status.members {
-            let claim = &member.persistent_volume_claim;
-            let known = self.blockers.entry(claim.name.clone()).or_default();
-            for blocker in &member.blockers {
-                // It stays the same blocker while it is seen for longer.
-                let blocker = Blocker { seen_for: None, ..blocker.clone() };
-                if known.len() < MAX_BLOCKERS && !known.contains(&blocker) {
-                    known.push(blocker.clone());
-                    news.push(Happened::Blocked { phase, claim: claim.clone(), blocker });
-                }
+        for blocker in blockers {
+            // It stays the same blocker while it is seen for longer.
+            let blocker = Blocker { seen_for: None, ..blocker.clone() };
+            if known.len() < MAX_BLOCKERS && !known.contains(&blocker) {
+                known.push(blocker.clone());
+                news.push(blocker);
             }
         }
-        if self.phase.replace((phase, status.attempt)) != Some((phase, status.attempt)) {
-            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-            news.push(Happened::Began { phase, message: ready.map(|ready| ready.message.clone()) });
-        }
         news
+    }
+
+    /// Nothing was told.
+    pub fn clear(&mut self) {
+        self.blockers.clear();
     }
 }
 

@@ -27,4 +27,5 @@ mod stages;
 pub mod state;
 pub mod sweep;
 pub mod turns;
+pub mod waiting;
 pub mod writer;

@@ -19,6 +19,7 @@ use super::agents::AssignmentKey;
 use super::answers;
 use super::assignments::Assignment;
 use super::facts::PodFacts;
+use super::happened::Happened;
 use super::observed::{AnswerContent, Observed};
 use super::report;
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The statuses to write, in order: one for every phase that began, and the newest.
     pub statuses: Vec<ReplicationStatus>,
+    /// What happened, in order.
+    pub happened: Vec<Happened>,
     /// When, on the monotonic clock, to plan again even if nothing is observed.
     pub wake_at: Option<Duration>,
 }
@@ -70,15 +73,18 @@ pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> P
         steps: Vec::new(),
         sent: BTreeSet::new(),
         statuses: Vec::new(),
+        happened: Vec::new(),
         mounting: OnceCell::new(),
     };
     draft.absorb_answers();
     // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
     // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
     while draft.advance() {}
+    draft.note_blockers();
     draft.show();
     let wake_at = draft.wake_at();
-    Plan { run: draft.run, steps: draft.steps, statuses: draft.statuses, wake_at }
+    let Draft { run, steps, statuses, happened, .. } = draft;
+    Plan { run, steps, statuses, happened, wake_at }
 }
 
 /// A plan in the making.
@@ -91,6 +97,7 @@ pub(super) struct Draft<'a> {
     /// To whom a step of this plan sends.
     sent: BTreeSet<AssignmentKey>,
     statuses: Vec<ReplicationStatus>,
+    happened: Vec<Happened>,
     /// The pods that mount a claim, by its name. Made when it is first asked for: a plan is linear in members and pods.
     mounting: OnceCell<HashMap<&'a str, Vec<&'a PodFacts>>>,
 }
@@ -98,9 +105,16 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Moves on if it can; says whether it did.
     fn advance(&mut self) -> bool {
-        if self.interrupted() {
-            return true;
+        let before = self.run.stage.name();
+        let advanced = self.interrupted() || self.step();
+        let stage = self.run.stage.name();
+        if stage != before {
+            self.happened.push(Happened::Stage { attempt: self.run.attempt, round: self.run.round, stage });
         }
+        advanced
+    }
+
+    fn step(&mut self) -> bool {
         match self.run.stage.clone() {
             Stage::Declaring => self.declaring(),
             Stage::Preparing => self.preparing(),
@@ -138,6 +152,13 @@ impl<'a> Draft<'a> {
         }
         note_phase(phases, phase, self.now);
         self.show();
+        self.note_blockers();
+        self.happened.extend(self.statuses.last().and_then(Happened::began));
+    }
+
+    /// Says what stands in the way for the first time.
+    fn note_blockers(&mut self) {
+        self.happened.extend(self.run.news());
     }
 
     /// Ends the attempt.

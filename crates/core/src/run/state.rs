@@ -7,7 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::agents::AgentRef;
 use super::assignments::{Assignment, Mount, Standing};
-use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
+use super::happened::{Happened, Told};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES};
 use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
@@ -239,6 +240,21 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Declaring => "Declaring",
+            Self::Preparing => "Preparing",
+            Self::Suspending => "Suspending",
+            Self::Pausing { .. } => "Pausing",
+            Self::Cutting => "Cutting",
+            Self::Releasing { .. } => "Releasing",
+            Self::AwaitingUsable { .. } => "AwaitingUsable",
+            Self::Abandoning { .. } => "Abandoning",
+            Self::Ended => "Ended",
+        }
+    }
+
     /// Whether agents may hold, or still owe a proof.
     pub fn needs_agents(&self) -> bool {
         match self {
@@ -293,12 +309,15 @@ pub struct Run {
     pub next_attempt: Option<Timestamp>,
     /// The conditions as last rendered, for the times of their transitions.
     pub conditions: Vec<Condition>,
+    /// Which blockers have been told of.
+    pub told: Told,
 }
 
 impl Run {
     /// An attempt whose members are resolved and of whom nothing was asked. `before` is the status of the time when it
     /// waited: for its first turn, or after the attempt before this one.
     pub fn new(members: Vec<Member>, before: ReplicationStatus, now: Moment) -> Self {
+        let told = Told::by(&before);
         let mut phases = before.phases;
         note_phase(&mut phases, Phase::Checking, now);
         Self {
@@ -317,6 +336,7 @@ impl Run {
             verdict: None,
             next_attempt: None,
             conditions: before.conditions,
+            told,
         }
     }
 
@@ -336,6 +356,20 @@ impl Run {
             note_phase(&mut run.phases, phase, now);
         }
         run
+    }
+
+    /// What stands in the way and was not told of yet.
+    pub fn news(&mut self) -> Vec<Happened> {
+        let (attempt, phase) = (self.attempt, self.phase());
+        let Self { members, told, .. } = self;
+        let mut news = Vec::new();
+        for member in members {
+            let blockers: Vec<Blocker> = member.blockers().take(MAX_BLOCKERS).collect();
+            for blocker in told.news(&member.claim, &blockers) {
+                news.push(Happened::Blocked { attempt, phase, claim: member.claim.clone(), blocker });
+            }
+        }
+        news
     }
 
     /// The phase that users see.

@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 
 use super::effect::Refused;
+use super::happened::Happened;
 use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
 
 /// What a writer asks of the API server. One at a time.
@@ -36,7 +37,7 @@ pub enum Lost {
 #[derive(Clone, Debug)]
 pub struct Writer {
     /// Statuses that wait. Of one phase only the newest waits, so that there are never more than phases.
-    queue: VecDeque<ReplicationStatus>,
+    queue: VecDeque<Item>,
     newest: Option<ReplicationStatus>,
     closed: bool,
     /// The object as it was read or written last.
@@ -48,20 +49,27 @@ pub struct Writer {
     pause: Duration,
 }
 
+/// A status, and what it shows for the first time: that is told when it is stored.
+#[derive(Clone, Debug)]
+struct Item {
+    status: ReplicationStatus,
+    happened: Vec<Happened>,
+}
+
 #[derive(Clone, Debug)]
 enum State {
     /// Nothing to write.
     Idle,
     /// An update of the same phase waits for its turn.
-    Spacing { status: ReplicationStatus, until: Duration },
+    Spacing { item: Item, until: Duration },
     /// To be written.
-    Due { status: ReplicationStatus, at: Duration },
+    Due { item: Item, at: Duration },
     /// A request is under way.
-    Putting { status: ReplicationStatus },
+    Putting { item: Item },
     /// Somebody wrote in between: the object is to be read.
-    Conflict { status: ReplicationStatus, at: Duration },
+    Conflict { item: Item, at: Duration },
     /// The object is being read after a conflict.
-    Getting { status: ReplicationStatus },
+    Getting { item: Item },
     /// There is no such object any more.
     Gone,
     /// The status is somebody else's.
@@ -82,17 +90,19 @@ impl Writer {
         }
     }
 
-    /// Queues a status.
-    pub fn push(&mut self, status: ReplicationStatus) {
-        if self.newest.as_ref() == Some(&status) {
+    /// Queues a status, and what it shows for the first time.
+    pub fn push(&mut self, status: ReplicationStatus, mut happened: Vec<Happened>) {
+        if self.newest.as_ref() == Some(&status) && happened.is_empty() {
             return;
         }
-        let same_phase = self.queue.back().is_some_and(|last| last.phase == status.phase);
-        if same_phase || self.queue.len() >= STATUS_QUEUE {
-            self.queue.pop_back();
+        let same_phase = self.queue.back().is_some_and(|last| last.status.phase == status.phase);
+        if (same_phase || self.queue.len() >= STATUS_QUEUE)
+            && let Some(replaced) = self.queue.pop_back()
+        {
+            happened.splice(0..0, replaced.happened);
         }
         self.newest = Some(status.clone());
-        self.queue.push_back(status);
+        self.queue.push_back(Item { status, happened });
     }
 
     /// No more will come: what waits is written, and then it is over.
@@ -152,26 +162,31 @@ impl Writer {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Idle) {
                 State::Idle => {
-                    let status = self.queue.pop_front()?;
+                    let item = self.queue.pop_front()?;
                     self.pause = API_RETRY_MIN;
                     match self.last {
-                        Some((phase, at)) if phase == status.phase => {
-                            State::Spacing { status, until: at + STATUS_INTERVAL }
+                        Some((phase, at)) if phase == item.status.phase => {
+                            State::Spacing { item, until: at + STATUS_INTERVAL }
                         }
-                        _ => State::Due { status, at: now },
+                        _ => State::Due { item, at: now },
                     }
                 }
                 // What it tells is told by the next one too, and requests during a hold are few.
-                State::Spacing { status, .. } if self.has_later(status.phase) => State::Idle,
-                State::Spacing { status, until } if self.closed || now >= until => State::Due { status, at: now },
-                State::Due { status, at } if now >= at => {
-                    let status = self.newer(status.phase).unwrap_or(status);
-                    let object = ConsistencyGroupReplication { status: Some(status.clone()), ..self.object.clone() };
-                    self.state = State::Putting { status };
-                    return Some(Write::Put(Box::new(object)));
+                State::Spacing { item, .. } if self.has_later(item.status.phase) => {
+                    if let Some(next) = self.queue.front_mut() {
+                        next.happened.splice(0..0, item.happened);
+                    }
+                    State::Idle
                 }
-                State::Conflict { status, at } if now >= at => {
-                    self.state = State::Getting { status };
+                State::Spacing { item, until } if self.closed || now >= until => State::Due { item, at: now },
+                State::Due { item, at } if now >= at => {
+                    let item = self.newest_of_its_phase(item);
+                    let status = Some(item.status.clone());
+                    self.state = State::Putting { item };
+                    return Some(Write::Put(Box::new(ConsistencyGroupReplication { status, ..self.object.clone() })));
+                }
+                State::Conflict { item, at } if now >= at => {
+                    self.state = State::Getting { item };
                     return Some(Write::Get);
                 }
                 waiting => {
@@ -182,45 +197,48 @@ impl Writer {
         }
     }
 
-    /// How [`Write::Put`] ended; [`Writer::step`] goes on from there.
-    pub fn stored(&mut self, result: Result<ConsistencyGroupReplication, Refused>, now: Duration) {
-        let State::Putting { status } = std::mem::replace(&mut self.state, State::Idle) else { return };
+    /// How [`Write::Put`] ended; [`Writer::step`] goes on from there. Gives what the status shows for the first time, once it is
+    /// stored.
+    pub fn stored(&mut self, result: Result<ConsistencyGroupReplication, Refused>, now: Duration) -> Vec<Happened> {
+        let State::Putting { item } = std::mem::replace(&mut self.state, State::Idle) else { return Vec::new() };
         match result {
             Ok(object) => {
                 self.last = Some((object.status.as_ref().and_then(|status| status.phase), now));
                 self.object = object;
+                return item.happened;
             }
             Err(Refused::NotFound) => self.state = State::Gone,
             Err(Refused::Conflict) => {
                 // The first is looked into at once; who meets one after the other lets the others write.
                 let at = if self.pause == API_RETRY_MIN { now } else { now + self.pause };
                 self.lengthen();
-                self.state = State::Conflict { status, at };
+                self.state = State::Conflict { item, at };
             }
-            Err(Refused::Trouble(_)) => self.pause(status, now),
+            Err(Refused::Trouble(_)) => self.pause(item, now),
         }
+        Vec::new()
     }
 
     /// The object as it is after a conflict.
     pub fn read(&mut self, result: Result<Option<ConsistencyGroupReplication>, Refused>, now: Duration) {
-        let State::Getting { status } = std::mem::replace(&mut self.state, State::Idle) else { return };
+        let State::Getting { item } = std::mem::replace(&mut self.state, State::Idle) else { return };
         match result {
             Ok(Some(current)) if current.uid() == self.object.uid() => {
-                if let Some(lost) = lost(self.object.status.as_ref(), &status, current.status.as_ref()) {
+                if let Some(lost) = lost(self.object.status.as_ref(), &item.status, current.status.as_ref()) {
                     self.state = State::Lost(lost);
                     return;
                 }
                 // What was stored when the statuses were made stays what later ones are compared with.
                 self.object.metadata = current.metadata;
-                self.state = State::Due { status, at: now };
+                self.state = State::Due { item, at: now };
             }
             Ok(_) => self.state = State::Gone,
-            Err(_) => self.pause(status, now),
+            Err(_) => self.pause(item, now),
         }
     }
 
-    fn pause(&mut self, status: ReplicationStatus, now: Duration) {
-        self.state = State::Due { status, at: now + self.pause };
+    fn pause(&mut self, item: Item, now: Duration) {
+        self.state = State::Due { item, at: now + self.pause };
         self.lengthen();
     }
 
@@ -228,14 +246,17 @@ impl Writer {
         self.pause = (self.pause * 2).min(API_RETRY_MAX);
     }
 
-    /// A newer status of the same phase, if one waits.
-    fn newer(&mut self, phase: Option<Phase>) -> Option<ReplicationStatus> {
-        if self.queue.front()?.phase == phase { self.queue.pop_front() } else { None }
+    /// A newer status of the same phase in its place, if one waits.
+    fn newest_of_its_phase(&mut self, item: Item) -> Item {
+        match self.queue.pop_front_if(|waiting| waiting.status.phase == item.status.phase) {
+            Some(Item { status, happened }) => Item { status, happened: [item.happened, happened].concat() },
+            None => item,
+        }
     }
 
     /// Whether a status of a later phase waits.
     fn has_later(&self, phase: Option<Phase>) -> bool {
-        self.queue.iter().any(|waiting| waiting.phase != phase)
+        self.queue.iter().any(|waiting| waiting.status.phase != phase)
     }
 }
 

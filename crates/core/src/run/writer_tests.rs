@@ -9,11 +9,11 @@ fn status(phase: Phase, attempt: u32) -> ReplicationStatus {
 #[test]
 fn every_phase_is_kept_and_of_one_phase_only_the_newest() {
     let mut writer = Writer::new(object());
-    writer.push(status(Phase::Checking, 1));
-    writer.push(status(Phase::Checking, 2));
-    writer.push(status(Phase::Ready, 2));
-    writer.push(status(Phase::Replicating, 2));
-    writer.push(status(Phase::Replicating, 2));
+    writer.push(status(Phase::Checking, 1), Vec::new());
+    writer.push(status(Phase::Checking, 2), Vec::new());
+    writer.push(status(Phase::Ready, 2), Vec::new());
+    writer.push(status(Phase::Replicating, 2), Vec::new());
+    writer.push(status(Phase::Replicating, 2), Vec::new());
     writer.close();
     let mut written = Vec::new();
     while let Some(write) = writer.step(NOW) {
@@ -50,7 +50,7 @@ fn a_status_is_not_written_over_somebody_elses() {
 #[test]
 fn a_writer_that_was_overtaken_stops_and_says_so() {
     let mut writer = Writer::new(object());
-    writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Checking, 1) });
+    writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Checking, 1) }, Vec::new());
     assert!(matches!(writer.step(NOW), Some(Write::Put(_))));
     writer.stored(Err(Refused::Conflict), NOW);
     assert_eq!(writer.step(NOW), Some(Write::Get));
@@ -58,7 +58,7 @@ fn a_writer_that_was_overtaken_stops_and_says_so() {
     newest.status = Some(ReplicationStatus { leader_epoch: 6, ..status(Phase::Checking, 1) });
     writer.read(Ok(Some(newest)), NOW);
     assert_eq!(writer.lost(), Some(Lost::Overtaken));
-    writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Aborted, 1) });
+    writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Aborted, 1) }, Vec::new());
     writer.close();
     assert_eq!((writer.step(NOW), writer.is_over(), writer.lost()), (None, true, Some(Lost::Overtaken)), "one try");
 }
@@ -66,7 +66,7 @@ fn a_writer_that_was_overtaken_stops_and_says_so() {
 #[test]
 fn one_conflict_after_the_other_is_met_with_growing_pauses() {
     let mut writer = Writer::new(object());
-    writer.push(status(Phase::Checking, 1));
+    writer.push(status(Phase::Checking, 1), Vec::new());
     let (mut now, mut pauses) = (NOW, Vec::new());
     for _ in 0..4 {
         assert!(matches!(writer.step(now), Some(Write::Put(_))));
