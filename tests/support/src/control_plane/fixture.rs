@@ -28,7 +28,9 @@ static CONTROLLER: OnceCell<SocketAddr> = OnceCell::const_new();
 
 /// A namespace of the test's own, opted in.
 pub struct Fixture {
+    /// Of the API server.
     pub client: Client,
+    /// Its name.
     pub namespace: String,
     /// Where agents reach the controllers.
     pub controllers: Vec<SocketAddr>,
