@@ -3,4 +3,5 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod control_plane;
+pub mod generated;
 pub mod kernel;
