@@ -25,7 +25,7 @@ BIN := target/$(TARGET)/release
 BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate model)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane model simulation e2e chaos chaos-short torn bench crds manifests images load install cluster clean-cluster FORCE
+.PHONY: help demo test lint unit kernel control-plane model simulation e2e chaos chaos-short torn bench crds manifests pictures images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,12 +94,14 @@ simulation: $(BIN)/simulate ## 100,000 seeds of whole groups with faults at ever
 	$(BIN)/simulate $(SIMULATION_ARGS)
 
 crds: ## write the CRDs from the Rust types, for crds/ and the chart
-	BLESS=1 $(CARGO) test --package stillpoint --test crds
-	cp crds/*.yaml charts/stillpoint/files/crds/
+	BLESS=1 $(CARGO) test --package stillpoint --test crds crds_are_those_of_the_types
 
 manifests: crds ## write deploy/stillpoint.yaml from the chart
 	$(CLUSTER_TOOL) build
 	$(IN_CLUSTER) BLESS=1 $(CARGO) test --package stillpoint --test chart -- --include-ignored the_manifests
+
+pictures: ## draw the pictures under tests/picture/ and docs/hold.svg anew
+	BLESS=1 $(CARGO) test --package stillpoint --test picture pictures_look_as_they_did
 
 images: $(ARCHIVES) ## image archives, under target/images/
 

@@ -1,24 +1,20 @@
 //! The chart: what it grants, what it refuses, and that the committed manifests are its own.
 //!
-//! Tests that render need helm on PATH and are ignored without it; `make control-plane` runs them. `BLESS=1` writes
+//! Tests that render need helm on PATH and are ignored without it; `make control-plane` runs them. `make manifests` writes
 //! deploy/stillpoint.yaml.
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use stillpoint_api::ConsistencyGroupReplication;
+use support::generated::{assert_generated, in_checkout};
 
 const KUBE_VERSION: &str = "1.34.0";
 
-fn path(file: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), file].iter().collect()
-}
-
 fn read(file: &str) -> String {
-    std::fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    std::fs::read_to_string(in_checkout(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The documents of a YAML stream.
@@ -38,7 +34,7 @@ fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 /// Renders the chart; the error is what helm said.
 fn render(arguments: &[&str]) -> Result<String, String> {
-    let chart = path("charts/stillpoint");
+    let chart = in_checkout("charts/stillpoint");
     let output = Command::new("helm")
         .args(["template", "stillpoint", "--namespace", "stillpoint-system", "--kube-version", KUBE_VERSION])
         .args(arguments)
@@ -50,22 +46,11 @@ fn render(arguments: &[&str]) -> Result<String, String> {
 }
 
 #[test]
-fn the_charts_crds_are_the_generated_ones() {
-    let file = "consistencygroupreplications.yaml";
-    let copy = read(&format!("charts/stillpoint/files/crds/{file}"));
-    assert!(copy == read(&format!("crds/{file}")), "the chart's copy is stale: run `make crds`");
-}
-
-#[test]
 #[ignore = "needs helm; `make control-plane` runs it"]
 fn the_manifests_are_what_the_chart_renders() {
     let rendered = render(&["--set", "namespace.create=true"]).expect("the chart renders with its own values");
     let header = "# Rendered from charts/stillpoint by `make manifests`: change the chart, not this file.\n";
-    let expected = format!("{header}{rendered}");
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(path("deploy/stillpoint.yaml"), &expected).expect("deploy/ is writable");
-    }
-    assert!(read("deploy/stillpoint.yaml") == expected, "deploy/stillpoint.yaml is stale: run `make manifests`");
+    assert_generated("deploy/stillpoint.yaml", &format!("{header}{rendered}"), "make manifests");
 }
 
 #[test]
@@ -137,8 +122,29 @@ fn every_controller_that_is_ready_is_found() {
 #[test]
 fn an_uninstall_keeps_the_crds_and_every_object() {
     let manifests = manifests();
-    let crd = find(&manifests, "CustomResourceDefinition", "consistencygroupreplications.stillpoint.io");
-    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    for crd in stillpoint_api::crds() {
+        let crd = find(&manifests, "CustomResourceDefinition", crd.metadata.name.as_deref().expect("a name"));
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+}
+
+/// The chart takes the kinds from the CRDs that lie in it.
+#[test]
+fn every_kind_is_granted_to_the_controller_and_to_users() {
+    let manifests = manifests();
+    for crd in stillpoint_api::crds() {
+        let plural = crd.spec.names.plural;
+        for (role, resource, verb) in [
+            ("stillpoint-controller", plural.clone(), "watch"),
+            ("stillpoint-controller", format!("{plural}/status"), "update"),
+            ("stillpoint-view", plural.clone(), "list"),
+            ("stillpoint-edit", plural.clone(), "create"),
+        ] {
+            let rules = find(&manifests, "ClusterRole", role)["rules"].as_array().expect("rules");
+            let granted = |rule: &Value| has(rule, "resources", &resource) && has(rule, "verbs", verb);
+            assert!(rules.iter().any(granted), "{role} may not {verb} {resource}");
+        }
+    }
 }
 
 /// Everything that the controller's service account is granted, as (role's kind, rule).

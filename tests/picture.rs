@@ -1,18 +1,16 @@
-//! The picture of a hold, against golden files. `BLESS=1 cargo test --test picture` writes them; look at them afterwards.
+//! The picture of a hold, against golden files. `make pictures` writes them; look at them afterwards.
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
-use std::path::PathBuf;
-
 use stillpoint::picture::{Interval, Suspension, Timeline, svg, terminal};
 use stillpoint_api::ConsistencyGroupReplication;
+use support::generated::{assert_generated, in_checkout};
 
-fn path(file: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests/picture", file].iter().collect()
-}
+/// What draws the pictures anew.
+const COMMAND: &str = "make pictures";
 
 fn object(name: &str) -> ConsistencyGroupReplication {
-    let json = std::fs::read(path(&format!("{name}.json"))).expect("the input exists");
+    let json = std::fs::read(in_checkout(&format!("tests/picture/{name}.json"))).expect("the input exists");
     serde_json::from_slice(&json).expect("the input is a ConsistencyGroupReplication")
 }
 
@@ -22,24 +20,15 @@ fn timeline(name: &str) -> Timeline {
     Timeline::from_status(object.metadata.name.as_deref().unwrap_or(""), &status).expect("there is something to draw")
 }
 
-fn golden(file: &str, drawn: &str) {
-    let path = path(file);
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, drawn).expect("tests/picture/ is writable");
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(drawn == expected, "{file} differs; if the new one is right, BLESS=1 cargo test --test picture\n{drawn}");
-}
-
 #[test]
 fn pictures_look_as_they_did() {
     for name in ["done", "broken", "aborted-in-hold", "holding"] {
         let timeline = timeline(name);
         let style = terminal::Style { columns: 100, colour: false };
-        golden(&format!("{name}.txt"), &terminal::render(&timeline, style));
+        assert_generated(&format!("tests/picture/{name}.txt"), &terminal::render(&timeline, style), COMMAND);
         // The README shows this one.
-        let drawing = if name == "done" { "../../docs/hold.svg".to_owned() } else { format!("{name}.svg") };
-        golden(&drawing, &svg::render(&timeline));
+        let drawing = if name == "done" { "docs/hold.svg".to_owned() } else { format!("tests/picture/{name}.svg") };
+        assert_generated(&drawing, &svg::render(&timeline), COMMAND);
     }
 }
 

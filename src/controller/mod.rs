@@ -31,7 +31,9 @@ use health::Stage;
 use leadership::{Leadership, Terms};
 use sessions::Sessions;
 use stillpoint_api::{Duration, duration};
-use stillpoint_core::limits::{CONTROLLER_RETRY, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT};
+use stillpoint_core::limits::{
+    CONTROLLER_RETRY, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, MAX_HOLD, MAX_RUNS, SHUTDOWN_TIMEOUT,
+};
 
 /// Threads that run the controller. Two, so that a burst of handshakes does not delay a release.
 const WORKERS: usize = 2;
@@ -59,7 +61,7 @@ pub struct Args {
     pub hold_ceiling: Duration,
     /// How long a leader that died keeps the lead, in whole seconds from 3s to 60s: when its lease has not been renewed for
     /// so long, another replica takes over. Every replica should be given the same.
-    #[arg(long, default_value = "15s", value_parser = lease_duration, value_name = "DURATION")]
+    #[arg(long, default_value_t = LEASE_DEFAULT.into(), value_parser = lease_duration, value_name = "DURATION")]
     pub lease_duration: Duration,
 }
 

@@ -5,18 +5,14 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
-#[allow(dead_code, reason = "what is shared with the takeover tests is not all used here")]
-mod agents;
 mod chart;
 mod endings;
 mod events;
-mod fixture;
-mod objects;
 mod phases;
 mod proof;
 mod publish;
 mod refusals;
 mod security;
-mod snapshots;
-mod stages;
 mod validation;
+
+use support::control_plane::{agents, fixture, objects, snapshots, stages};

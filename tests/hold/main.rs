@@ -4,11 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-mod controller;
 mod deaths;
 mod recovery;
 mod scene;
-mod stuck;
 mod volume;
 
 use std::fs;
@@ -24,7 +22,8 @@ use stillpoint_core::limits::MAX_GUARDED;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Suspend};
-use stuck::StuckWrite;
+use support::kernel::controller;
+use support::kernel::stuck::{self, StuckWrite};
 
 async fn holds_and_releases(filesystem: &str) {
     let mut scene = Scene::new(filesystem).await;

@@ -6,14 +6,8 @@
 mod blindness;
 mod exclusive;
 mod locks;
-#[path = "../pod/looking.rs"]
-mod looking;
-#[path = "../pod/roles.rs"]
-#[allow(dead_code, reason = "every test binary uses a part of it")]
-mod roles;
-#[path = "../pod/volume.rs"]
-#[allow(dead_code, reason = "every test binary uses a part of it")]
-mod volume;
+
+use support::kernel::{looking, roles, volume};
 
 /// Not a test by itself: the tests start this binary again with `ROLE` set.
 #[test]

@@ -20,32 +20,21 @@
 //! | 15 | `writers.rs`    | A write that nobody waits for any more is carried out after the thaw |
 //!
 //! Needs root, loop devices, and Debian's packages that `tests/cluster/cluster build` installs. Before a pod of a test is
-//! made, a process outside of it is told to thaw its filesystems (`pod/volume.rs`).
+//! made, a process outside of it is told to thaw its filesystems (`support::kernel::volume`).
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod cgroups;
-#[path = "../hold/controller.rs"]
-#[allow(dead_code, reason = "every test binary uses a part of it")]
-mod controller;
 mod databases;
 mod deaths;
 mod exclusive;
-#[path = "../pod/looking.rs"]
-mod looking;
 mod looks;
 mod mounts;
-#[path = "../pod/roles.rs"]
-#[allow(dead_code, reason = "every test binary uses a part of it")]
-mod roles;
 mod scene;
 mod strangers;
-#[path = "../hold/stuck.rs"]
-mod stuck;
-#[path = "../pod/volume.rs"]
-#[allow(dead_code, reason = "every test binary uses a part of it")]
-mod volume;
 mod writers;
+
+use support::kernel::{controller, looking, roles, stuck, volume};
 
 /// Not a test by itself: the tests start this binary again with `ROLE` set.
 #[test]

@@ -7,6 +7,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* The resource of every kind, with a comma between: of the CRDs that lie in the chart. */}}
+{{- define "stillpoint.kinds" -}}
+{{- $kinds := list }}
+{{- range $path, $_ := .Files.Glob "files/crds/*.yaml" }}
+{{- $kinds = append $kinds ($.Files.Get $path | fromYaml).spec.names.plural }}
+{{- end }}
+{{- join ", " $kinds }}
+{{- end }}
+
 {{/* What selects the controller's pod: never changes, because a Deployment's selector cannot. */}}
 {{- define "stillpoint.controller.selector" -}}
 app.kubernetes.io/name: stillpoint

@@ -11,3 +11,12 @@ pub mod snapshot;
 
 pub use kube::core::Duration;
 pub use replication::*;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::CustomResourceExt;
+
+/// The CRD of every kind of the group. The files under `crds/`, the chart's copies of them and what it grants come from this
+/// list.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![ConsistencyGroupReplication::crd()]
+}

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+/// Members of one group.
+pub const MAX_MEMBERS: usize = 100;
 /// Largest `spec.retry.limit`: attempts after the first one.
 pub const MAX_RETRIES: u32 = 10;
 /// Shortest `spec.retry.coolDown`.
 pub const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
 /// Longest `spec.retry.coolDown`.
 pub const COOL_DOWN_MAX: Duration = Duration::from_secs(3_600);
+const _: () = assert!(COOL_DOWN_MIN.as_nanos() < COOL_DOWN_MAX.as_nanos());

@@ -1,24 +1,67 @@
-//! Every bound in one place. Times are wall-to-wall limits, not promises of speed.
+//! Every bound in one place. Times are wall-to-wall limits, not promises of speed. What one bound must be beside another is
+//! asserted where it stands, so that a number that breaks it does not compile.
 
 use std::time::Duration;
 
 pub use stillpoint_api::limits::*;
 
-/// Members of one group. The CRD's `persistentVolumeClaimNames` has the same bound.
-pub const MAX_MEMBERS: usize = 100;
+/// What etcd takes by default (`--max-request-bytes`).
+const ETCD_REQUEST: usize = 1536 * 1024;
+/// What Kubernetes takes as the annotations of one object (`TotalAnnotationSizeLimitB`).
+const ANNOTATIONS: usize = 256 * 1024;
+/// What UTF-8 needs for a character at the most. JSON escapes two of one byte each with one more; there are no control characters
+/// in what is shown.
+const CHAR_BYTES: usize = 4;
+/// What Kubernetes takes as a name (a DNS subdomain), in bytes, which are ASCII.
+const NAME_BYTES: usize = 253;
+
+const fn is_shorter(one: Duration, other: Duration) -> bool {
+    one.as_nanos() < other.as_nanos()
+}
+
+const fn sum(one: Duration, other: Duration) -> Duration {
+    one.saturating_add(other)
+}
+
 /// Blockers listed per member; the rest is counted.
 pub const MAX_BLOCKERS: usize = 10;
 /// Entries kept in `status.phases`, the newest. More than a replication of [`MAX_RETRIES`] can have.
 pub const MAX_PHASES: usize = 64;
+const _: () = {
+    const OF_ATTEMPT: usize = ["Pending", "Checking", "Ready", "Replicating"].len();
+    const END: usize = 1;
+    assert!((MAX_RETRIES as usize + 1) * OF_ATTEMPT + END < MAX_PHASES);
+};
 /// Blockers listed in one status; the rest is counted. With the limits of their texts a status stays well below the 1.5 MiB
-/// that etcd takes by default (`--max-request-bytes`), whatever agents say.
+/// that etcd takes by default, whatever agents say.
 pub const MAX_STATUS_BLOCKERS: usize = 200;
 /// Characters of one message in a status or an event.
 pub const MAX_MESSAGE_CHARS: usize = 512;
 /// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
 pub const MAX_PATH_CHARS: usize = 256;
+const _: () = assert!(MAX_PATH_CHARS > 255);
 /// Characters of one word in a status, such as a reason or a process's name.
 pub const MAX_WORD_CHARS: usize = 64;
+/// What one blocker needs at the most in a status: its words (reason, process, the lock's kind and mode), its message, its path,
+/// its pod and container, and the names and numbers of its fields.
+const BLOCKER_BYTES: usize = {
+    const CONTAINER: usize = 63;
+    const FIELDS: usize = 256;
+    CHAR_BYTES * (4 * MAX_WORD_CHARS + MAX_MESSAGE_CHARS + MAX_PATH_CHARS) + NAME_BYTES + CONTAINER + FIELDS
+};
+const _: () = {
+    // Names of claim, volume, driver, pod, node and replica; a UID, times and the names of the fields.
+    const MEMBER_BYTES: usize = 6 * NAME_BYTES + 1024;
+    const PHASE_BYTES: usize = 128;
+    const CONDITION_BYTES: usize = CHAR_BYTES * MAX_MESSAGE_CHARS + 512;
+    const STATUS_BYTES: usize = MAX_STATUS_BLOCKERS * BLOCKER_BYTES
+        + MAX_MEMBERS * MEMBER_BYTES
+        + MAX_PHASES * PHASE_BYTES
+        + 6 * CONDITION_BYTES;
+    // Names of claims are most of it.
+    const SPEC_BYTES: usize = MAX_MEMBERS * (NAME_BYTES + 8) + 4096;
+    assert!(STATUS_BYTES + SPEC_BYTES + ANNOTATIONS < ETCD_REQUEST, "a status could be too large to be stored");
+};
 /// Replications that need their agents at the same time in one controller; others wait in `Pending`.
 pub const MAX_RUNS: usize = 64;
 /// Proven cuts whose replicas become usable at the same time, beside [`MAX_RUNS`]. One more keeps its place among the runs.
@@ -30,28 +73,40 @@ pub const MAX_ROUNDS: u32 = 5;
 
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
+const _: () = assert!(MAX_BLOCKERS * BLOCKER_BYTES < MAX_WIRE_MESSAGE, "a report is sent whole");
 /// Sessions that a controller accepts.
 pub const MAX_SESSIONS: usize = 10_000;
 /// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
 /// cannot take the sessions of all.
 pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
+const _: () = assert!(MAX_NAMESPACE_SESSIONS >= 10 * MAX_MEMBERS && MAX_NAMESPACE_SESSIONS < MAX_SESSIONS);
 /// Connections that a controller accepts: one per session, and room for those that still prove themselves.
 pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
 /// Connections from one address that have not carried an authenticated session yet; more are closed at once, so that whoever
 /// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
 pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
+const _: () = assert!(MAX_CONNECTIONS > MAX_SESSIONS + MAX_UNPROVEN_CONNECTIONS);
 /// Concurrent streams of one connection. An agent needs one.
 pub const MAX_STREAMS: u32 = 4;
+const _: () = assert!(MAX_STREAMS >= 1);
 /// Tokens that the API server is asked about at the same time.
 pub const MAX_REVIEWS: usize = 32;
 /// Reports of one session, on average over time. A pod of twenty members that all report at every [`LOCK_POLL`] stays below.
 pub const REPORTS_PER_SECOND: u32 = 500;
+const _: () = assert!(20 * 1000 / LOCK_POLL.as_millis() < REPORTS_PER_SECOND as u128);
 /// Reports of one session at once, before [`REPORTS_PER_SECOND`] counts.
 pub const REPORTS_BURST: u32 = 1_000;
+const _: () = assert!(REPORTS_BURST >= REPORTS_PER_SECOND);
 /// Commands queued for one session; a session that does not take them is closed.
 pub const SESSION_QUEUE: usize = 256;
+const _: () = {
+    const COMMANDS: usize = ["Prepare", "Suspend", "Release"].len();
+    assert!(SESSION_QUEUE >= COMMANDS * MAX_AGENT_MEMBERS, "every member of a pod may be commanded at once");
+    assert!(MEMBER_QUEUE >= COMMANDS * MAX_ROUNDS as usize, "an agent may hear of a whole attempt at once");
+};
 /// Answers queued for one run.
 pub const RUN_QUEUE: usize = 1_024;
+const _: () = assert!(RUN_QUEUE > MAX_MEMBERS, "every member may answer at once");
 /// Status updates queued for one run.
 pub const STATUS_QUEUE: usize = 64;
 
@@ -59,10 +114,16 @@ pub const STATUS_QUEUE: usize = 64;
 pub const SESSION_RETRY_MIN: Duration = Duration::from_millis(200);
 /// Longest pause between tries of a session.
 pub const SESSION_RETRY_MAX: Duration = Duration::from_secs(5);
+const _: () = assert!(is_shorter(SESSION_RETRY_MIN, SESSION_RETRY_MAX));
 /// HTTP/2 keep-alive: a peer that is silent this long is asked.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// A peer that does not answer a keep-alive within this time is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+const _: () = {
+    const NOTICED: Duration = sum(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT);
+    assert!(is_shorter(NOTICED, RELEASE_TIMEOUT), "an agent that is gone is not waited for to the end");
+    assert!(is_shorter(NOTICED, LEASE_DEFAULT), "agents leave a dead leader before another one leads");
+};
 
 /// How long a TLS handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +131,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an authenticated agent may take to say Hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const _: () = assert!(is_shorter(sum(HANDSHAKE_TIMEOUT, API_TIMEOUT), ADMISSION_TIMEOUT));
 
 /// How often an agent looks again for locks while it waits for a member to become clean.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -81,20 +143,24 @@ pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const THAW_RETRY: Duration = Duration::from_millis(50);
 /// How much later than the agent's own deadline the guardian's falls.
 pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
+const _: () = assert!(is_shorter(THAW_RETRY, GUARDIAN_GRACE));
 /// How long a thaw may take before it is repeated from outside the freezer.
 pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT));
 /// How long writing down what is about to be frozen may take before the member is not ready.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of one note of what is about to be frozen. Paths have at most 4096, and JSON may escape some.
 pub const MAX_NOTE: usize = 16 * 1024;
+const _: () = assert!(MAX_NOTE >= 2 * 4096, "two bytes for each of a path");
 /// How long a preflight waits for what an earlier agent left suspended to be given back.
 pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an agent that starts tries to show its filesystems to a guardian.
 pub const OFFER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause between these tries.
 pub const OFFER_RETRY: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(OFFER_RETRY, OFFER_TIMEOUT));
 /// How long a guardian may take to answer, and a client to say what it wants guarded.
 pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of one message between an agent and a guardian.
@@ -103,6 +169,7 @@ pub const MAX_GUARDIAN_MESSAGE: usize = 512;
 pub const MAX_GUARDED: usize = 256;
 /// Members that one agent serves: the claims of one pod.
 pub const MAX_AGENT_MEMBERS: usize = 32;
+const _: () = assert!(MAX_GUARDED >= MAX_MEMBERS && MAX_GUARDED >= MAX_AGENT_MEMBERS, "a group may lie on one node");
 /// Controller replicas that one agent talks to.
 pub const MAX_CONTROLLERS: usize = 8;
 /// How often an agent looks for new controller replicas.
@@ -120,6 +187,13 @@ pub const MAX_HOLD: Duration = Duration::from_secs(60);
 pub const RELEASE_MARGIN: Duration = Duration::from_millis(500);
 /// How long the controller waits for the answers to Release.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+const _: () = {
+    assert!(is_shorter(RELEASE_MARGIN, MAX_HOLD));
+    assert!(
+        is_shorter(sum(THAW_TIMEOUT, GUARDIAN_TIMEOUT), RELEASE_TIMEOUT),
+        "Release is answered after a thaw of any kind"
+    );
+};
 /// Pause before another round of Suspend, doubled every round.
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
@@ -130,6 +204,7 @@ pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries of a request to the API server.
 pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
+const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
 /// Conflicts, one after the other, after which a change of an object's finalizers is given up and tried again later.
 pub const MAX_CONFLICTS: u32 = 8;
 /// Requests of one run that are under way at the same time while it resolves its members.
@@ -147,10 +222,14 @@ pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
 /// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
+/// The `--lease-duration` of a controller that is not told one.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
 /// Longest `--lease-duration`.
 pub const LEASE_MAX: Duration = Duration::from_secs(60);
+const _: () = assert!(is_shorter(LEASE_MIN, LEASE_DEFAULT) && is_shorter(LEASE_DEFAULT, LEASE_MAX));
 /// How long a stopping controller waits for its runs to give writes back.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+const _: () = assert!(is_shorter(RELEASE_TIMEOUT, SHUTDOWN_TIMEOUT));
 /// Pause before an outward step of the controller (its CA, a published ConfigMap) is tried again.
 pub const CONTROLLER_RETRY: Duration = Duration::from_secs(5);
 /// Validity of the CA. Twice [`CA_ROTATE`]: a controller that did not run for a year still finds a valid one.
@@ -170,6 +249,13 @@ pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 pub const CERTIFICATE_RENEW: Duration = Duration::from_secs(2 * 86_400);
 /// How far back certificates are dated, for machines whose clocks run behind.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+const _: () = {
+    assert!(CA_VALIDITY.as_secs() >= 2 * CA_ROTATE.as_secs());
+    assert!(is_shorter(sum(sum(CA_ROTATE, CA_OVERLAP), CA_RETIRE), CA_VALIDITY), "a CA outlives what it has signed");
+    assert!(is_shorter(CERTIFICATE_RENEW, CERTIFICATE_VALIDITY));
+    assert!(is_shorter(CA_LOOK, CA_OVERLAP), "every controller shows the next CA before it signs");
+    assert!(is_shorter(CLOCK_SKEW, CA_OVERLAP));
+};
 
 /// Locks read from `/proc/locks` in one look.
 pub const MAX_LOCKS: usize = 20_000;
@@ -184,3 +270,4 @@ pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
 
 /// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
 pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;
+const _: () = assert!(MAX_PICTURE_INPUT > ETCD_REQUEST as u64);

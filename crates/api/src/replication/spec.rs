@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_RETRIES};
+use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_RETRIES};
 use crate::{Duration, ReplicationStatus, duration};
 
 /// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
@@ -87,7 +87,7 @@ pub struct Source {
     pub selector: Option<LabelSelector>,
     /// The claims by name, at most 100, each once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 100))]
+    #[schemars(length(min = 1, max = MAX_MEMBERS))]
     #[x_kube(validation = Rule::new("self.all(n, self.exists_one(m, m == n))")
         .message("spec.source.persistentVolumeClaimNames names a claim twice"))]
     pub persistent_volume_claim_names: Option<Vec<ClaimName>>,

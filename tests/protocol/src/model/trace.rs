@@ -16,7 +16,7 @@ impl Group {
         let mut lines = Vec::new();
         for (state, step) in path.into_vec() {
             let Some(step) = step else { continue };
-            let text = self.sentence(&state, step, &names);
+            let text = Teller { group: self, state: &state, names: &names }.step(step);
             let mut after = state;
             self.apply(&mut after, step);
             lines.push(format!("{:>3}. {text:<84} {}", lines.len() + 1, self.situation(&after, &names)));
@@ -57,94 +57,114 @@ impl Group {
         let stored = self.phase(state).map_or("none".to_owned(), |phase| format!("{phase:?}"));
         format!("[{}] {} stored: {stored}", members.join(" "), leaders.join(", "))
     }
+}
 
-    fn sentence(&self, state: &State, step: Step, names: &[usize]) -> String {
-        let name = |member: usize| format!("member {}", names[member]);
-        let leader = |leader: usize| format!("leader {}", leader + 1);
-        let command = |from: usize, to: usize, place: usize| {
-            let message = state.links[from][to].down.get(place).map(|message| self.members.command(message));
-            message.map_or_else(String::new, |message| match &*message {
-                Command::Prepare(..) => "Prepare".to_owned(),
-                Command::Suspend(_, round) => format!("Suspend (round {round})"),
-                Command::Release(_) => "Release".to_owned(),
-            })
+/// Words for what happens in a state.
+struct Teller<'a> {
+    group: &'a Group,
+    state: &'a State,
+    names: &'a [usize],
+}
+
+fn leader(leader: usize) -> String {
+    format!("leader {}", leader + 1)
+}
+
+impl Teller<'_> {
+    fn name(&self, member: usize) -> String {
+        format!("member {}", self.names[member])
+    }
+
+    fn command(&self, from: usize, to: usize, place: usize) -> String {
+        let message = self.state.links[from][to].down.get(place).map(|message| self.group.members.command(message));
+        message.map_or_else(String::new, |message| match &*message {
+            Command::Prepare(..) => "Prepare".to_owned(),
+            Command::Suspend(_, round) => format!("Suspend (round {round})"),
+            Command::Release(_) => "Release".to_owned(),
+        })
+    }
+
+    fn deadline(&self, member: usize, timer: Timer, late: bool) -> String {
+        let whose = match timer {
+            Timer::Agent => "the agent's deadline",
+            Timer::Guardian(_) => "the guardian's deadline",
         };
-        let deadline = |member: usize, timer: Timer, late: bool| {
-            let whose = match timer {
-                Timer::Agent => "the agent's deadline",
-                Timer::Guardian(_) => "the guardian's deadline",
-            };
-            format!("{}: {whose} comes{}", name(member), if late { ", long after it was due" } else { "" })
-        };
+        format!("{}: {whose} comes{}", self.name(member), if late { ", long after it was due" } else { "" })
+    }
+
+    fn step(&self, step: Step) -> String {
         match step {
             Step::Command(from, to) => {
-                format!("{}'s agent gets {} from {}", name(to), command(from, to, 0), leader(from))
+                format!("{}'s agent gets {} from {}", self.name(to), self.command(from, to, 0), leader(from))
             }
             Step::Report(to, from) => {
-                let report = state.links[to][from].up.get(0).map(|report| self.members.report(report));
+                let report = self.state.links[to][from].up.get(0).map(|report| self.group.members.report(report));
                 let report = report.map_or_else(String::new, |report| said(&report));
-                format!("{} hears {report} from {}", leader(to), name(from))
+                format!("{} hears {report} from {}", leader(to), self.name(from))
             }
-            Step::AgentSees(of, member) => format!("{}'s agent sees its session with {} end", name(member), leader(of)),
-            Step::LeaderSees(of, member) => format!("{} sees its session with {} end", leader(of), name(member)),
-            Step::Connect(to, member) => format!("{}'s agent connects to {}", name(member), leader(to)),
+            Step::AgentSees(of, member) => {
+                format!("{}'s agent sees its session with {} end", self.name(member), leader(of))
+            }
+            Step::LeaderSees(of, member) => format!("{} sees its session with {} end", leader(of), self.name(member)),
+            Step::Connect(to, member) => format!("{}'s agent connects to {}", self.name(member), leader(to)),
             Step::Work(member, work) => {
-                format!("{}: {}", name(member), self.members.view(state.nodes[member]).node.tell(work))
+                format!("{}: {}", self.name(member), self.group.members.view(self.state.nodes[member]).node.tell(work))
             }
             Step::Create(from, member) => {
-                format!("the API server gets {}'s creation of the replica of {}", leader(from), name(member))
+                format!("the API server gets {}'s creation of the replica of {}", leader(from), self.name(member))
             }
-            Step::Cut(member) => format!("the replica of {} is cut", name(member)),
+            Step::Cut(member) => format!("the replica of {} is cut", self.name(member)),
             Step::Usable => "all replicas become ready to use".to_owned(),
             Step::Delete(of) => format!("all replicas are deleted, as {} asked", leader(of)),
             Step::Recheck(of) => format!("{} gets its new list of the pods", leader(of)),
             Step::Write(of) => format!("a status of {} arrives at the API server", leader(of)),
-            Step::Sweep(member) => format!("the late replica of {} is deleted", name(member)),
+            Step::Sweep(member) => format!("the late replica of {} is deleted", self.name(member)),
             Step::Lead(next) => format!("{} begins", leader(next)),
-            Step::RestartAgent(member) => format!("{}'s agent starts again", name(member)),
-            Step::RestartGuardian(member) => format!("{}'s guardian starts again", name(member)),
-            Step::Unlock(member) => format!("{}'s application drops its lock", name(member)),
-            Step::Deadline(member, timer, late) => deadline(member, timer, late),
+            Step::RestartAgent(member) => format!("{}'s agent starts again", self.name(member)),
+            Step::RestartGuardian(member) => format!("{}'s guardian starts again", self.name(member)),
+            Step::Unlock(member) => format!("{}'s application drops its lock", self.name(member)),
+            Step::Deadline(member, timer, late) => self.deadline(member, timer, late),
             Step::LeaderWakes(of) => format!("a deadline of {} comes", leader(of)),
-            Step::Fault(fault) => {
-                let text = match fault {
-                    Fault::KillAgent(member) => format!("{}'s agent is killed", name(member)),
-                    Fault::KillPod(member) => format!("{}'s agent and freezer are killed", name(member)),
-                    Fault::KillFreezer(member) => format!("{}'s freezer is killed", name(member)),
-                    Fault::KillGuardian(member) => format!("{}'s guardian is killed", name(member)),
-                    Fault::Thaw(member) => format!("somebody else thaws {}", name(member)),
-                    Fault::Freeze(member) => format!("somebody else freezes {}", name(member)),
-                    Fault::Lock(member) => format!("{}'s application takes a lock", name(member)),
-                    Fault::Break(of, member) => format!("the session of {} and {} breaks", leader(of), name(member)),
-                    Fault::Repeat(from, to) => {
-                        format!(
-                            "{}'s agent gets {} from {}, for the first time",
-                            name(to),
-                            command(from, to, 0),
-                            leader(from)
-                        )
-                    }
-                    Fault::Overtake(from, to) => {
-                        format!(
-                            "{}'s agent gets {} from {} before its turn",
-                            name(to),
-                            command(from, to, 1),
-                            leader(from)
-                        )
-                    }
-                    Fault::Crash(of) => format!("{} dies", leader(of)),
-                    Fault::TakeOver(next) => format!("{} begins although another believes that it leads", leader(next)),
-                    Fault::RefuseCreation(of, member) => {
-                        format!("the creation of the replica of {} by {} is refused", name(member), leader(of))
-                    }
-                    Fault::LoseAnswer(of, member) => {
-                        format!("the replica of {} is created; the answer to {} is lost", name(member), leader(of))
-                    }
-                    Fault::Early(member, timer, late) => deadline(member, timer, late),
-                    Fault::EarlyWake(of) => format!("a deadline of {} comes", leader(of)),
-                };
-                format!("FAULT: {text}")
+            Step::Fault(fault) => format!("FAULT: {}", self.fault(fault)),
+        }
+    }
+
+    fn fault(&self, fault: Fault) -> String {
+        match fault {
+            Fault::KillAgent(member) => format!("{}'s agent is killed", self.name(member)),
+            Fault::KillPod(member) => format!("{}'s agent and freezer are killed", self.name(member)),
+            Fault::KillFreezer(member) => format!("{}'s freezer is killed", self.name(member)),
+            Fault::KillGuardian(member) => format!("{}'s guardian is killed", self.name(member)),
+            Fault::Thaw(member) => format!("somebody else thaws {}", self.name(member)),
+            Fault::Freeze(member) => format!("somebody else freezes {}", self.name(member)),
+            Fault::Lock(member) => format!("{}'s application takes a lock", self.name(member)),
+            Fault::Break(of, member) => format!("the session of {} and {} breaks", leader(of), self.name(member)),
+            Fault::Repeat(from, to) => {
+                format!(
+                    "{}'s agent gets {} from {}, for the first time",
+                    self.name(to),
+                    self.command(from, to, 0),
+                    leader(from)
+                )
             }
+            Fault::Overtake(from, to) => {
+                format!(
+                    "{}'s agent gets {} from {} before its turn",
+                    self.name(to),
+                    self.command(from, to, 1),
+                    leader(from)
+                )
+            }
+            Fault::Crash(of) => format!("{} dies", leader(of)),
+            Fault::TakeOver(next) => format!("{} begins although another believes that it leads", leader(next)),
+            Fault::RefuseCreation(of, member) => {
+                format!("the creation of the replica of {} by {} is refused", self.name(member), leader(of))
+            }
+            Fault::LoseAnswer(of, member) => {
+                format!("the replica of {} is created; the answer to {} is lost", self.name(member), leader(of))
+            }
+            Fault::Early(member, timer, late) => self.deadline(member, timer, late),
+            Fault::EarlyWake(of) => format!("a deadline of {} comes", leader(of)),
         }
     }
 }

@@ -130,31 +130,12 @@ impl World {
             Fault::AgentKilled => self.with_pod(|world, pod| world.kill_agent(pod, false)),
             Fault::PodKilled => self.with_pod(|world, pod| world.kill_agent(pod, true)),
             Fault::AgentPaused => self.with_pod(World::pause_agent),
-            Fault::FreezerKilled => self.with_member(|world, member| {
-                if !world.members[member].node.freezer_alive() || world.hangs(member) {
-                    return false;
-                }
-                world.members[member].node.kill_freezer();
-                world.arrange(member);
-                true
-            }),
+            Fault::FreezerKilled => self.with_member(World::kill_freezer),
             Fault::GuardianKilled => self.with_machine(World::kill_guardian),
             Fault::GuardianPaused => self.with_machine(World::pause_guardian),
-            Fault::GuardianRefuses => self.with_machine(|world, machine| {
-                world.refuse_at_guardian(machine, true);
-                let until = world.now + world.time(S, 30 * S);
-                world.queue.put(until, Event::GuardianAccepts(machine));
-                true
-            }),
+            Fault::GuardianRefuses => self.with_machine(World::have_guardian_refuse),
             Fault::ForeignFreeze => self.with_member(World::foreign_freeze),
-            Fault::ForeignThaw => self.with_member(|world, member| {
-                let frozen = world.members[member].node.frozen().is_some();
-                if frozen {
-                    world.members[member].node.third_party_thaw();
-                    world.arrange(member);
-                }
-                frozen
-            }),
+            Fault::ForeignThaw => self.with_member(World::foreign_thaw),
             Fault::LockTaken => self.with_member(|world, member| world.lock(member)),
             Fault::SessionCut => self.cut_any_session(),
             Fault::SessionStalls => self.stall_any_session(),
@@ -175,13 +156,7 @@ impl World {
             Fault::PodDeleted => self.with_pod(World::delete_pod),
             Fault::ContainerRestarted => self.with_pod(World::restart_container),
             Fault::ClaimDeleted => self.with_member(World::delete_claim),
-            Fault::ClaimMounted => {
-                let unmounted = self.members.iter().position(|member| member.pod.is_none());
-                match unmounted.filter(|_| self.rng.random_bool(0.7)) {
-                    Some(member) => self.mount_by_another(member),
-                    None => self.with_member(World::mount_by_another),
-                }
-            }
+            Fault::ClaimMounted => self.mount_any_claim(),
             Fault::ControllerKilled => self.with_process(|world, process| {
                 let back = world.time(50 * MS, 20 * S);
                 world.kill_process(process, back)
@@ -207,6 +182,39 @@ impl World {
                 self.ordered[fault as usize] += 1;
                 true
             }
+        }
+    }
+
+    fn kill_freezer(&mut self, member: usize) -> bool {
+        if !self.members[member].node.freezer_alive() || self.hangs(member) {
+            return false;
+        }
+        self.members[member].node.kill_freezer();
+        self.arrange(member);
+        true
+    }
+
+    fn have_guardian_refuse(&mut self, machine: usize) -> bool {
+        self.refuse_at_guardian(machine, true);
+        let until = self.now + self.time(S, 30 * S);
+        self.queue.put(until, Event::GuardianAccepts(machine));
+        true
+    }
+
+    fn foreign_thaw(&mut self, member: usize) -> bool {
+        let frozen = self.members[member].node.frozen().is_some();
+        if frozen {
+            self.members[member].node.third_party_thaw();
+            self.arrange(member);
+        }
+        frozen
+    }
+
+    fn mount_any_claim(&mut self) -> bool {
+        let unmounted = self.members.iter().position(|member| member.pod.is_none());
+        match unmounted.filter(|_| self.rng.random_bool(0.7)) {
+            Some(member) => self.mount_by_another(member),
+            None => self.with_member(World::mount_by_another),
         }
     }
 

@@ -75,6 +75,7 @@ struct Case {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table, one line for each mishap")]
 fn every_mishap_ends_with_everything_given_back() {
     let preparing = || World::preparing(Mode::Replicate, 2, 0);
     let suspending = || World::suspending(Mode::Replicate, 2);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stillpoint_api::labels;
 use stillpoint_api::snapshot::VolumeSnapshotClass;
 
-use crate::fixture::Fixture;
+use super::fixture::Fixture;
 
 /// The driver of every volume that is not said to be of another.
 pub const DRIVER: &str = "csi.test.stillpoint.io";

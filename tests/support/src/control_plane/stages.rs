@@ -8,10 +8,10 @@ use kube::runtime::wait::conditions::is_deleted;
 use serde_json::{Value, json};
 use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 
-use crate::agents::{Behaviour, FakeAgent, Told, lock_blocker};
-use crate::fixture::{DEADLINE, Fixture};
-use crate::objects::{bound_claim, pod_with_agent};
-use crate::snapshots::{self, SnapshotController, replicas};
+use super::agents::{Behaviour, FakeAgent, Told, lock_blocker};
+use super::fixture::{DEADLINE, Fixture};
+use super::objects::{bound_claim, pod_with_agent};
+use super::snapshots::{self, SnapshotController, replicas};
 
 /// Where a run can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,13 @@ pub const STAGES: [Stage; 6] =
 
 /// A run of one member at a stage. The run, the claim and the pod have the same name.
 pub struct Staged {
+    /// Where it is.
     pub stage: Stage,
+    /// The agent of its member.
     pub agent: FakeAgent,
+    /// The pod of its member.
     pub pod: Pod,
+    /// The run, as it was created.
     pub run: ConsistencyGroupReplication,
 }
 

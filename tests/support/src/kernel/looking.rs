@@ -7,6 +7,7 @@ use stillpoint::agent::locks::look;
 use stillpoint_core::locks::{Look, Suspension};
 use stillpoint_core::wire::Blocker;
 
+/// Looks for locks on the filesystem that is mounted here.
 pub fn look_at(path: &Path, when: Suspension) -> Look {
     let dataset = dataset::open(path).expect("the volume is mounted");
     look(&dataset, &[], when)

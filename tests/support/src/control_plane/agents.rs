@@ -16,8 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Status, Streaming};
 
-use crate::fixture::Fixture;
-use crate::objects::agent_token;
+use super::fixture::Fixture;
+use super::objects::agent_token;
 
 /// How an agent answers.
 #[derive(Clone, Debug)]
@@ -39,8 +39,11 @@ pub enum Behaviour {
 /// What an agent was told, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
+    /// To prepare.
     Prepare,
+    /// To suspend.
     Suspend,
+    /// To release.
     Release,
 }
 

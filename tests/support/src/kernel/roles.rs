@@ -32,7 +32,7 @@ impl Role {
     /// A process that holds a lock: `posix-write`, `posix-read`, `ofd-write`, `flock-write`, `flock-heir`, `flock-mapped`
     /// or `lease-write`.
     pub fn holding(lock: &str, file: &Path) -> Self {
-        let role = Self::start(&[], lock, &[crate::volume::text(file)]);
+        let role = Self::start(&[], lock, &[super::volume::text(file)]);
         if lock == "flock-heir" {
             // Only a locker that is reaped, too, has no number any more.
             let locker = Pid::from_child(&role.child);
@@ -43,7 +43,7 @@ impl Role {
 
     /// A process that does what it is told, to a file that it makes.
     pub fn hand(file: &Path) -> Self {
-        Self::start(&[], "hand", &[crate::volume::text(file)])
+        Self::start(&[], "hand", &[super::volume::text(file)])
     }
 
     /// Tells a hand what to do, and does not wait for it.
@@ -102,7 +102,7 @@ fn readable(output: impl AsFd, patience: Duration) -> bool {
 fn command(wrapper: &[&str], role: &str, args: &[&str]) -> Command {
     let binary = std::env::current_exe().expect("the test binary has a path");
     let mut words: Vec<&str> = wrapper.to_vec();
-    words.extend([crate::volume::text(&binary), "--exact", "role", "--nocapture", "--test-threads=1"]);
+    words.extend([super::volume::text(&binary), "--exact", "role", "--nocapture", "--test-threads=1"]);
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).env("ROLE", role).env("ROLE_ARGS", args.join("\n"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -345,8 +345,8 @@ pub struct FakeContainer {
 impl FakeContainer {
     /// Makes the cgroup, in a mount of the cgroup2 hierarchy at `hierarchy`.
     pub fn new(hierarchy: PathBuf) -> Self {
-        crate::volume::run("mount", &["-t", "cgroup2", "cgroup2", crate::volume::text(&hierarchy)]);
-        let container = Self { id: format!("{:0>64}", crate::volume::pod_digits()), hierarchy };
+        super::volume::run("mount", &["-t", "cgroup2", "cgroup2", super::volume::text(&hierarchy)]);
+        let container = Self { id: format!("{:0>64}", super::volume::pod_digits()), hierarchy };
         std::fs::create_dir(container.cgroup()).expect("root may make cgroups");
         container
     }

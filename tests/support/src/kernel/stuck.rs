@@ -23,6 +23,7 @@ const UFFDIO_REGISTER: Opcode = opcode::read_write::<Range>(0xaa, 0x00);
 const UFFDIO_ZEROPAGE: Opcode = opcode::read_write::<Range>(0xaa, 0x04);
 const MODE_MISSING: u64 = 1;
 
+/// A thread whose write does not end until it is finished.
 pub struct StuckWrite {
     faults: OwnedFd,
     page: u64,
@@ -30,6 +31,7 @@ pub struct StuckWrite {
 }
 
 impl StuckWrite {
+    /// Begins a write to a new file of the directory, and waits until it is stuck.
     pub fn new(directory: &Path) -> Self {
         // SAFETY: a new mapping that nothing else uses, and the structures of linux/userfaultfd.h.
         let (faults, page) = unsafe {
@@ -54,6 +56,7 @@ impl StuckWrite {
         Self { faults, page, writer }
     }
 
+    /// Lets the write end.
     pub fn finish(self) {
         let mut range = [self.page, PAGE as u64, 0, 0];
         // SAFETY: the range that was registered.

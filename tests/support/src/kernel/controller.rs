@@ -13,12 +13,17 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
+/// What an agent must prove itself with.
 pub const TOKEN: &str = "a token";
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// A server that agents open sessions with.
 pub struct Controller {
+    /// Where agents reach it.
     pub address: String,
+    /// The certificate that its agents trust.
     pub ca_file: PathBuf,
+    /// Holds [`TOKEN`].
     pub token_file: PathBuf,
     sessions: mpsc::Receiver<Session>,
 }
@@ -30,6 +35,7 @@ pub struct Session {
 }
 
 impl Controller {
+    /// Listens; the files for its agents go into the directory.
     pub async fn start(directory: &Path) -> Self {
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (ca_file, token_file) = (directory.join("ca.crt"), directory.join("token"));
@@ -48,6 +54,7 @@ impl Controller {
         Self { address, ca_file, token_file, sessions }
     }
 
+    /// Waits for the next session of an agent, and its Hello.
     pub async fn session(&mut self) -> Session {
         let mut session = tokio::time::timeout(PATIENCE, self.sessions.recv()).await.expect("no session").unwrap();
         assert!(matches!(session.hear().await, Report::Hello(_)), "Hello comes first");
@@ -56,6 +63,7 @@ impl Controller {
 }
 
 impl Session {
+    /// Commands the agent.
     pub async fn say(&self, command: Command) {
         self.commands.send(Ok(wire::ControllerMessage { command: Some(command) })).await.unwrap();
     }
@@ -65,6 +73,7 @@ impl Session {
         self.commands = mpsc::channel(1).0;
     }
 
+    /// Waits for what the agent says next.
     pub async fn hear(&mut self) -> Report {
         let message = tokio::time::timeout(PATIENCE, self.reports.message()).await.expect("no answer");
         message.unwrap().expect("the agent ended the session").report.unwrap()

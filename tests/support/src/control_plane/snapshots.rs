@@ -9,7 +9,7 @@ use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, labels};
 use tokio::task::JoinHandle;
 
-use crate::fixture::{DEADLINE, Fixture};
+use super::fixture::{DEADLINE, Fixture};
 
 /// A task that answers until the test ends.
 pub struct SnapshotController(JoinHandle<()>);

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::wait::{Condition, await_condition, conditions};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -28,7 +28,9 @@ static CONTROLLER: OnceCell<SocketAddr> = OnceCell::const_new();
 
 /// A namespace of the test's own, opted in.
 pub struct Fixture {
+    /// Of the API server.
     pub client: Client,
+    /// Its name.
     pub namespace: String,
     /// Where agents reach the controllers.
     pub controllers: Vec<SocketAddr>,
@@ -127,7 +129,7 @@ impl Fixture {
     }
 }
 
-/// Connects through `KUBECONFIG` and applies the CRD.
+/// Connects through `KUBECONFIG` and applies the CRDs.
 pub async fn connect() -> Client {
     assert!(
         std::env::var_os("KUBECONFIG").is_some(),
@@ -135,12 +137,13 @@ pub async fn connect() -> Client {
     );
     let client = Client::try_default().await.expect("KUBECONFIG names an API server");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let crd = ConsistencyGroupReplication::crd();
     let apply = PatchParams::apply("control-plane-tests").force();
-    crds.patch(&crd.name_any(), &apply, &Patch::Apply(&crd)).await.expect("the CRD is accepted");
-    let name = crd.name_any();
-    let established = await_condition(crds, &name, conditions::is_crd_established());
-    tokio::time::timeout(DEADLINE, established).await.expect("the CRD is established in time").expect("a watch");
+    for crd in stillpoint_api::crds() {
+        let name = crd.name_any();
+        crds.patch(&name, &apply, &Patch::Apply(&crd)).await.expect("the CRD is accepted");
+        let established = await_condition(crds.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(DEADLINE, established).await.expect("the CRD is established in time").expect("a watch");
+    }
     client
 }
 
