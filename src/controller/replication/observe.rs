@@ -90,10 +90,8 @@ impl Watches {
             Change::Replica(index, event) => {
                 let (resource, listing) = &mut self.replicas[index];
                 let replicas = &mut observed.replicas;
-                if matches!(*event, watcher::Event::InitDone) {
-                    listing.keep(replicas, |name| name.kind != resource.kind);
-                }
-                listing.apply(replicas, *event, |object| ObjectName::of(resource, object), Some);
+                let key = |object: &DynamicObject| ObjectName::of(resource, object);
+                listing.apply_beside(replicas, *event, key, Some, |name| name.kind != resource.kind);
             }
         }
         let replicas = self.replicas.iter().all(|(_, listing)| listing.listed);
@@ -162,22 +160,24 @@ impl<N, V> Default for Listing<N, V> {
 }
 
 impl<N: Ord, V> Listing<N, V> {
-    /// Takes over what other lists have put into the map that this one is about to replace.
-    fn keep(&mut self, live: &mut BTreeMap<N, V>, others: impl Fn(&N) -> bool) {
-        let incoming = self.incoming.get_or_insert_default();
-        while let Some((name, value)) = live.pop_first() {
-            if others(&name) {
-                incoming.insert(name, value);
-            }
-        }
-    }
-
     fn apply<K>(
         &mut self,
         live: &mut BTreeMap<N, V>,
         event: watcher::Event<K>,
         key: impl Fn(&K) -> N,
         convert: impl Fn(K) -> Option<V>,
+    ) {
+        self.apply_beside(live, event, key, convert, |_| false);
+    }
+
+    /// The same of a map that other watches fill too: `others` says which entries are theirs.
+    fn apply_beside<K>(
+        &mut self,
+        live: &mut BTreeMap<N, V>,
+        event: watcher::Event<K>,
+        key: impl Fn(&K) -> N,
+        convert: impl Fn(K) -> Option<V>,
+        others: impl Fn(&N) -> bool,
     ) {
         let put = |map: &mut BTreeMap<N, V>, object: K| {
             let key = key(&object);
@@ -190,7 +190,8 @@ impl<N: Ord, V> Listing<N, V> {
             watcher::Event::Init => self.incoming = Some(BTreeMap::new()),
             watcher::Event::InitApply(object) => put(self.incoming.get_or_insert_default(), object),
             watcher::Event::InitDone => {
-                *live = self.incoming.take().unwrap_or_default();
+                live.retain(|name, _| others(name));
+                live.append(&mut self.incoming.take().unwrap_or_default());
                 self.listed = true;
             }
             watcher::Event::Apply(object) => put(live, object),
@@ -306,6 +307,20 @@ mod tests {
         assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
         let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
         assert_eq!(delete_replicas(&client, "shop", 1, &KINDS[0].remove(&run, &[])).await, 0);
+    }
+
+    #[test]
+    fn a_list_of_one_resource_leaves_what_another_has_delivered() {
+        let name = |kind: &str, name: &str| ObjectName { kind: kind.into(), name: name.into() };
+        let mut live = [(name("A", "gone"), 1), (name("B", "other"), 2)].into();
+        let mut listing = Listing::default();
+        let mut apply = |live: &mut BTreeMap<_, _>, event| {
+            listing.apply_beside(live, event, |_| name("A", "new"), Some, |name| name.kind != "A")
+        };
+        for event in [watcher::Event::Init, watcher::Event::InitApply(3), watcher::Event::InitDone] {
+            apply(&mut live, event);
+        }
+        assert_eq!(live, [(name("A", "new"), 3), (name("B", "other"), 2)].into());
     }
 
     #[tokio::test]
