@@ -62,7 +62,7 @@ async fn wrong_objects_are_refused_with_a_sentence() {
             json!({"source": names, "replication": {"photograph": {}}}),
             "needs exactly one kind of replica",
         ),
-        ("null to replicate with", json!({"source": names, "replication": null}), "replication"),
+        ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
     ];
     let fixture = Fixture::new("validation").await;

@@ -202,11 +202,12 @@ fn duration_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
+// The rule counts fields, because to `has()` a field that is null is absent.
 /// How the members are replicated: exactly one kind of replica.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.volumeSnapshot)].filter(kind, kind).size() == 1")
-    .message("spec.replication needs exactly one kind of replica, for example volumeSnapshot: {}"))]
+#[x_kube(validation = Rule::new("size(dyn(self)) == 1")
+    .message("spec.replication needs exactly one kind of replica, for example volumeSnapshot: {}; write {} and not null, which kubectl apply leaves out"))]
 pub struct Replication {
     /// One CSI `VolumeSnapshot` for every member. `null` means the same as `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]

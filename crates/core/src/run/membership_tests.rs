@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use super::super::facts::AgentMount;
 use super::super::fixtures::{classes, request};
 use super::*;
-use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
+use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension};
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -44,6 +44,12 @@ fn expression(key: &str, operator: &str, values: &[&str]) -> Source {
     Source { selector: Some(selector), persistent_volume_claim_names: None }
 }
 
+fn snapshots(class: Option<&str>) -> Replication {
+    let mut how = Replication::default();
+    how.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = class.map(str::to_owned);
+    how
+}
+
 struct Group {
     spec: ConsistencyGroupReplicationSpec,
     request: Request,
@@ -57,7 +63,7 @@ fn group() -> Group {
             source: names(&["a", "b"]),
             mode: Mode::Replicate,
             suspension: Suspension::default(),
-            replication: Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication::default()) }),
+            replication: Some(snapshots(None)),
             deletion_policy: DeletionPolicy::Delete,
             retry: None,
         },
@@ -117,7 +123,7 @@ fn every_refusal_has_its_reason() {
         ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
         ("UnknownReplicaKind", |g| g.request.kind = None),
         ("NotACsiVolume", |g| g.candidates.drivers.clear()),
-        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: Some(VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) }) })),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(snapshots(Some("other")))),
     ];
     for (reason, spoil) in cases {
         let mut group = group();
