@@ -58,6 +58,15 @@ pub async fn ask(client: Client, namespace: String, ask: Ask) -> Input {
     Input::Asked { name, result: created.map(Box::new).map_err(|error| format!("{error:#}")) }
 }
 
+/// Opens so many connections: the client speaks HTTP/1.1, in which each request that is under way has one of its own, and a
+/// handshake of TCP and TLS within a hold would lengthen it. What is asked for does not matter; everybody may ask for it.
+pub fn warm(client: &Client, connections: usize) {
+    for _ in 0..connections {
+        let client = client.clone();
+        tokio::spawn(async move { within(API_TIMEOUT, client.apiserver_version()).await.is_ok() });
+    }
+}
+
 /// A request as a driver hears of it.
 async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Refused> {
     match tokio::time::timeout(API_TIMEOUT, request).await {

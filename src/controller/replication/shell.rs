@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use super::observe::{self, Watches};
 use super::removal::remove;
-use super::requests::{Stored, ask};
+use super::requests::{Stored, ask, warm};
 use super::reserved::{Reservation, Reserved};
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
@@ -169,6 +169,7 @@ impl Shell {
                     return true;
                 }
             }
+            Effect::Warm(connections) => warm(&client, connections),
             Effect::Ask(asks) => {
                 for one in asks {
                     self.spawn(ask(client.clone(), namespace.clone(), one));

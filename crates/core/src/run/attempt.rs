@@ -9,10 +9,11 @@ use super::agents::{AgentKey, AssignmentKey};
 use super::answers;
 use super::effect::{Effect, Facts, Input, Interest};
 use super::happened::Happened;
-use super::observed::Observed;
+use super::observed::{AnswerContent, Observed};
 use super::plan::{Step, plan};
 use super::state::{Moment, Request, Run, Stage};
 use super::writer::{Lost, Write, Writer};
+use crate::limits::{STATUS_INTERVAL, WARM_FOR};
 
 /// An attempt that is driven.
 #[derive(Clone, Debug)]
@@ -33,8 +34,12 @@ pub struct AttemptDriver {
     finishing: bool,
     /// No agent is needed any more, and that was said.
     aside: bool,
-    /// When the planner wants to plan again.
+    /// Something was noted that the planner must look at now.
+    news: bool,
+    /// When the planner is to plan again without it.
     plan_at: Option<Duration>,
+    /// Until when connections that were opened for the cut are there.
+    warm_until: Option<Duration>,
 }
 
 impl AttemptDriver {
@@ -56,12 +61,21 @@ impl AttemptDriver {
             stopping: false,
             finishing: false,
             aside: false,
+            news: true,
             plan_at: None,
+            warm_until: None,
         }
     }
 
     /// Takes note of what happened. [`AttemptDriver::turn`] goes on from there.
     pub fn hear(&mut self, input: Input, now: Moment) -> Vec<Effect> {
+        let before = std::mem::replace(&mut self.news, true);
+        let effects = self.take_note(input, now);
+        self.news |= before;
+        effects
+    }
+
+    fn take_note(&mut self, input: Input, now: Moment) -> Vec<Effect> {
         match input {
             Input::Stored(result) => {
                 let news = self.writer.stored(result.map(|object| *object), now.monotonic);
@@ -78,7 +92,14 @@ impl AttemptDriver {
                 let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 // One that does not count is another attempt's, or a stranger's.
                 if let Ok((assignment, answer)) = answer {
+                    let waited_for = self.is_waited_for(&answer.content);
                     self.observed.answers.insert(assignment, answer);
+                    self.news = waited_for || self.has_answered();
+                    if !self.news {
+                        // It is shown soon nevertheless.
+                        let shown = now.monotonic + STATUS_INTERVAL;
+                        self.plan_at = Some(self.plan_at.map_or(shown, |at| at.min(shown)));
+                    }
                 }
             }
             Input::Unsent(to) => self.observed.lost(&to.agent.clone(), [to]),
@@ -115,10 +136,11 @@ impl AttemptDriver {
         let mut effects = Vec::new();
         self.observed.recorded |= self.writer.has_written();
         self.finish_if_it_must();
-        if !self.finishing {
-            if !leads {
-                self.cut_off("the controller cannot be sure that it still leads");
-            }
+        if !leads && self.observed.cut_off.is_none() {
+            self.cut_off("the controller cannot be sure that it still leads");
+            self.news = true;
+        }
+        if !self.finishing && (self.news || self.plan_at.is_some_and(|at| at <= now.monotonic)) {
             self.plan(now, &mut effects);
             self.finish_if_it_must();
         }
@@ -151,9 +173,14 @@ impl AttemptDriver {
     }
 
     fn plan(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let stage = self.run.stage.name();
         let plan = plan(&self.request, &self.run, &self.observed, now);
         self.run = plan.run;
+        self.news = false;
         self.plan_at = plan.wake_at;
+        if self.run.stage.name() != stage {
+            effects.extend(self.warm(now));
+        }
         // Steps first: a status never holds up a hold.
         for step in plan.steps {
             effects.push(self.effect(step));
@@ -197,6 +224,33 @@ impl AttemptDriver {
         self.observed.lost(agent, lost);
     }
 
+    /// Whether an answer leads on by itself. The others of a round in which all must agree do not, before the last one has come:
+    /// so a hold of many members is planned a few times, and not once for every member.
+    fn is_waited_for(&self, content: &AnswerContent) -> bool {
+        match content {
+            AnswerContent::Prepared { .. } | AnswerContent::Released { unbroken: true, .. } => false,
+            // The first one begins the hold, and its limit.
+            AnswerContent::Ready { .. } => self.run.hold_began.is_none(),
+            _ => true,
+        }
+    }
+
+    /// Whether all have answered.
+    fn has_answered(&self) -> bool {
+        self.observed.answers.len() >= self.run.assignments().count()
+    }
+
+    /// What makes the requests of the cut short: a connection for each must be there before the hold.
+    fn warm(&mut self, now: Moment) -> Option<Effect> {
+        let soon = matches!(self.run.stage, Stage::Preparing | Stage::Suspending);
+        let warm = self.warm_until.is_some_and(|until| now.monotonic < until);
+        if !soon || warm || self.request.mode == Mode::Check {
+            return None;
+        }
+        self.warm_until = Some(now.monotonic + WARM_FOR);
+        Some(Effect::Warm(self.run.members.len()))
+    }
+
     fn cut_off(&mut self, why: &str) {
         self.observed.cut_off = Some(why.to_owned());
     }
@@ -224,3 +278,7 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
         None => map.remove(&key),
     };
 }
+
+#[cfg(test)]
+#[path = "attempt_tests.rs"]
+mod tests;

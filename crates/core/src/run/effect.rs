@@ -96,6 +96,8 @@ pub enum Effect {
         /// The command.
         message: ControllerMessage,
     },
+    /// Open so many connections to the API server. Not answered.
+    Warm(usize),
     /// Ask for these, all at once; [`Input::Asked`] for each.
     Ask(Vec<Ask>),
     /// Remove these replicas, and whatever else is of this replication and of an attempt up to this one, until it is done;
