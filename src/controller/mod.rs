@@ -4,6 +4,7 @@
 //! which pod each one is. [`publish`] brings the CA to the agents. One controller leads ([`leadership`]); only it commands,
 //! through the runs of [`replication`].
 
+mod api;
 pub mod certificates;
 mod health;
 pub mod identity;

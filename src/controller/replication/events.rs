@@ -8,7 +8,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::observe::within;
+use crate::controller::api::within;
 use stillpoint_api::{Blocker, ClaimReference, Phase, ReplicationStatus};
 use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS, MAX_MESSAGE_CHARS};
 use stillpoint_core::text::printable;

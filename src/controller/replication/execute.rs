@@ -8,7 +8,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::observe::{self, is_absent, within};
+use super::observe;
+use crate::controller::api::{is_absent, within};
 use crate::controller::sessions::Sessions;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, labels};

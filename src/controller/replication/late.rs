@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::execute::{Pauses, attempt_of, delete_replica, delete_replicas};
-use super::observe::within;
+use crate::controller::api::within;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
 use stillpoint_core::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};

@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
-use kube::core::Status;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::controller::api::{is_absent, sentence, within};
 use stillpoint_api::labels;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
@@ -227,29 +226,6 @@ pub async fn pods(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<S
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = within(API_TIMEOUT, api.list(&ListParams::default())).await?;
     Ok(list.items.into_iter().filter_map(PodFacts::of).map(|pod| (pod.uid.clone(), pod)).collect())
-}
-
-/// A request with a limit of time.
-///
-/// # Errors
-/// When it fails, or takes longer.
-pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
-    let answer = tokio::time::timeout(limit, request).await.context("the API server did not answer in time")?;
-    answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
-}
-
-/// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
-/// [`Status::is_not_found`] looks for.
-pub fn is_absent(status: &Status) -> bool {
-    status.code == 404
-}
-
-/// What the API server said, without the fields of its answer that the sentence repeats.
-pub fn sentence(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
-    }
 }
 
 #[cfg(test)]

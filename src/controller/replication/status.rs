@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::events::{Events, Told};
-use super::observe::{sentence, within};
+use crate::controller::api::{sentence, within};
 use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, STATUS_INTERVAL, STATUS_QUEUE};
 
