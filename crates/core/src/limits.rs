@@ -198,6 +198,14 @@ const _: () = {
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.
+pub const LIST_PAGE: u32 = 250;
+/// Pages that are read at the same time, so that many runs that start at once do not need as many pages of memory.
+pub const LIST_CONCURRENCY: usize = 4;
+/// How long one watch is asked to last; then it goes on with a new one, without a list.
+pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
+/// A watch that does not end by itself is given up when it has been silent for so long: its connection may be dead.
+pub const WATCH_SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT.as_secs() + 5);
 /// Least pause between two status updates of the same phase. A new phase is written at once.
 pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause before a request to the API server is tried again, doubled up to [`API_RETRY_MAX`].
