@@ -402,6 +402,8 @@ impl Wheel<'_> {
             if !self.context.tenure.is_certain() {
                 self.observed.cut_off = Some("the controller cannot be sure that it still leads".to_owned());
             }
+            // What was lost up to here is known to this plan.
+            self.observed.take_losses();
             let plan = plan(&self.request, &self.run, &self.observed, self.context.now());
             if plan.run.stage != self.run.stage {
                 tracing::info!(
@@ -413,7 +415,6 @@ impl Wheel<'_> {
                 );
             }
             self.run = plan.run;
-            let lost = self.observed.lost.len();
             // Steps first: a status never holds up a hold.
             for step in plan.steps {
                 self.executor.execute(step, &mut self.observed);
@@ -421,7 +422,7 @@ impl Wheel<'_> {
             for status in plan.statuses {
                 self.writer.push(status);
             }
-            if self.observed.lost.len() <= lost {
+            if !self.observed.take_losses() {
                 return plan.wake_at;
             }
         }

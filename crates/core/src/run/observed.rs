@@ -94,6 +94,8 @@ pub struct Observed {
     pub deleted_replicas: Option<usize>,
     /// Pods were listed anew after the release.
     pub rechecked: bool,
+    /// A session was lost, or a command could not be sent, since the last [`Observed::take_losses`].
+    pub losses: bool,
 }
 
 impl Observed {
@@ -107,5 +109,33 @@ impl Observed {
     pub fn lost(&mut self, agent: &AgentKey, assignments: impl IntoIterator<Item = AssignmentKey>) {
         self.connected.remove(agent);
         self.lost.extend(assignments);
+        self.losses = true;
+    }
+
+    /// Whether anything was lost since this was last asked. How many are lost does not say so: one is asked again and leaves
+    /// `lost` while another one enters it.
+    pub fn take_losses(&mut self) -> bool {
+        std::mem::take(&mut self.losses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_noted_also_when_as_many_are_lost_as_before() {
+        let agent = |name: &str| AgentKey::of_pod(name);
+        let assignment = |name: &str| AssignmentKey::new(name, agent(name));
+        let mut observed = Observed::default();
+        assert!(!observed.take_losses());
+        observed.lost(&agent("a"), [assignment("a")]);
+        assert!(observed.take_losses() && !observed.take_losses(), "once");
+        let before = observed.lost.len();
+        observed.asking(&assignment("a"));
+        assert!(!observed.take_losses(), "a command that goes out is no loss");
+        observed.lost(&agent("b"), [assignment("b")]);
+        assert_eq!(observed.lost.len(), before);
+        assert!(observed.take_losses());
     }
 }
