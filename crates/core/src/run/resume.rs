@@ -9,7 +9,7 @@ use super::agents::AgentRef;
 use super::assignments::{Mount, Standing};
 use super::facts::PodFacts;
 use super::state::{CleanUp, Command, Member, Moment, Request, Run, Stage, Verdict};
-use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, Reason, ReplicationStatus};
 
 /// Whether a stored status declares an attempt that was begun and has not ended.
 pub fn is_under_way(status: &ReplicationStatus) -> bool {
@@ -46,7 +46,7 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     }
     run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
     run.verdict = Some(Verdict::new(
-        "ControllerRestarted",
+        Reason::ControllerRestarted,
         "the leading controller changed before the hold was proven, so the attempt is void",
     ));
     // Phases are written behind the hold: snapshots may exist though the stored phase does not say so yet.
