@@ -302,6 +302,34 @@ fn what_breaks_a_hold_is_remembered() {
 }
 
 #[test]
+fn ready_is_never_said_of_a_hold_that_ends() {
+    let repeated = || [prepare(attempt(1, 1, 1)), Command::Suspend(attempt(1, 1, 1), 1)];
+    for (at, command) in repeated().into_iter().enumerate() {
+        for settles in [false, true] {
+            let mut story = Story::held();
+            story.command(command.clone());
+            assert!(matches!(story.heard(), Report::Ready(_)), "it holds");
+            story.tell(if settles { Event::FreezerLost } else { Event::GuardianLost });
+            story.tell(Event::Command(2, command.clone()));
+            assert!(story.said.is_empty(), "the hold is broken, and writes do not go on yet: {:?}", story.said);
+            story.well_until("");
+            assert_eq!(story.said[0].0, 2, "whoever asked last is answered");
+            assert!(matches!(&story.said[0].1, Report::NotReady(it) if it.round == at as u32), "{:?}", story.said);
+            assert_eq!(story.refusal(), ("NotPrepared".to_owned(), false));
+            assert!(story.hold.is_idle());
+        }
+    }
+    // Nor of one that is released, where the answer is Released.
+    for command in repeated() {
+        let mut story = Story::held();
+        story.command(Command::Release(attempt(1, 1, 1)));
+        story.command(command);
+        story.well_until("");
+        assert!(matches!(story.heard(), Report::Released(released) if released.unbroken));
+    }
+}
+
+#[test]
 fn a_release_after_the_limit_is_too_late_even_if_no_timer_ran() {
     let mut story = Story::held();
     story.now += LIMIT;

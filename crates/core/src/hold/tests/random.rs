@@ -114,6 +114,8 @@ impl World {
             }
             Action::Report(_, Report::Ready(_)) => {
                 assert!(self.armed && self.frozen_since.is_some());
+                let ending = self.open.iter().any(|open| matches!(open, Action::Thaw(_) | Action::Settle(_)));
+                assert!(!ending, "says Ready of a hold that ends");
                 self.whole = self.frozen == Some(Owner::Us);
             }
             Action::Report(_, Report::Released(released)) => {
@@ -218,8 +220,10 @@ impl World {
                 }
             }
             Step::ForeignThaw => {
-                self.frozen = None;
-                self.whole = false;
+                // What comes after the hold does not break it: a repeated Release has the same answer.
+                if self.frozen.take() == Some(Owner::Us) {
+                    self.whole = false;
+                }
             }
         }
     }
