@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::blockers::{held_by_another, not_prepared, stale};
 use super::machine::{Ended, Hold};
-use super::run::{End, Preparing, Refusal, State, Suspending, Then, only};
+use super::run::{End, Preparing, Refusal, State, Then, only};
 use super::{Action, Session};
 use crate::locks::Look;
 use crate::wire;
@@ -69,15 +69,15 @@ impl Hold {
                 run.attempt = attempt;
                 run.round = round;
                 run.said = None;
-                self.step_suspending(Suspending::Flush, now);
+                self.walk(0, now);
             }
             State::Prepared { .. }
-            | State::Suspending { .. }
+            | State::Approaching { .. }
             | State::Warming { .. }
-            | State::Freezing { .. }
-            | State::Rechecking { .. }
+            | State::Suspending { .. }
+            | State::Confirming { .. }
             | State::Held { .. }
-            | State::Thawing { .. }
+            | State::Resuming { .. }
             | State::Settling { .. } => self.repeat(session, attempt, round),
         }
     }
@@ -149,7 +149,7 @@ impl Hold {
         run.attempt = attempt;
         let ready = matches!(run.said, Some(Report::Ready(_)));
         match &mut run.state {
-            State::Thawing { end, .. } | State::Settling { end, .. } if ready => {
+            State::Resuming { end, .. } | State::Settling { end, .. } if ready => {
                 if let Some(End { then: Then::LetGo(why), refusal }) = end {
                     refusal.get_or_insert_with(|| Refusal { retryable: false, look: only(not_prepared(why)) });
                     run.said = None;
