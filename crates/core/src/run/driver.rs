@@ -198,6 +198,14 @@ impl Driver {
         }
     }
 
+    /// The attempt that is under way, by itself: who looks into every state of one has no use for what is around it.
+    pub fn into_attempt(self) -> Option<AttemptDriver> {
+        match self.life {
+            Life::Attempting(attempt) => Some(*attempt),
+            _ => None,
+        }
+    }
+
     fn ask(&mut self, effect: Effect, life: Life) -> Life {
         self.effects.push(effect);
         life
