@@ -200,6 +200,14 @@ impl Driver {
         }
     }
 
+    /// The attempt that is under way, by itself: who looks into every state of one has no use for what is around it.
+    pub fn into_attempt(self) -> Option<AttemptDriver> {
+        match self.life {
+            Life::Attempting(attempt) => Some(*attempt),
+            _ => None,
+        }
+    }
+
     fn ask(&mut self, effect: Effect, life: Life) -> Life {
         self.effects.push(effect);
         life
@@ -222,8 +230,10 @@ impl Driver {
         match read {
             Ok(Some(object)) if object.uid().as_deref() != Some(&self.uid) => Life::Over(Over::Ended),
             Ok(Some(object)) if object.metadata.deletion_timestamp.is_some() => self.say_goodbye(object),
-            Ok(Some(object)) => Life::Over(cool_down(&object, now).map_or(Over::Ended, Over::Later)),
-            Ok(None) => Life::Over(Over::Ended),
+            // A cool-down that is over already, because storing its end took that long, is one too: the watch has told of it
+            // before, and nobody else would begin the next attempt.
+            Ok(Some(object)) if waits(&object) => Life::Over(Over::Later(cool_down(&object, now).unwrap_or_default())),
+            Ok(_) => Life::Over(Over::Ended),
             Err(why) => failed("the object could not be read", why),
         }
     }
@@ -493,6 +503,11 @@ fn cool_down(object: &ConsistencyGroupReplication, now: Moment) -> Option<Durati
     let next = object.status.as_ref()?.next_attempt_at.as_ref()?;
     let left = Duration::try_from(next.0.duration_since(now.wall)).ok()?;
     Some(left.min(object.spec.retry.unwrap_or_default().pause())).filter(|left| !left.is_zero())
+}
+
+/// Whether another attempt follows.
+fn waits(object: &ConsistencyGroupReplication) -> bool {
+    !has_ended(object) && object.status.as_ref().is_some_and(|status| status.next_attempt_at.is_some())
 }
 
 /// Whether the run has ended for good.

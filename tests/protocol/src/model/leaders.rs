@@ -1,5 +1,5 @@
-//! The leaders, as the model checker steps them: the production planner behind [`Controller`], and of its status writer what a
-//! next leader reads.
+//! The leaders, as the model checker steps them: the production driver up to its attempt, the production attempt, and of its
+//! status writer what a next leader reads. Of the registry of sessions: which are open, and which agents were asked.
 //!
 //! What no decision reads is blanked before states are compared: wall times, texts, conditions, the history of phases, and how
 //! long things took. The planner compares none of it; it only copies it into the status. Everything else of a run and of what
@@ -9,19 +9,25 @@
 //! the cut proven, and the last. Those in between would tell an older leader again that its place is taken, and the next one
 //! whether to call the end of a void run `Aborted` or `Failed`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
-use stillpoint_api::{DeletionPolicy, Mode, Phase, ReplicationStatus};
+use stillpoint_api::{
+    ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Phase, ReplicationStatus, Source, Suspension,
+};
 use stillpoint_core::hold::Command as AgentCommand;
+use stillpoint_core::limits::MAX_HOLD;
 use stillpoint_core::run::agents::{AgentKey, AssignmentKey};
-use stillpoint_core::run::facts::{AgentMount, Claim, PodFacts};
+use stillpoint_core::run::attempt::AttemptDriver;
+use stillpoint_core::run::driver::{Driver, Settings};
+use stillpoint_core::run::effect::{self, Facts};
 use stillpoint_core::run::observed::{AnswerContent, Observed};
 use stillpoint_core::run::state::{Member, Moment, Stage, Verdict};
+use stillpoint_core::run::writer::{Write, Writer};
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command as WireCommand;
 use stillpoint_core::wire::{self, ControllerMessage};
@@ -29,7 +35,7 @@ use stillpoint_core::wire::{self, ControllerMessage};
 use super::pool::{Id, Memo, Pool};
 use super::state::Order;
 use super::{Bounds, Without};
-use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer, untyped};
+use crate::cluster::{self, Object, UID, untyped};
 
 /// The name that every member has on its node.
 const MEMBER: &str = "member";
@@ -94,7 +100,11 @@ pub struct Effect {
 /// A leader's process.
 #[derive(Clone)]
 struct Leader {
-    controller: Controller,
+    attempt: AttemptDriver,
+    /// Pods whose session is open.
+    sessions: BTreeSet<String>,
+    /// Pods that were commanded. Reports of others are dropped.
+    asked: BTreeSet<String>,
     /// Statuses that are not stored yet.
     writes: Vec<Arc<ReplicationStatus>>,
     /// Its first status was queued.
@@ -137,11 +147,13 @@ pub struct Leaders {
     now: Moment,
     without: Option<Without>,
     members: Vec<Named>,
-    spec: Spec,
+    /// The object, without a status.
+    object: Object,
     leaders: Pool<String, View>,
     statuses: Pool<String, Stored>,
     effects: Memo<(Id, Input), Effect>,
     begun: Memo<Beginning, Effect>,
+    claimed: Memo<(Id, u64), Id>,
     permuted: Memo<(Id, Order), Id>,
     permuted_statuses: Memo<(Id, Order), Id>,
     reports: Arc<super::members::Members>,
@@ -158,39 +170,41 @@ impl Leaders {
     /// None yet.
     pub fn new(bounds: &Bounds, reports: Arc<super::members::Members>) -> Self {
         let now = Moment { monotonic: Duration::from_secs(1_000_000), wall: Timestamp::UNIX_EPOCH };
-        let spec = Spec {
-            members: (0..bounds.members).map(claim_name).collect(),
+        let spec = ConsistencyGroupReplicationSpec {
+            source: Source::default(),
             mode: Mode::Replicate,
-            prepare_timeout: bounds.prepare_timeout,
-            hold_timeout: bounds.hold_timeout,
+            suspension: Suspension {
+                prepare_timeout: bounds.prepare_timeout.into(),
+                hold_timeout: bounds.hold_timeout.into(),
+            },
+            replication: None,
+            retry: None,
             deletion_policy: DeletionPolicy::Delete,
         };
+        let mut object = cluster::group(bounds.members, spec);
+        // Putting it on is a step of no interest here.
+        object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
         let mut leaders = Self {
             now,
             without: bounds.without,
             members: Vec::new(),
-            spec,
+            object,
             leaders: Pool::new(),
             statuses: Pool::new(),
             effects: Memo::new(),
             begun: Memo::new(),
+            claimed: Memo::new(),
             permuted: Memo::new(),
             permuted_statuses: Memo::new(),
             reports,
         };
-        let mut store = leaders.store(None, &[]);
-        let object = Object::new(leaders.spec.clone());
-        if let Ok(Some(first)) = Controller::take_over(1, &object, &mut store, BTreeSet::new(), now) {
-            leaders.members = first
-                .run
-                .members
-                .iter()
-                .map(|member| Named {
-                    claim: member.claim.uid.clone(),
-                    pod: member.mounts.first().map(|pod| pod.uid.clone()).unwrap_or_default(),
-                    replica: member.replica_name.clone(),
-                })
-                .collect();
+        if let Some(first) = leaders.drive(1, None, &[], BTreeSet::new()).0 {
+            let members = first.run.members.iter().map(|member| Named {
+                claim: member.claim.uid.clone(),
+                pod: member.mounts.first().map(|pod| pod.uid.clone()).unwrap_or_default(),
+                replica: first.request.run_id(1).replica_name(&member.claim),
+            });
+            leaders.members = members.collect();
         }
         leaders
     }
@@ -212,27 +226,83 @@ impl Leaders {
 
     /// What is stored once a leader has claimed what it read, before it does anything.
     pub fn claimed(&self, id: Id, epoch: u64) -> Id {
-        let mut status = ReplicationStatus::clone(&self.statuses.get(id).status);
-        status.leader_epoch = epoch;
-        self.intern_status(&Arc::new(status))
+        *self.claimed.get(&(id, epoch), || {
+            let status = self.drive(epoch, Some(id), &[], BTreeSet::new()).1;
+            status.map_or(id, |status| self.intern_status(&Arc::new(status)))
+        })
     }
 
     /// A leader begins with what is stored, and plans once.
     pub fn begin(&self, epoch: u64, status: Option<Id>, replicas: &[Shown], connected: &[bool]) -> Arc<Effect> {
         self.begun.get(&(epoch, status, replicas.to_vec(), connected.to_vec()), || {
-            let mut store = self.store(status, replicas);
-            let object = store.object.clone().unwrap_or_else(|| Object::new(self.spec.clone()));
             let sessions = connected.iter().zip(&self.members).filter(|(connected, _)| **connected);
-            let sessions = sessions.map(|(_, member)| member.pod.clone()).collect();
+            let sessions: BTreeSet<String> = sessions.map(|(_, member)| member.pod.clone()).collect();
             // Nobody writes between the reading and the beginning here, which is one step.
-            let controller = Controller::take_over(epoch, &object, &mut store, sessions, self.now).ok().flatten();
-            let leader =
-                controller.map(|controller| Leader { controller, writes: Vec::new(), declared: false, newest: None });
-            match leader {
-                Some(leader) => self.turn(leader, self.now),
+            match self.drive(epoch, status, replicas, sessions.clone()).0 {
+                Some(attempt) => {
+                    let (asked, writes) = (BTreeSet::new(), Vec::new());
+                    self.turn(Leader { attempt, sessions, asked, writes, declared: false, newest: None }, self.now)
+                }
                 None => Effect { leader: Id::MAX, deeds: Vec::new() },
             }
         })
+    }
+
+    /// Drives a leader from its first look at the object until it attempts something; gives the attempt, and the status that it
+    /// has stored on the way, if it has: its claim. Everything that it asks for is answered at once.
+    fn drive(
+        &self,
+        epoch: u64,
+        status: Option<Id>,
+        replicas: &[Shown],
+        sessions: BTreeSet<String>,
+    ) -> (Option<AttemptDriver>, Option<ReplicationStatus>) {
+        let status = status.map(|status| (*self.statuses.get(status).status).clone());
+        let mut object = Object { status, ..self.object.clone() };
+        let facts = || Box::new(self.facts(replicas));
+        let mut claimed = None;
+        let mut driver = Driver::new(Settings { epoch, hold_ceiling: MAX_HOLD }, UID);
+        loop {
+            // One that attempts something is asked for nothing more: its first turn is a step of its own.
+            if driver.attempt().is_some() || driver.over().is_some() {
+                return (driver.into_attempt(), claimed);
+            }
+            let effects = driver.turn(self.now, true);
+            if effects.is_empty() {
+                return (None, claimed);
+            }
+            for effect in effects {
+                driver.hear(self.answer(effect, &mut object, &mut claimed, &facts, &sessions), self.now);
+            }
+        }
+    }
+
+    /// What a leader hears that has not begun an attempt.
+    fn answer(
+        &self,
+        effect: effect::Effect,
+        object: &mut Object,
+        claimed: &mut Option<ReplicationStatus>,
+        facts: &dyn Fn() -> Box<Facts>,
+        sessions: &BTreeSet<String>,
+    ) -> effect::Input {
+        match effect {
+            effect::Effect::PutStatus(asked) => {
+                object.status.clone_from(&asked.status);
+                claimed.clone_from(&asked.status);
+                effect::Input::Stored(Ok(asked))
+            }
+            effect::Effect::Look => effect::Input::Looked(Ok(facts())),
+            effect::Effect::LookUp { volumes, kind } => {
+                effect::Input::LookedUp(Ok(Box::new(cluster::storage(&volumes, kind))))
+            }
+            effect::Effect::Reserve { .. } => effect::Input::Reserved([].into()),
+            effect::Effect::Follow { agents, .. } => effect::Input::Following(Ok((
+                facts(),
+                agents.into_iter().filter(|agent| sessions.contains(agent.as_str())).collect(),
+            ))),
+            _ => effect::Input::Object(Ok(Some(Box::new(object.clone())))),
+        }
     }
 
     /// Lets a leader hear something, and plan.
@@ -240,100 +310,134 @@ impl Leaders {
         self.effects.get(&(leader, input), || {
             let mut leader = self.leaders.get(leader).leader.clone();
             let mut now = self.now;
-            let member = |index: usize| &self.members[index];
-            let event = match input {
-                Input::Report(index, report) => {
-                    let mut report = (*self.reports.report(report)).clone();
-                    if let Some(attempt) = super::members::attempt_of(&mut report) {
-                        attempt.member.clone_from(&member(index).claim);
-                        if self.without == Some(Without::EpochCheck) {
-                            attempt.epoch = leader.controller.request.epoch;
-                        }
-                    }
-                    if let (Report::Released(released), Some(Without::ReleaseVote)) = (&mut report, self.without) {
-                        released.unbroken = true;
-                    }
-                    Some(Event::Report(member(index).pod.clone(), report))
-                }
-                Input::Lost(index) => {
-                    leader.controller.sessions.remove(&member(index).pod);
-                    Some(Event::Lost(member(index).pod.clone()))
-                }
-                Input::Connected(index) => {
-                    leader.controller.sessions.insert(member(index).pod.clone());
-                    Some(Event::Connected(member(index).pod.clone()))
-                }
-                Input::Created(index, true) => Some(Event::Created {
-                    name: member(index).replica.clone(),
-                    result: Ok(Box::new(self.snapshot(index, Shown::Made))),
-                }),
-                Input::Created(index, false) => {
-                    Some(Event::Created { name: member(index).replica.clone(), result: Err("refused".to_owned()) })
-                }
-                Input::Replica(index, shown) => {
-                    let snapshot = (shown != Shown::Nothing).then(|| Box::new(self.snapshot(index, shown)));
-                    Some(Event::Replica(member(index).replica.clone(), snapshot))
-                }
-                Input::Deleted(found) => Some(Event::Deleted(found)),
-                Input::Rechecked => Some(Event::Rechecked(leader.controller.observed.pods.clone())),
+            let heard = match input {
                 Input::Written => {
                     leader.writes.remove(0);
-                    leader.controller.observed.recorded = true;
+                    leader.attempt.observed.recorded = true;
                     None
                 }
                 Input::Wake => {
-                    now.monotonic = leader.controller.wake_at().unwrap_or(now.monotonic).max(now.monotonic);
+                    now.monotonic = leader.attempt.wake_at().unwrap_or(now.monotonic).max(now.monotonic);
                     None
                 }
+                input => self.heard(&mut leader, input),
             };
-            if let Some(event) = event {
-                leader.controller.hear(event, now);
+            if let Some(heard) = heard {
+                drop(leader.attempt.hear(heard, now));
             }
             self.turn(leader, now)
         })
     }
 
-    fn turn(&self, mut leader: Leader, now: Moment) -> Effect {
-        let answers = leader.controller.observed.answers.keys();
-        let answered: BTreeSet<String> = answers.map(|assignment| assignment.claim.clone()).collect();
-        let outputs =
-            if leader.controller.run.stage == Stage::Ended { Vec::new() } else { leader.controller.turn(now) };
-        let mut deeds = Vec::new();
-        let mut outputs = std::collections::VecDeque::from(outputs);
-        while let Some(output) = outputs.pop_front() {
-            match output {
-                Output::Send { pod, message } => {
-                    let Some(index) = self.members.iter().position(|member| member.pod == pod) else { continue };
-                    let Some(command) = plain(message) else { continue };
-                    let unanswered = !answered.contains(&self.members[index].claim);
-                    if self.without == Some(Without::AskBeforeRelease)
-                        && matches!(command, AgentCommand::Release(_))
-                        && unanswered
-                    {
-                        continue;
+    /// What the attempt hears of an input; `None`: the registry of sessions drops it.
+    fn heard(&self, leader: &mut Leader, input: Input) -> Option<effect::Input> {
+        let member = |index: usize| &self.members[index];
+        Some(match input {
+            Input::Report(index, report) => {
+                let mut report = (*self.reports.report(report)).clone();
+                if let Some(attempt) = super::members::attempt_of(&mut report) {
+                    attempt.member.clone_from(&member(index).claim);
+                    if self.without == Some(Without::EpochCheck) {
+                        attempt.epoch = leader.attempt.request.epoch;
                     }
-                    deeds.push(Deed::Send(index, self.reports.intern_command(command)));
                 }
-                Output::CreateSnapshots(_) => {
-                    let run = &leader.controller.run;
-                    deeds.push(Deed::Create { attempt: run.attempt, round: run.round });
+                if let (Report::Released(released), Some(Without::ReleaseVote)) = (&mut report, self.without) {
+                    released.unbroken = true;
                 }
-                Output::DeleteReplicas(_) => deeds.push(Deed::Delete),
-                Output::RecheckPods => deeds.push(Deed::Recheck),
-                Output::PutStatus { status, .. } => {
-                    self.queue(&mut leader, &status);
-                    // Stored as far as this writer knows, so that it gives the next one; when it really is, is a step of its own.
-                    let object = Object { status: Some(*status), ..Object::new(self.spec.clone()) };
-                    leader.controller.writer.put(Ok(object), now.monotonic);
-                    outputs.extend(leader.controller.writer.step(now.monotonic));
+                let pod = &member(index).pod;
+                leader.asked.contains(pod).then(|| effect::Input::Report(AgentKey::of_pod(pod), report))?
+            }
+            Input::Lost(index) => {
+                leader.sessions.remove(&member(index).pod);
+                effect::Input::Lost(AgentKey::of_pod(&member(index).pod))
+            }
+            Input::Connected(index) => {
+                leader.sessions.insert(member(index).pod.clone());
+                effect::Input::Connected(AgentKey::of_pod(&member(index).pod))
+            }
+            Input::Created(index, true) => effect::Input::Asked {
+                name: untyped::object_name(&member(index).replica),
+                result: Ok(Box::new(untyped::object(&self.snapshot(index, Shown::Made)))),
+            },
+            Input::Created(index, false) => {
+                let name = untyped::object_name(&member(index).replica);
+                effect::Input::Asked { name, result: Err("refused".to_owned()) }
+            }
+            Input::Replica(index, shown) => {
+                let replica =
+                    (shown != Shown::Nothing).then(|| Box::new(untyped::object(&self.snapshot(index, shown))));
+                effect::Input::Replica(untyped::object_name(&member(index).replica), replica)
+            }
+            Input::Deleted(found) => effect::Input::Removed(found),
+            Input::Rechecked => effect::Input::Rechecked(leader.attempt.observed.pods.clone()),
+            Input::Written | Input::Wake => return None,
+        })
+    }
+
+    fn turn(&self, mut leader: Leader, now: Moment) -> Effect {
+        let mut deeds = Vec::new();
+        while leader.attempt.run.stage != Stage::Ended {
+            let answered: BTreeSet<String> =
+                leader.attempt.observed.answers.keys().map(|key| key.claim.clone()).collect();
+            let mut unsent = Vec::new();
+            // Nobody takes the lease away within a turn: a leader that was overtaken finds that out by what is stored.
+            for effect in leader.attempt.turn(now, true) {
+                match effect {
+                    effect::Effect::Send { to, message, .. } => {
+                        leader.asked.insert(to.agent.as_str().to_owned());
+                        if leader.sessions.contains(to.agent.as_str()) {
+                            deeds.extend(self.sent(to.agent.as_str(), message, &answered));
+                        } else {
+                            unsent.push(effect::Input::Unsent(to));
+                        }
+                    }
+                    effect::Effect::Ask(_) => {
+                        let run = &leader.attempt.run;
+                        deeds.push(Deed::Create { attempt: run.attempt, round: run.round });
+                    }
+                    effect::Effect::Remove { .. } => deeds.push(Deed::Delete),
+                    effect::Effect::Recheck => deeds.push(Deed::Recheck),
+                    effect::Effect::PutStatus(object) => self.store(&mut leader, *object, now),
+                    // Nobody writes but this queue, and the object stays.
+                    _ => {}
                 }
-                // Nobody writes but this queue, and the object stays.
-                Output::GetObject | Output::DeleteLate(_) | Output::RemoveFinalizer { .. } => {}
+            }
+            leader.attempt.writer = Writer::new(self.object.clone());
+            if unsent.is_empty() {
+                break;
+            }
+            for input in unsent {
+                drop(leader.attempt.hear(input, now));
             }
         }
-        leader.controller.writer = Writer::new(Object::new(self.spec.clone()));
-        normalise(&mut leader.controller);
+        normalise(&mut leader.attempt);
         Effect { leader: self.intern(leader), deeds }
+    }
+
+    /// A command that goes out through an open session.
+    fn sent(&self, agent: &str, message: ControllerMessage, answered: &BTreeSet<String>) -> Option<Deed> {
+        let index = self.members.iter().position(|member| member.pod == agent)?;
+        let command = plain(message)?;
+        let unanswered = !answered.contains(&self.members[index].claim);
+        let kept = self.without == Some(Without::AskBeforeRelease)
+            && matches!(command, AgentCommand::Release(_))
+            && unanswered;
+        (!kept).then(|| Deed::Send(index, self.reports.intern_command(command)))
+    }
+
+    /// Stored as far as this writer knows, so that it gives the next one; when it really is, is a step of its own.
+    fn store(&self, leader: &mut Leader, object: Object, now: Moment) {
+        let mut next = Some(object);
+        while let Some(object) = next {
+            if let Some(status) = &object.status {
+                self.queue(leader, status);
+            }
+            leader.attempt.writer.stored(Ok(object), now.monotonic);
+            next = match leader.attempt.writer.step(now.monotonic) {
+                Some(Write::Put(object)) => Some(*object),
+                Some(Write::Get) | None => None,
+            };
+        }
     }
 
     /// Queues a status, if a next leader would act on it.
@@ -356,14 +460,14 @@ impl Leaders {
     }
 
     fn intern(&self, leader: Leader) -> Id {
-        let Leader { controller, writes, declared, newest } = &leader;
-        let ended = controller.run.stage == Stage::Ended;
-        let wakes = controller.wake_at();
+        let Leader { attempt, sessions, asked, writes, declared, newest } = &leader;
+        let ended = attempt.run.stage == Stage::Ended;
+        let wakes = attempt.wake_at();
         let key = if ended {
-            let released: Vec<_> = controller.run.members.iter().map(has_released).collect();
-            format!("{} {:?} {released:?} {writes:?}", controller.request.epoch, controller.run.phase())
+            let released = released(attempt);
+            format!("{} {:?} {released:?} {writes:?}", attempt.request.epoch, attempt.run.phase())
         } else {
-            let Controller { request, run, observed, sessions, asked, .. } = controller;
+            let AttemptDriver { request, run, observed, .. } = attempt;
             let known = format!("{run:?} {observed:?} {sessions:?} {asked:?}");
             format!("{} {known} {wakes:?} {writes:?} {declared} {newest:?}", request.epoch)
         };
@@ -371,11 +475,11 @@ impl Leaders {
         self.leaders.intern(key, || View {
             wakes: !ended && wakes.is_some(),
             ended,
-            stage: format!("{:?}", controller.run.stage).chars().take_while(char::is_ascii_alphabetic).collect(),
+            stage: format!("{:?}", attempt.run.stage).chars().take_while(char::is_ascii_alphabetic).collect(),
             writes: next,
-            abandons: matches!(controller.run.stage, Stage::Abandoning { .. })
-                || (ended && controller.run.phase() != Phase::Done),
-            released: controller.run.members.iter().map(has_released).collect(),
+            abandons: matches!(attempt.run.stage, Stage::Abandoning { .. })
+                || (ended && attempt.run.phase() != Phase::Done),
+            released: released(attempt),
             leader: leader.clone(),
         })
     }
@@ -399,8 +503,8 @@ impl Leaders {
 
     fn permute(&self, leader: &Leader, order: Order) -> Leader {
         let mut new = leader.clone();
-        let Controller { run, observed, sessions, asked, .. } = &mut new.controller;
-        let old = &leader.controller;
+        let AttemptDriver { run, observed, .. } = &mut new.attempt;
+        let old = &leader.attempt;
         let all = || self.members.iter().zip(order.of(self.members.len()).map(|from| &self.members[from]));
         for (place, from) in order.of(self.members.len()).enumerate() {
             let own = &old.run.members[place];
@@ -411,7 +515,6 @@ impl Leaders {
             for (one, own) in member.assignments.iter_mut().zip(&own.assignments) {
                 one.agent.clone_from(&own.agent);
             }
-            member.replica_name.clone_from(&own.replica_name);
             if let Some(replica) = &mut member.replica {
                 replica.name.clone_from(&self.members[place].replica);
             }
@@ -420,10 +523,11 @@ impl Leaders {
         let set = |old: &BTreeSet<String>, name: fn(&Named) -> &String| -> BTreeSet<String> {
             all().filter(|(_, from)| old.contains(name(from))).map(|(to, _)| name(to).clone()).collect()
         };
-        *sessions = set(&old.sessions, |named| &named.pod);
-        *asked = set(&old.asked, |named| &named.pod);
+        new.sessions = set(&leader.sessions, |named| &named.pod);
+        new.asked = set(&leader.asked, |named| &named.pod);
         let agent = |named: &Named| AgentKey::of_pod(&named.pod);
         let key = |named: &Named| AssignmentKey::new(&named.claim, agent(named));
+        let object = |named: &Named| untyped::object_name(&named.replica);
         let Observed { connected, lost, answers, .. } = &old.observed;
         observed.connected =
             all().filter(|(_, from)| connected.contains(&agent(from))).map(|(to, _)| agent(to)).collect();
@@ -445,37 +549,26 @@ impl Leaders {
         new
     }
 
-    fn store(&self, status: Option<Id>, replicas: &[Shown]) -> Store {
-        let mut object = Object::new(self.spec.clone());
-        object.status = status.map(|status| (*self.statuses.get(status).status).clone());
-        let mut store = Store { object: Some(object), ..Store::default() };
-        for name in &self.spec.members {
-            let claim = Claim {
-                name: name.clone(),
-                uid: format!("uid-{name}"),
-                volume: Some(format!("pv-{name}")),
-                ..Claim::default()
-            };
-            let pod = PodFacts {
-                name: format!("pod-{name}"),
-                uid: format!("uid-pod-{name}"),
-                claims: BTreeSet::from([name.clone()]),
-                has_agent: true,
-                agent_mounts: BTreeMap::from([(name.clone(), AgentMount { path: "/data".into(), sub_path: false })]),
-                running: true,
-                ..PodFacts::default()
-            };
-            store.claims.insert(claim.uid.clone(), claim);
-            store.pods.insert(pod.uid.clone(), pod);
+    fn facts(&self, replicas: &[Shown]) -> Facts {
+        let members = 0..self.object.spec.source.persistent_volume_claim_names.as_ref().map_or(0, Vec::len);
+        let claims = members.clone().map(cluster::claim).map(|claim| (claim.uid.clone(), claim));
+        let pod = |member: usize| {
+            cluster::mounts(&format!("pod-{member}"), &format!("uid-pod-{member}"), [member].into_iter())
+        };
+        let shown = replicas.iter().enumerate().filter(|(_, shown)| **shown != Shown::Nothing);
+        let shown = shown.map(|(index, shown)| {
+            let name = untyped::object_name(&self.members[index].replica);
+            (name, untyped::object(&self.snapshot(index, *shown)))
+        });
+        Facts {
+            claims: claims.collect(),
+            pods: members.map(pod).map(|pod| (pod.uid.clone(), pod)).collect(),
+            replicas: shown.collect(),
         }
-        for (index, shown) in replicas.iter().enumerate().filter(|(_, shown)| **shown != Shown::Nothing) {
-            store.snapshots.insert(self.members[index].replica.clone(), self.snapshot(index, *shown));
-        }
-        store
     }
 
     fn snapshot(&self, index: usize, shown: Shown) -> VolumeSnapshot {
-        let source = VolumeSnapshotSource { persistent_volume_claim_name: Some(claim_name(index)) };
+        let source = VolumeSnapshotSource { persistent_volume_claim_name: Some(cluster::claim_name(index)) };
         let spec = VolumeSnapshotSpec { volume_snapshot_class_name: None, source };
         let mut snapshot = VolumeSnapshot::new(&self.members[index].replica, spec);
         let cut = matches!(shown, Shown::Cut | Shown::Usable);
@@ -486,15 +579,6 @@ impl Leaders {
         });
         snapshot
     }
-}
-
-/// Whether every agent of a member has said that it let go.
-fn has_released(member: &Member) -> bool {
-    member.assignments.iter().all(|one| one.released.is_some())
-}
-
-fn claim_name(index: usize) -> String {
-    format!("claim-{index}")
 }
 
 /// A command as every node would be given it.
@@ -511,18 +595,33 @@ fn plain(message: ControllerMessage) -> Option<AgentCommand> {
     })
 }
 
+/// The members that have said that they let go, also in an answer that the planner has not looked at yet.
+fn released(attempt: &AttemptDriver) -> Vec<bool> {
+    let AttemptDriver { run, observed, .. } = attempt;
+    let said = |key: &AssignmentKey| {
+        let answer = observed.answers.get(key).map(|answer| &answer.content);
+        matches!(answer, Some(AnswerContent::Released { .. }))
+    };
+    let let_go = |member: &Member| {
+        let mut all = member.assignments.iter();
+        all.all(|one| one.released.is_some() || said(&member.key_of(&one.agent)))
+    };
+    run.members.iter().map(let_go).collect()
+}
+
 /// Blanks what is only shown; see the module's documentation.
-fn normalise(controller: &mut Controller) {
-    let run = &mut controller.run;
+fn normalise(attempt: &mut AttemptDriver) {
+    let run = &mut attempt.run;
     run.conditions.clear();
     last_phase(&mut run.phases);
     run.hold_ended = None;
     run.cut_confirmed = None;
     run.replica_trouble = None;
     if run.verdict.is_some() {
-        run.verdict = Some(Verdict::new("", ""));
+        run.verdict = Some(Verdict::again("", ""));
     }
     for member in &mut run.members {
+        member.requested = None;
         for one in &mut member.assignments {
             one.blockers.clear();
             one.more_blockers = 0;
@@ -531,12 +630,17 @@ fn normalise(controller: &mut Controller) {
                 released.reason.clear();
             }
         }
-        member.requested = None;
+        if let Some(standing) = &mut member.unassigned {
+            standing.blockers.clear();
+            standing.more_blockers = 0;
+            standing.suspended_for = None;
+        }
         if let Some(replica) = &mut member.replica {
             replica.cut_took = None;
         }
     }
-    for answer in controller.observed.answers.values_mut() {
+    run.told.clear();
+    for answer in attempt.observed.answers.values_mut() {
         match &mut answer.content {
             AnswerContent::Waiting { blockers, more } | AnswerContent::NotReady { blockers, more, .. } => {
                 blockers.clear();
@@ -550,7 +654,7 @@ fn normalise(controller: &mut Controller) {
         }
     }
     // Nobody deletes claims or moves pods here, so these say the same in every state.
-    debug_assert_eq!(controller.observed.pods.len(), controller.observed.claims.len());
+    debug_assert_eq!(attempt.observed.pods.len(), attempt.observed.claims.len());
 }
 
 fn permute_status(status: &ReplicationStatus, order: Order) -> ReplicationStatus {

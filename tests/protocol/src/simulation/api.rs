@@ -1,46 +1,54 @@
 //! The API server and what stands behind it: requests and their fates, watches, the snapshot controller with its driver, the
 //! garbage collector.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::Rng;
-use stillpoint_api::labels;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
-use stillpoint_api::{ClaimReference, Mode, ReplicationStatus};
-use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
-use stillpoint_core::replica::KINDS;
-use stillpoint_core::replica::ask::{Recipe, RunId};
+use stillpoint_api::snapshot::{
+    VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus,
+};
+use stillpoint_api::{ClaimReference, ReplicationStatus, labels};
+use stillpoint_core::limits::API_TIMEOUT;
+use stillpoint_core::replica::Kind;
+use stillpoint_core::replica::ask::RunId;
+use stillpoint_core::run::agents::AgentKey;
+use stillpoint_core::run::effect::{Facts, Input, Refused};
+use stillpoint_core::run::sweep::attempt_of;
 
 use super::breaks::Break;
 use super::faults::Fault;
-use super::world::{Event, ToProcess, World, claim_uid, member_of};
-use crate::controller::{Event as Heard, NAME, NAMESPACE, PutError, UID, untyped};
+use super::world::{Event, ToProcess, World};
+use crate::cluster::{NAME, NAMESPACE, Object, UID, claim_name, claim_uid, is_deleting, member_of, storage, untyped};
 
-/// A request of a controller process.
+/// A request of a controller process; of a driver, where it has a number.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
-    /// Read the object, before a run.
-    Begin,
+    /// Read the object.
+    Get { driver: u64 },
     /// Replace the status.
-    Put { run: u64, version: u64, status: Box<ReplicationStatus> },
-    /// Read the object, after a conflict.
-    Get { run: u64 },
+    Put { driver: u64, object: Box<Object> },
+    /// Replace the finalizers.
+    Finalizers { driver: u64, object: Box<Object> },
+    /// Read claims and pods.
+    Look { driver: u64 },
+    /// Read drivers and classes.
+    LookUp { driver: u64, volumes: Vec<String>, kind: Option<&'static dyn Kind> },
+    /// Begin to watch.
+    Follow { driver: u64, replicas: bool, agents: BTreeSet<AgentKey> },
     /// Create a snapshot.
-    Create { run: u64, snapshot: Box<VolumeSnapshot> },
+    Create { driver: u64, snapshot: Box<VolumeSnapshot> },
     /// List the pods.
-    Pods { run: u64 },
-    /// List the replication's snapshots.
+    Pods { driver: u64 },
+    /// List the replication's snapshots, for a removal.
     List(u64),
-    /// Delete a snapshot.
+    /// Delete a snapshot, for a removal.
     Delete(u64, String),
-    /// Read the object, before a goodbye.
-    GoodbyeBegins,
-    /// Read the object, during a goodbye.
-    GoodbyeRead,
-    /// Take the finalizer off.
-    Unfinalize { version: u64 },
+    /// Read the object, for the sweep, because of this snapshot.
+    Judge(Box<VolumeSnapshot>),
+    /// Delete a snapshot that turned up too late.
+    DeleteLate(String),
 }
 
 /// What becomes of a request.
@@ -54,29 +62,6 @@ pub(super) enum Fate {
     Silent,
 }
 
-/// Whom a deletion is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The run of this number.
-    Run(u64),
-    /// A goodbye.
-    Goodbye,
-    /// Nobody waits.
-    Sweep,
-}
-
-/// A deletion of replicas under way: a list, then one request for each.
-#[derive(Clone, Debug)]
-pub(super) struct Deletion {
-    purpose: Purpose,
-    names: Vec<String>,
-    /// One snapshot alone: nothing is listed.
-    alone: bool,
-    todo: VecDeque<String>,
-    found: BTreeSet<String>,
-    pause: Duration,
-}
-
 /// The watches of a process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stream {
@@ -84,7 +69,7 @@ pub(super) enum Stream {
     Claims,
     Pods,
     Replicas,
-    Sweeper,
+    Sweep,
 }
 
 impl World {
@@ -122,135 +107,107 @@ impl World {
         let answer = if self.now < self.outage_until || fate == Fate::Refused {
             failure(&request, "the API server is not available")
         } else {
-            self.carry_out_request(process, request)
+            self.carry_out_request(process, alive, request)
         };
-        if fate != Fate::Silent && alive {
-            let mut delay = self.latency(200, 8_000);
-            if matches!(answer, ToProcess::Begun(_)) {
-                // Claims, pods and snapshots are listed before the run begins.
-                delay += self.time(Duration::from_millis(1), Duration::from_secs(1));
-            }
-            self.send_to_process(process, delay, answer);
+        if fate == Fate::Silent || !alive {
+            return;
         }
+        let mut delay = self.latency(200, 8_000);
+        if matches!(answer, ToProcess::Following(..)) {
+            // Claims, pods and snapshots are listed first.
+            delay += self.time(Duration::from_millis(1), Duration::from_secs(1));
+            for stream in [Stream::Claims, Stream::Pods, Stream::Replicas] {
+                let until = &mut self.processes[process].watched_until[stream as usize];
+                *until = (*until).max(self.now + delay);
+            }
+        }
+        self.send_to_process(process, delay, answer);
     }
 
-    fn carry_out_request(&mut self, process: usize, request: Request) -> ToProcess {
+    fn carry_out_request(&mut self, process: usize, alive: bool, request: Request) -> ToProcess {
+        let input = |driver: u64, input: Input| ToProcess::Input(driver, Box::new(input));
         let object = || self.store.object.clone().map(Box::new);
         match request {
-            Request::Begin => ToProcess::Begun(Ok(object())),
-            Request::GoodbyeBegins => ToProcess::GoodbyeBegins(Ok(object())),
-            Request::GoodbyeRead => ToProcess::GoodbyeRead(Ok(object())),
-            Request::Get { run } => ToProcess::Run(run, Box::new(Heard::Read(Ok(object())))),
-            Request::Pods { run } => {
-                let pods = self.store.pods.clone();
-                ToProcess::Run(run, Box::new(Heard::Rechecked(pods)))
-            }
-            Request::Put { run, version, status } => {
-                let before = self.store.object.as_ref().and_then(|object| object.status.clone());
-                let result = self.store.put_status(version, (*status).clone());
+            Request::Get { driver } => input(driver, Input::Object(Ok(object()))),
+            Request::Put { driver, object } => input(driver, Input::Stored(self.put_status(process, object))),
+            Request::Finalizers { driver, object } => {
+                let result = self.store.set_finalizers(&object);
                 if result.is_ok() {
-                    self.judge_status(process, before.as_ref(), &status);
                     self.object_changed();
                 }
-                let result = result.map(Box::new).map_err(PutError::Refused);
-                ToProcess::Run(run, Box::new(Heard::Put(result)))
+                input(driver, Input::Patched(result.map(Box::new)))
             }
-            Request::Create { run, snapshot } => {
+            Request::Look { driver } => input(driver, Input::Looked(Ok(Box::new(self.facts(false))))),
+            Request::LookUp { driver, volumes, kind } => {
+                input(driver, Input::LookedUp(Ok(Box::new(storage(&volumes, kind)))))
+            }
+            Request::Follow { driver, replicas, agents } => {
+                let driven = self.processes[process].driven.as_mut();
+                if let Some(driven) = driven.filter(|driven| alive && driven.number == driver) {
+                    driven.watches = Some(replicas);
+                }
+                ToProcess::Following(driver, Box::new(self.facts(replicas)), agents)
+            }
+            Request::Pods { driver } => input(driver, Input::Rechecked(self.store.pods.clone())),
+            Request::Create { driver, snapshot } => {
                 let name = snapshot.metadata.name.clone().unwrap_or_default();
                 let result = self.store.create_snapshot(*snapshot);
                 if let Ok(snapshot) = &result {
                     self.snapshot_created(&snapshot.clone());
                 }
-                ToProcess::Run(run, Box::new(Heard::Created { name, result: result.map(Box::new) }))
+                input(
+                    driver,
+                    Input::Asked {
+                        name: untyped::object_name(&name),
+                        result: result.map(|snapshot| Box::new(untyped::object(&snapshot))),
+                    },
+                )
             }
-            Request::List(deletion) => ToProcess::Listed(deletion, Ok(self.store.replicas().into_keys().collect())),
-            Request::Delete(deletion, name) => {
-                let found = self.store.delete_snapshot(&name);
-                if found {
-                    self.snapshot_changed(&name);
-                }
-                ToProcess::Deleted(deletion, name, Ok(found))
+            Request::List(removal) => {
+                let listed = self.store.replicas();
+                let listed = listed.iter().map(|(name, replica)| (name.clone(), attempt_of(replica)));
+                ToProcess::Listed(removal, Ok(listed.collect()))
             }
-            Request::Unfinalize { version } => {
-                let result = self.store.remove_finalizer(version);
-                if result.is_ok() {
-                    self.object_changed();
-                }
-                ToProcess::Unfinalized(result.map_err(PutError::Refused))
+            Request::Delete(removal, name) => ToProcess::Deleted(removal, Ok(self.delete(&name))),
+            Request::Judge(snapshot) => ToProcess::Judged(snapshot, Ok(object())),
+            Request::DeleteLate(name) => {
+                self.delete(&name);
+                ToProcess::LateDeleted(name, Ok(()))
             }
         }
     }
 
-    /// Begins to delete replicas.
-    pub(super) fn delete_replicas(&mut self, process: usize, purpose: Purpose, names: Vec<String>, alone: bool) {
-        self.last_deletion += 1;
-        let number = self.last_deletion;
-        let deletion =
-            Deletion { purpose, todo: VecDeque::new(), found: BTreeSet::new(), pause: API_RETRY_MIN, names, alone };
-        self.processes[process].deletions.insert(number, deletion);
-        if self.broken == Some(Break::Cleanup) {
-            return self.deletion_ends(process, number);
+    fn put_status(&mut self, process: usize, mut object: Box<Object>) -> Result<Box<Object>, Refused> {
+        let before = self.store.object.as_ref().and_then(|object| object.status.clone());
+        if self.broken == Some(Break::Claim) && is_claim(before.as_ref(), &object) {
+            let stored = self.store.object.as_ref().ok_or(Refused::NotFound)?;
+            object.metadata.clone_from(&stored.metadata);
+            return Ok(object);
         }
-        self.delete_again(process, number);
-    }
-
-    /// From the beginning.
-    pub(super) fn delete_again(&mut self, process: usize, number: u64) {
-        let Some(deletion) = self.processes[process].deletions.get_mut(&number) else { return };
-        if deletion.alone {
-            deletion.todo = deletion.names.iter().cloned().collect();
-            self.delete_next(process, number);
-        } else {
-            self.ask(process, Request::List(number));
+        let stored = self.store.put_status(&object)?;
+        if let Some(status) = &stored.status {
+            self.judge_status(process, before.as_ref(), status);
         }
+        self.object_changed();
+        Ok(Box::new(stored))
     }
 
-    pub(super) fn listed(&mut self, process: usize, number: u64, listed: Result<Vec<String>, ()>) {
-        let Some(deletion) = self.processes[process].deletions.get_mut(&number) else { return };
-        let Ok(listed) = listed else { return self.deletion_fails(process, number) };
-        let all: BTreeSet<String> = deletion.names.iter().cloned().chain(listed).collect();
-        deletion.todo = all.into_iter().collect();
-        self.delete_next(process, number);
-    }
-
-    pub(super) fn one_deleted(&mut self, process: usize, number: u64, name: String, result: Result<bool, ()>) {
-        let Some(deletion) = self.processes[process].deletions.get_mut(&number) else { return };
-        match result {
-            Ok(found) => {
-                if found {
-                    deletion.found.insert(name);
-                }
-                self.delete_next(process, number);
-            }
-            Err(()) => self.deletion_fails(process, number),
+    fn facts(&self, replicas: bool) -> Facts {
+        Facts {
+            claims: self.store.claims.clone(),
+            pods: self.store.pods.clone(),
+            replicas: if replicas { untyped::objects(&self.store.replicas()) } else { [].into() },
         }
     }
 
-    fn delete_next(&mut self, process: usize, number: u64) {
-        let Some(deletion) = self.processes[process].deletions.get_mut(&number) else { return };
-        match deletion.todo.pop_front() {
-            Some(name) => self.ask(process, Request::Delete(number, name)),
-            None => self.deletion_ends(process, number),
+    /// A controller deletes a snapshot; says whether it was there.
+    fn delete(&mut self, name: &str) -> bool {
+        self.judge_deletion(name);
+        let found = self.store.delete_snapshot(name);
+        if found {
+            self.snapshot_changed(name);
         }
-    }
-
-    fn deletion_fails(&mut self, process: usize, number: u64) {
-        let Some(deletion) = self.processes[process].deletions.get_mut(&number) else { return };
-        let pause = deletion.pause;
-        deletion.pause = (pause * 2).min(API_RETRY_MAX);
-        self.send_to_process(process, pause, ToProcess::DeleteAgain(number));
-    }
-
-    fn deletion_ends(&mut self, process: usize, number: u64) {
-        let Some(deletion) = self.processes[process].deletions.remove(&number) else { return };
-        match deletion.purpose {
-            Purpose::Run(run) => {
-                let event = Box::new(Heard::Deleted(deletion.found.len()));
-                self.send_to_process(process, Duration::ZERO, ToProcess::Run(run, event));
-            }
-            Purpose::Goodbye => self.goodbye_deleted(process),
-            Purpose::Sweep => {}
-        }
+        found
     }
 
     /// Watches tell of the object.
@@ -270,13 +227,13 @@ impl World {
     /// Watches tell of a claim.
     pub(super) fn claim_changed(&mut self, uid: &str) {
         let claim = self.store.claims.get(uid).cloned();
-        self.tell_runs(Stream::Claims, &Heard::Claim(uid.to_owned(), claim));
+        self.tell_drivers(Stream::Claims, &Input::Claim(uid.to_owned(), claim));
     }
 
     /// Watches tell of a pod.
     pub(super) fn pod_changed(&mut self, uid: &str) {
         let pod = self.store.pods.get(uid).cloned();
-        self.tell_runs(Stream::Pods, &Heard::Pod(uid.to_owned(), pod));
+        self.tell_drivers(Stream::Pods, &Input::Pod(uid.to_owned(), pod));
     }
 
     /// Watches tell of a snapshot, if it carries the label that they select by.
@@ -285,20 +242,25 @@ impl World {
         if snapshot.as_ref().is_some_and(|snapshot| snapshot.metadata.labels.is_none()) {
             return;
         }
-        let exists = snapshot.is_some();
-        self.tell_runs(Stream::Replicas, &Heard::Replica(name.to_owned(), snapshot.map(Box::new)));
+        self.tell_drivers(
+            Stream::Replicas,
+            &Input::Replica(untyped::object_name(name), snapshot.as_ref().map(untyped::object).map(Box::new)),
+        );
+        let Some(snapshot) = snapshot else { return };
         for process in 0..self.processes.len() {
-            if exists && self.processes[process].leading.is_some() {
-                self.watch(process, Stream::Sweeper, ToProcess::Snapshot(name.to_owned()));
+            if self.processes[process].leading.is_some() {
+                self.watch(process, Stream::Sweep, ToProcess::Snapshot(Box::new(snapshot.clone())));
             }
         }
     }
 
-    fn tell_runs(&mut self, stream: Stream, event: &Heard) {
+    fn tell_drivers(&mut self, stream: Stream, input: &Input) {
         for process in 0..self.processes.len() {
-            if self.processes[process].run.is_some() {
-                let run = self.processes[process].run_number;
-                self.watch(process, stream, ToProcess::Run(run, Box::new(event.clone())));
+            let Some(driven) = &self.processes[process].driven else { continue };
+            let tells = driven.watches.is_some_and(|replicas| replicas || !matches!(stream, Stream::Replicas));
+            if tells {
+                let number = driven.number;
+                self.watch(process, stream, ToProcess::Input(number, Box::new(input.clone())));
             }
         }
     }
@@ -421,18 +383,20 @@ impl World {
     /// Somebody creates a snapshot of the name that a replica will have, with the replication's label or without.
     pub(super) fn create_early_snapshot(&mut self) -> bool {
         let member = self.rng.random_range(0..self.members.len());
-        let claim = ClaimReference { name: format!("data-{member}"), uid: claim_uid(member) };
-        let run = RunId { replication: NAME, uid: UID, namespace: NAMESPACE, attempt: 1, owner: None };
+        let (claim, uid) = (claim_name(member), claim_uid(member));
+        let attempts = self.processes.iter().filter_map(|process| process.driven.as_ref()?.driver.attempt());
+        // One that is not declared yet may be forgotten with its number.
+        let declared = attempts.filter(|attempt| attempt.observed.recorded && attempt.run.stage.needs_agents());
+        let Some(attempt) = declared.map(|attempt| attempt.run.attempt).next() else { return false };
+        let run = RunId { replication: NAME, uid: UID, namespace: NAMESPACE, attempt, owner: None };
+        let claim = ClaimReference { name: claim, uid };
         let name = run.replica_name(&claim);
-        let idle = self.setting.spec.mode == Mode::Check;
-        if idle
-            || self.store.snapshots.contains_key(&name)
-            || self.processes.iter().all(|process| process.run.is_none())
-        {
+        if self.setting.spec.mode == stillpoint_api::Mode::Check || self.store.snapshots.contains_key(&name) {
             return false;
         }
-        let asks = KINDS[0].ask(&run, &[(&claim, &Recipe::default())]);
-        let Some(mut early) = untyped::snapshots(asks).pop() else { return false };
+        let source = VolumeSnapshotSource { persistent_volume_claim_name: Some(claim.name.clone()) };
+        let mut early = VolumeSnapshot::new(&name, VolumeSnapshotSpec { volume_snapshot_class_name: None, source });
+        early.metadata = run.metadata_of_member(&claim);
         if self.rng.random_bool(0.5) {
             early.metadata.labels = None;
         }
@@ -443,15 +407,16 @@ impl World {
 
     /// Somebody else writes to the object.
     pub(super) fn touch_object(&mut self) -> bool {
-        let Some(object) = &mut self.store.object else { return false };
-        object.version += 1;
-        self.object_changed();
-        true
+        let there = self.store.touch_object();
+        if there {
+            self.object_changed();
+        }
+        there
     }
 
     /// Somebody deletes the object.
     pub(super) fn delete_object(&mut self) -> bool {
-        if self.store.object.as_ref().is_none_or(|object| object.deleting) {
+        if self.store.object.as_ref().is_none_or(is_deleting) {
             return false;
         }
         self.store.delete_object();
@@ -460,21 +425,32 @@ impl World {
     }
 }
 
+/// Whether a status is the stored one but for the leader who claims it.
+fn is_claim(stored: Option<&ReplicationStatus>, asked: &Object) -> bool {
+    let (Some(stored), Some(asked)) = (stored, &asked.status) else { return false };
+    stored.leader_epoch < asked.leader_epoch
+        && *asked == ReplicationStatus { leader_epoch: asked.leader_epoch, ..stored.clone() }
+}
+
 /// How a process hears that a request failed.
 fn failure(request: &Request, why: &str) -> ToProcess {
+    let trouble = || Refused::Trouble(why.to_owned());
+    let input = |driver: &u64, input: Input| ToProcess::Input(*driver, Box::new(input));
     match request {
-        Request::Begin => ToProcess::Begun(Err(())),
-        Request::GoodbyeBegins => ToProcess::GoodbyeBegins(Err(())),
-        Request::GoodbyeRead => ToProcess::GoodbyeRead(Err(())),
-        Request::Get { run } => ToProcess::Run(*run, Box::new(Heard::Read(Err(())))),
-        Request::Put { run, .. } => ToProcess::Run(*run, Box::new(Heard::Put(Err(PutError::Unknown)))),
-        Request::Pods { run } => ToProcess::PodsAgain(*run),
-        Request::Create { run, snapshot } => {
+        Request::Get { driver } => input(driver, Input::Object(Err(trouble()))),
+        Request::Put { driver, .. } => input(driver, Input::Stored(Err(trouble()))),
+        Request::Finalizers { driver, .. } => input(driver, Input::Patched(Err(trouble()))),
+        Request::Look { driver } => input(driver, Input::Looked(Err(why.to_owned()))),
+        Request::LookUp { driver, .. } => input(driver, Input::LookedUp(Err(why.to_owned()))),
+        Request::Follow { driver, .. } => input(driver, Input::Following(Err(why.to_owned()))),
+        Request::Pods { driver } => ToProcess::PodsAgain(*driver),
+        Request::Create { driver, snapshot } => {
             let name = snapshot.metadata.name.clone().unwrap_or_default();
-            ToProcess::Run(*run, Box::new(Heard::Created { name, result: Err(why.to_owned()) }))
+            input(driver, Input::Asked { name: untyped::object_name(&name), result: Err(why.to_owned()) })
         }
-        Request::List(deletion) => ToProcess::Listed(*deletion, Err(())),
-        Request::Delete(deletion, name) => ToProcess::Deleted(*deletion, name.clone(), Err(())),
-        Request::Unfinalize { .. } => ToProcess::Unfinalized(Err(PutError::Unknown)),
+        Request::List(removal) => ToProcess::Listed(*removal, Err(())),
+        Request::Delete(removal, _) => ToProcess::Deleted(*removal, Err(())),
+        Request::Judge(snapshot) => ToProcess::Judged(snapshot.clone(), Err(())),
+        Request::DeleteLate(name) => ToProcess::LateDeleted(name.clone(), Err(())),
     }
 }

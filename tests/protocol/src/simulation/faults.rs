@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rand::Rng;
+use stillpoint_core::run::effect::Input;
 
 use super::setting::spread;
-use super::world::{Event, ToProcess, World};
-use crate::controller::Event as Heard;
+use super::world::{Event, Process, ToProcess, World};
 use crate::node::Owner;
 
 macro_rules! faults {
@@ -139,9 +139,10 @@ impl World {
             Fault::LockTaken => self.with_member(|world, member| world.lock(member)),
             Fault::SessionCut => self.cut_any_session(),
             Fault::SessionStalls => self.stall_any_session(),
-            Fault::EventsMissed => self.tell_leader(Heard::Missed),
+            Fault::EventsMissed => self.miss_events(),
             Fault::ApiOutage => {
-                self.outage_until = self.now + self.time(100 * MS, 40 * S);
+                let time = self.time(100 * MS, 40 * S);
+                self.begin_outage(time);
                 true
             }
             Fault::WatchLags => {
@@ -257,11 +258,12 @@ impl World {
         act(self, process)
     }
 
-    fn tell_leader(&mut self, event: Heard) -> bool {
-        let leader = self.processes.iter().position(|process| process.run.is_some());
-        let Some(process) = leader else { return false };
-        let run = self.processes[process].run_number;
-        self.send_to_process(process, Duration::ZERO, ToProcess::Run(run, Box::new(event)));
+    /// The queue of what is driven was full.
+    fn miss_events(&mut self) -> bool {
+        let attempts = |process: &Process| process.driven.as_ref().is_some_and(|it| it.driver.attempt().is_some());
+        let Some(process) = self.processes.iter().position(attempts) else { return false };
+        let driver = self.processes[process].drivers;
+        self.send_to_process(process, Duration::ZERO, ToProcess::Input(driver, Box::new(Input::Missed)));
         true
     }
 

@@ -7,7 +7,9 @@
 //! | P3 | a freeze of ours lasts from its completion in the kernel at most the hold limit, [`GUARDIAN_GRACE`] and one [`THAW_RETRY`] while the guardian guards it all along, else the hold limit, [`THAW_TIMEOUT`] and one [`THAW_RETRY`]; and at every moment somebody will thaw it by himself |
 //! | P4 | where a status says that a cut is proven, all cuts lie in one moment in which every mounted member was frozen by us, and no cut holds a write without an earlier one of the application |
 //! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object |
-//! | | a final phase is never left, every run ends, an older leader moves no agent, and where nothing goes wrong the run is done |
+//! | | an older leader moves no agent; it asks for nothing that suspends or cuts once another one leads; and it writes no status over that of a newer one |
+//! | | a final phase is never left; an attempt begins when the one before it has ended and its cool-down is over, and there are no more of them than asked for; the replicas of a run that is done are not deleted |
+//! | | every run ends, and where nothing goes wrong it is done |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +21,8 @@ use stillpoint_core::wire::agent_message::Report;
 
 use super::Ending;
 use super::application::{Content, is_torn};
-use super::world::{World, member_of};
+use super::world::{Process, World};
+use crate::cluster::{is_deleting, member_of};
 use crate::node::Owner;
 
 /// What timers and threads may be late, beside what the limits say.
@@ -99,6 +102,8 @@ pub(super) struct Judge {
     /// The highest epoch that each agent has heard.
     highest: Vec<u64>,
     limit: Duration,
+    /// When the end of a cool-down was stored first, and how far the wall clock was off then.
+    cooling: Option<(Duration, i64)>,
 }
 
 impl Judge {
@@ -115,6 +120,7 @@ impl Judge {
             ledgers: BTreeMap::new(),
             highest: vec![0; members],
             limit,
+            cooling: None,
         }
     }
 
@@ -235,7 +241,8 @@ impl World {
 
     /// A controller asks for the snapshots.
     pub(super) fn judge_request_to_cut(&mut self, process: usize) {
-        let Some(run) = &self.processes[process].run else { return };
+        let driven = self.processes[process].driven.as_ref();
+        let Some(run) = driven.and_then(|driven| driven.driver.attempt()) else { return };
         let round = run.run.round;
         let ledger = self.judge.ledgers.get(&process);
         let is_ready = |member: usize| {
@@ -273,8 +280,14 @@ impl World {
     ) {
         let was = before.and_then(|before| before.phase);
         self.note(|| format!("   controller {process} stores {:?} {}", status.phase, reason(status)));
-        if was.is_some_and(Phase::is_final) && was != status.phase {
-            self.violate("final phase", format!("{was:?} is left for {:?}", status.phase));
+        if let Some(before) = before {
+            self.judge_order(before, status);
+        }
+        if status.attempt > self.setting.spec.retry.map_or(1, |retry| retry.attempts()) {
+            self.violate("attempts", format!("attempt {} is one too many", status.attempt));
+        }
+        if before.is_none_or(|before| before.next_attempt_at != status.next_attempt_at) {
+            self.judge.cooling = Some((self.now, self.wall_offset));
         }
         if status.consistency.is_some() && before.is_none_or(|before| before.consistency.is_none()) {
             self.judge_proof(status);
@@ -289,6 +302,73 @@ impl World {
         if status.phase.is_some_and(Phase::is_final) {
             let mode = self.setting.spec.mode;
             self.judge.ending = Some(Ending { mode, phase: status.phase, reason: reason(status) });
+        }
+    }
+
+    /// One status after another.
+    fn judge_order(&mut self, before: &ReplicationStatus, status: &ReplicationStatus) {
+        let (was, is) = (before.phase, status.phase);
+        if before.leader_epoch > status.leader_epoch {
+            let what = format!("epoch {} writes over epoch {}", status.leader_epoch, before.leader_epoch);
+            self.violate("an older leader stores nothing", what);
+        }
+        let works = |process: &Process| {
+            let attempt = process.driven.as_ref().and_then(|driven| driven.driver.attempt());
+            let attempt = attempt.filter(|attempt| attempt.writer.stored_status().is_some());
+            attempt.map_or(0, |attempt| attempt.request.epoch)
+        };
+        let newest = self.processes.iter().map(works).max().unwrap_or_default();
+        if newest > status.leader_epoch {
+            let what = format!("epoch {} writes, and epoch {newest} works on what was there", status.leader_epoch);
+            self.violate("an older leader stores nothing", what);
+        }
+        if was.is_some_and(Phase::is_final) && (was != is || before.attempt != status.attempt) {
+            self.violate("final phase", format!("{was:?} is left for {is:?}"));
+        }
+        let waited = was == Some(Phase::Pending) && before.attempt > 0;
+        let claimed = ReplicationStatus { leader_epoch: status.leader_epoch, ..before.clone() };
+        if waited && before.attempt == status.attempt && claimed != *status {
+            self.violate("attempts", format!("attempt {} has ended, and is taken up again", before.attempt));
+        }
+        if status.attempt > before.attempt && matches!(was, Some(Phase::Checking | Phase::Ready | Phase::Replicating)) {
+            let what = format!("attempt {} begins, and attempt {} is {was:?}", status.attempt, before.attempt);
+            self.violate("one attempt after the other", what);
+        }
+        let begins = waited && status.attempt > before.attempt && is.is_some_and(|phase| !phase.is_final());
+        let (Some((since, offset)), true) = (self.judge.cooling, begins) else { return };
+        let early = before.next_attempt_at.as_ref().is_some_and(|at| self.moment(0).wall < at.0);
+        let pause = self.setting.spec.retry.unwrap_or_default().pause();
+        if early && offset == self.wall_offset && self.now - since < pause {
+            self.violate(
+                "cool-down",
+                format!("attempt {} begins {:?} after the last", status.attempt, self.now - since),
+            );
+        }
+    }
+
+    /// A controller does something that only a leader may.
+    pub(super) fn judge_action(&mut self, process: usize, what: &str) {
+        let epoch = self.processes[process].leading.as_ref().map_or(0, |lead| lead.epoch);
+        if epoch < self.epoch {
+            let what = format!("{what} in epoch {epoch}, and in epoch {} another one leads", self.epoch);
+            self.violate("an older leader asks for nothing", what);
+        }
+    }
+
+    /// A controller waits for a time.
+    pub(super) fn judge_wake(&mut self, process: usize, wake: Option<Duration>, now: Duration) {
+        if let Some(wake) = wake.filter(|wake| *wake <= now) {
+            self.violate("no busy loop", format!("controller {process} waits for {wake:?}, and it is {now:?}"));
+        }
+    }
+
+    /// A controller deletes a replica.
+    pub(super) fn judge_deletion(&mut self, name: &str) {
+        let Some(object) = &self.store.object else { return };
+        let Some(status) = object.status.as_ref().filter(|status| status.phase == Some(Phase::Done)) else { return };
+        let goes = is_deleting(object) && object.spec.deletion_policy == DeletionPolicy::Delete;
+        if !goes && self.store.snapshots.contains_key(name) && is_replica_of(status, name) {
+            self.violate("what is done stays", format!("the run is done, and {name} is deleted"));
         }
     }
 
@@ -349,7 +429,7 @@ impl World {
     pub(super) fn judge_rest(&mut self) {
         let Some(object) = self.store.object.clone() else { return };
         let status = object.status.clone().unwrap_or_default();
-        if object.deleting {
+        if is_deleting(&object) {
             return self.violate("P8", "the object is being deleted, and nobody takes the finalizer off".to_owned());
         }
         let Some(phase) = status.phase.filter(|phase| phase.is_final()) else {
@@ -371,8 +451,9 @@ impl World {
                 self.violate("P4", format!("the run is done, and {name} cannot be used"));
             }
         }
-        if phase != Phase::Done && !replicas.is_empty() {
-            let names: Vec<&String> = replicas.keys().collect();
+        let kept = |name: &str| phase == Phase::Done && is_replica_of(&status, name);
+        let names: Vec<&String> = replicas.keys().filter(|name| !kept(name)).collect();
+        if !names.is_empty() {
             self.violate("P8", format!("the run is {phase:?}, and there are replicas: {names:?}"));
         }
         self.judge_nodes();
@@ -381,7 +462,7 @@ impl World {
     /// The very end.
     pub(super) fn judge_end(&mut self) {
         if let Some(object) = &self.store.object {
-            let what = format!("the object was deleted, and it is there: finalizer {}", object.finalizer);
+            let what = format!("the object was deleted, and it is there: {:?}", object.metadata.finalizers);
             return self.violate("P8", what);
         }
         let done = self.judge.ending.as_ref().is_some_and(|ending| ending.phase == Some(Phase::Done));
@@ -408,6 +489,11 @@ impl World {
             }
         }
     }
+}
+
+fn is_replica_of(status: &ReplicationStatus, name: &str) -> bool {
+    let replicas = status.members.iter().filter_map(|member| member.replica.as_ref());
+    replicas.into_iter().any(|replica| replica.name == name)
 }
 
 fn reason(status: &ReplicationStatus) -> String {

@@ -1,317 +1,94 @@
-//! The controller processes: which one leads, what reaches it, and what its run, its goodbye and its sweeper do.
+//! The controller processes: which one leads and for how long it may be sure of that, and how they are killed and stopped.
+//!
+//! The lease is kept as `leadership` of the controller keeps it: renewed every [`LEASE_RENEW`], certain for [`LEASE_GIVES_UP`]
+//! after the last renewal that succeeded was begun, and free for others when they have seen it unchanged for
+//! [`LEASE_DURATION`]. Renewals are no events of their own; they are made up for whenever somebody wants to know.
 
 use std::time::Duration;
 
 use rand::Rng;
-use stillpoint_api::Phase;
-use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, SHUTDOWN_TIMEOUT};
-use stillpoint_core::run::state::Stage;
+use stillpoint_core::limits::SHUTDOWN_TIMEOUT;
+use stillpoint_core::run::effect::Input;
+use stillpoint_core::run::sweep::Sweep;
+use stillpoint_core::run::turns::Turns;
 
-use super::api::{Purpose, Request};
 use super::breaks::Break;
 use super::world::{Event, Process, ToProcess, World};
-use crate::controller::{
-    Changed, Controller, Event as Heard, Goodbye, Object, Output, Sweeper, Unanswered, is_refused, refusal,
-};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
-/// The controller's default `--lease-duration`, and how often it renews such a lease.
+/// The controller's default `--lease-duration`, and what follows from it.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const LEASE_RENEW: Duration = Duration::from_secs(3);
+const LEASE_GIVES_UP: Duration = Duration::from_secs(10);
+/// Runs at the same time. There is one replication.
+const MAX_RUNS: usize = 1;
+
+/// What a process has while it believes to lead.
+#[derive(Clone, Debug)]
+pub(super) struct Lead {
+    /// The number of its turn.
+    pub epoch: u64,
+    /// Whose turn it is.
+    pub turns: Turns,
+    /// What turned up too late.
+    pub sweep: Sweep,
+    /// When the last renewal that succeeded was begun.
+    renewed: Duration,
+    /// When the next one is due.
+    renewal: Duration,
+}
 
 impl World {
-    /// Something will reach the process, if it is still the same one then.
-    pub(super) fn send_to_process(&mut self, process: usize, after: Duration, what: ToProcess) {
+    /// Whether nobody else can lead, as far as the process knows: its tenure.
+    pub(super) fn leads(&mut self, process: usize) -> bool {
+        self.renew(process);
+        self.broken == Some(Break::Tenure) || self.is_certain(process)
+    }
+
+    fn is_certain(&self, process: usize) -> bool {
+        self.processes[process].leading.as_ref().is_some_and(|lead| self.now - lead.renewed < LEASE_GIVES_UP)
+    }
+
+    /// Makes up for the renewals of a process until now. To be called before anything that keeps it from renewing begins.
+    pub(super) fn renew(&mut self, process: usize) {
+        let of = &mut self.processes[process];
+        let runs = of.alive && of.held.is_none() && self.leader == Some(process);
+        let Some(lead) = of.leading.as_mut().filter(|lead| lead.renewal <= self.now) else { return };
+        let ticks = |time: Duration| u32::try_from(time.as_micros() / LEASE_RENEW.as_micros()).unwrap_or(u32::MAX);
+        let last = lead.renewal + LEASE_RENEW * ticks(self.now - lead.renewal);
+        let away = self.outage_until.saturating_sub(lead.renewal);
+        let first = lead.renewal + LEASE_RENEW * ticks(away + LEASE_RENEW - Duration::from_micros(1));
+        // One that comes too late is none: the process ends.
+        if runs && first <= last && first - lead.renewed < LEASE_GIVES_UP {
+            lead.renewed = last;
+        }
+        lead.renewal = last + LEASE_RENEW;
+    }
+
+    /// The API server goes away for a while.
+    pub(super) fn begin_outage(&mut self, time: Duration) {
+        for process in 0..self.processes.len() {
+            self.renew(process);
+            self.watch_lease(process, MS);
+        }
+        self.outage_until = self.now + time;
+    }
+
+    /// The process will look whether its lease has lapsed, at most `late` after that.
+    fn watch_lease(&mut self, process: usize, late: Duration) {
+        let Some(lapse) = self.processes[process].leading.as_ref().map(|lead| lead.renewed + LEASE_GIVES_UP) else {
+            return;
+        };
         let incarnation = self.processes[process].incarnation;
-        self.queue.put(self.now + after, Event::Process { process, incarnation, what });
+        let notices = lapse.max(self.now) + self.time(MS / 10, late);
+        self.queue.put(notices, Event::Deposed { process, incarnation });
     }
 
-    /// Whether an event reaches its process now. A stopped one takes it when it goes on.
-    pub(super) fn reaches(&mut self, process: usize, incarnation: u32, what: &ToProcess) -> bool {
-        let to = &mut self.processes[process];
-        if !to.alive || to.incarnation != incarnation {
-            return false;
-        }
-        if let Some(held) = &mut to.held {
-            held.push(Event::Process { process, incarnation, what: what.clone() });
-            return false;
-        }
-        true
-    }
-
-    pub(super) fn at_process(&mut self, process: usize, what: ToProcess) {
-        match what {
-            ToProcess::Run(run, event) => {
-                if self.processes[process].run_number == run {
-                    self.hear(process, *event);
-                }
-            }
-            ToProcess::Wake => {
-                // A wake that was put off is still queued for its old time.
-                if self.processes[process].wake.is_some_and(|at| at <= self.now) {
-                    self.processes[process].wake = None;
-                    self.turn(process);
-                }
-            }
-            ToProcess::Begin => self.begin_work(process),
-            ToProcess::Begun(read) => self.begun(process, read.map(|object| object.map(|object| *object))),
-            ToProcess::Object(object) => self.object_seen(process, object.map(|object| *object)),
-            ToProcess::Snapshot(name) => {
-                let stored = self.store.object.clone();
-                let outputs = self.processes[process].sweeper.snapshot(&name, stored.as_ref());
-                for output in outputs {
-                    self.carry_out(process, output, Purpose::Sweep);
-                }
-            }
-            ToProcess::Listed(deletion, listed) => self.listed(process, deletion, listed),
-            ToProcess::Deleted(deletion, name, result) => self.one_deleted(process, deletion, name, result),
-            ToProcess::DeleteAgain(deletion) => self.delete_again(process, deletion),
-            ToProcess::PodsAgain(run) => {
-                let pause = self.time(API_RETRY_MIN, API_RETRY_MAX);
-                if self.processes[process].run.is_some() && self.processes[process].run_number == run {
-                    self.queue.put(
-                        self.now + pause,
-                        Event::Request {
-                            process,
-                            incarnation: self.processes[process].incarnation,
-                            request: Request::Pods { run },
-                            fate: super::api::Fate::Answered,
-                        },
-                    );
-                }
-            }
-            ToProcess::GoodbyeBegins(read) => self.goodbye_begins(process, read.map(|object| object.map(|it| *it))),
-            ToProcess::GoodbyeRead(read) => {
-                let Some(goodbye) = &mut self.processes[process].goodbye else { return };
-                let next = goodbye.read(read.as_ref().map(Option::as_deref).map_err(|error| *error));
-                self.goodbye_goes_on(process, next);
-            }
-            ToProcess::Unfinalized(result) => {
-                let Some(goodbye) = &mut self.processes[process].goodbye else { return };
-                let next = goodbye.patched(result);
-                self.goodbye_goes_on(process, next);
-            }
-            ToProcess::StopTimeout => self.exit(process),
-        }
-    }
-
-    /// An event for the run, and then its turn.
-    pub(super) fn hear(&mut self, process: usize, event: Heard) {
-        let now = self.moment(process);
-        let Some(run) = &mut self.processes[process].run else { return };
-        run.hear(event, now);
-        self.turn(process);
-    }
-
-    fn turn(&mut self, process: usize) {
-        let now = self.moment(process);
-        let Some(run) = &mut self.processes[process].run else { return };
-        let stage = run.run.stage.clone();
-        let outputs = run.turn(now);
-        let (after, over, wake) = (run.run.stage.clone(), run.is_over(), run.wake_at());
-        if after != stage {
-            self.note(|| format!("   controller {process}: {after:?}"));
-        }
-        let number = self.processes[process].run_number;
-        for output in outputs {
-            self.carry_out(process, output, Purpose::Run(number));
-        }
-        if after == Stage::Ended && stage != Stage::Ended {
-            self.judge_end_of_run(process);
-        }
-        if over {
-            return self.run_is_over(process);
-        }
-        if let Some(wake) = wake.filter(|wake| *wake <= now.monotonic) {
-            self.violate(
-                "no busy loop",
-                format!("controller {process} waits for {wake:?}, and it is {:?}", now.monotonic),
-            );
-        }
-        self.schedule_wake(process, wake);
-    }
-
-    /// Queues the run's timer, unless it is.
-    fn schedule_wake(&mut self, process: usize, wake: Option<Duration>) {
-        let to = &mut self.processes[process];
-        let Some(due) = wake.map(|wake| to.started + wake) else {
-            to.wake_due = None;
-            to.wake = None;
-            return;
-        };
-        if to.wake.is_some() && to.wake_due == Some(due) {
-            return;
-        }
-        to.wake_due = Some(due);
-        let at = due.max(self.now) + self.time(MS / 100, MS * 2);
-        self.processes[process].wake = Some(at);
-        self.send_to_process(process, at - self.now, ToProcess::Wake);
-    }
-
-    fn carry_out(&mut self, process: usize, output: Output, purpose: Purpose) {
-        let run = self.processes[process].run_number;
-        match output {
-            Output::Send { pod, message } => self.send_command(process, &pod, message),
-            Output::CreateSnapshots(snapshots) => {
-                self.judge_request_to_cut(process);
-                for snapshot in snapshots {
-                    self.ask(process, Request::Create { run, snapshot: Box::new(snapshot) });
-                }
-            }
-            Output::DeleteReplicas(names) => self.delete_replicas(process, purpose, names, false),
-            Output::DeleteLate(name) => self.delete_replicas(process, purpose, vec![name], true),
-            Output::RecheckPods => {
-                if self.broken == Some(Break::Recheck) {
-                    let Some(run) = &self.processes[process].run else { return };
-                    let event = Box::new(Heard::Rechecked(run.observed.pods.clone()));
-                    let number = self.processes[process].run_number;
-                    return self.send_to_process(process, MS, ToProcess::Run(number, event));
-                }
-                self.ask(process, Request::Pods { run });
-            }
-            Output::PutStatus { version, status } => self.ask(process, Request::Put { run, version, status }),
-            Output::GetObject if purpose == Purpose::Goodbye => self.ask(process, Request::GoodbyeRead),
-            Output::GetObject => self.ask(process, Request::Get { run }),
-            Output::RemoveFinalizer { version } => self.ask(process, Request::Unfinalize { version }),
-        }
-    }
-
-    /// The supervisor starts what needs work.
-    fn begin_work(&mut self, process: usize) {
-        let from = &mut self.processes[process];
-        let busy = from.run.is_some() || from.goodbye.is_some() || from.beginning;
-        if from.leading.is_none() || from.stopping || busy {
-            return;
-        }
-        from.beginning = true;
-        from.deletion_seen = false;
-        self.ask(process, Request::Begin);
-    }
-
-    fn try_again(&mut self, process: usize) {
-        let from = &mut self.processes[process];
-        from.beginning = false;
-        from.goodbye = None;
-        from.failures += 1;
-        let pause = API_RETRY_MIN.saturating_mul(1 << from.failures.min(10)).min(API_RETRY_MAX);
-        self.send_to_process(process, pause, ToProcess::Begin);
-    }
-
-    fn begun(&mut self, process: usize, read: Result<Option<Object>, ()>) {
-        let Ok(object) = read else { return self.try_again(process) };
-        let from = &mut self.processes[process];
-        from.beginning = false;
-        let (Some(object), Some(epoch)) = (object, from.leading) else { return };
-        if phase(&object).is_some_and(Phase::is_final) {
-            return self.part(process);
-        }
-        let fresh = object.status.as_ref().is_none_or(|status| status.attempt == 0);
-        let now = self.moment(process);
-        if fresh && !object.deleting && is_refused(&object, &self.store) {
-            let status = refusal(&object, now);
-            let before = object.status.clone();
-            return match self.store.put_status(object.version, status.clone()) {
-                Ok(_) => {
-                    self.judge_status(process, before.as_ref(), &status);
-                    self.object_changed();
-                }
-                Err(_) => self.try_again(process),
-            };
-        }
-        let sessions = self.processes[process].registry.keys().cloned().collect();
-        let version = self.store.object.as_ref().map(|object| object.version);
-        let run = Controller::take_over(epoch, &object, &mut self.store, sessions, now);
-        if self.store.object.as_ref().map(|object| object.version) != version {
-            self.object_changed();
-        }
-        let run = match run {
-            Ok(Some(run)) => run,
-            Ok(None) => return self.part(process),
-            Err(Changed) => return self.try_again(process),
-        };
-        let from = &mut self.processes[process];
-        from.failures = 0;
-        from.run_number += 1;
-        from.run = Some(run);
-        self.judge.begin_run(process);
-        self.turn(process);
-    }
-
-    fn run_is_over(&mut self, process: usize) {
-        self.processes[process].run = None;
-        self.part(process);
-    }
-
-    /// After a run: says goodbye to an object that is being deleted.
-    fn part(&mut self, process: usize) {
-        let from = &mut self.processes[process];
-        if from.newest.as_ref().is_some_and(|object| object.deleting) {
-            from.beginning = true;
-            return self.ask(process, Request::GoodbyeBegins);
-        }
-        self.rest(process);
-    }
-
-    /// Nothing is to be done now, unless a deletion was seen meanwhile.
-    fn rest(&mut self, process: usize) {
-        let from = &mut self.processes[process];
-        from.failures = 0;
-        if from.stopping {
-            return self.exit(process);
-        }
-        if from.deletion_seen {
-            self.begin_work(process);
-        }
-    }
-
-    fn goodbye_begins(&mut self, process: usize, read: Result<Option<Object>, ()>) {
-        let Ok(object) = read else { return self.try_again(process) };
-        self.processes[process].beginning = false;
-        let Some(object) = object else { return self.rest(process) };
-        let (goodbye, next) = Goodbye::begin(&object);
-        self.processes[process].goodbye = Some(goodbye);
-        self.goodbye_goes_on(process, Ok(next));
-    }
-
-    pub(super) fn goodbye_deleted(&mut self, process: usize) {
-        if let Some(goodbye) = &mut self.processes[process].goodbye {
-            let next = goodbye.deleted();
-            self.goodbye_goes_on(process, Ok(next));
-        }
-    }
-
-    fn goodbye_goes_on(&mut self, process: usize, next: Result<Option<Output>, Unanswered>) {
-        match next {
-            Err(Unanswered) => self.try_again(process),
-            Ok(Some(output)) => self.carry_out(process, output, Purpose::Goodbye),
-            Ok(None) => {
-                self.processes[process].goodbye = None;
-                self.processes[process].deletion_seen = false;
-                self.rest(process);
-            }
-        }
-    }
-
-    /// The supervisor's watch.
-    fn object_seen(&mut self, process: usize, object: Option<Object>) {
-        let from = &mut self.processes[process];
-        let swept = object.as_ref().and_then(|object| from.sweeper.object(object));
-        let deleting = object.as_ref().is_none_or(|object| object.deleting);
-        let needs_work = object.as_ref().is_some_and(|object| {
-            if object.deleting { object.finalizer } else { !phase(object).is_some_and(Phase::is_final) }
-        });
-        from.deletion_seen |= deleting && object.is_some();
-        from.newest = object;
-        if let Some(output) = swept {
-            self.carry_out(process, output, Purpose::Sweep);
-        }
-        if deleting && self.processes[process].run.is_some() {
-            self.hear(process, Heard::Deletion);
-        }
-        if needs_work {
-            self.begin_work(process);
-        }
+    /// When others take over a lease that is not renewed any more: each looks every [`LEASE_RENEW`].
+    fn lease_is_free(&mut self, process: usize) -> Duration {
+        let renewed = self.processes[process].leading.as_ref().map_or(self.now, |lead| lead.renewed);
+        (renewed + LEASE_DURATION + self.time(MS, 2 * LEASE_RENEW)).max(self.now)
     }
 
     /// One process begins to lead, if none does.
@@ -319,27 +96,26 @@ impl World {
         if self.leader.is_some_and(|leader| self.processes[leader].alive && self.processes[leader].held.is_none()) {
             return;
         }
-        let able = |process: &Process| process.alive && process.held.is_none() && !process.stopping;
+        if self.now < self.outage_until {
+            let later = self.outage_until + self.time(MS, LEASE_RENEW);
+            return self.queue.put(later, Event::Lead);
+        }
+        let able = |process: &Process| {
+            process.alive && process.held.is_none() && !process.stopping && process.leading.is_none()
+        };
         let Some(process) = self.processes.iter().position(able) else {
             return self.queue.put(self.now + S, Event::Lead);
         };
         self.leader = Some(process);
         self.epoch += 1;
-        let epoch = self.epoch;
+        let (epoch, now) = (self.epoch, self.now);
         self.note(|| format!("   controller {process} leads, epoch {epoch}"));
-        let leader = &mut self.processes[process];
-        leader.leading = Some(epoch);
-        leader.sweeper = Sweeper::default();
+        let (turns, sweep) = (Turns::new(MAX_RUNS), Sweep::default());
+        let lead = Lead { epoch, turns, sweep, renewed: now, renewal: now + LEASE_RENEW };
+        self.processes[process].leading = Some(lead);
         self.object_seen(process, self.store.object.clone());
-        let names: Vec<String> = self
-            .store
-            .snapshots
-            .iter()
-            .filter(|(_, snapshot)| snapshot.metadata.labels.is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            self.send_to_process(process, MS, ToProcess::Snapshot(name));
+        for snapshot in self.store.replicas().into_values() {
+            self.send_to_process(process, MS, ToProcess::Snapshot(Box::new(snapshot)));
         }
     }
 
@@ -348,6 +124,8 @@ impl World {
         if !self.processes[process].alive {
             return false;
         }
+        self.renew(process);
+        let free = self.lease_is_free(process);
         let incarnation = self.processes[process].incarnation + 1;
         self.processes[process] = Process { incarnation, ..Process::default() };
         self.judge.forget_run(process);
@@ -356,9 +134,7 @@ impl World {
         if self.leader == Some(process) {
             self.leader = None;
             if self.processes.len() > 1 {
-                // The lease runs out when another one has seen it unchanged for its whole time.
-                let lapse = LEASE_DURATION + self.time(MS, LEASE_RENEW);
-                self.queue.put(self.now + lapse, Event::Lead);
+                self.queue.put(free, Event::Lead);
             }
         }
         true
@@ -382,6 +158,7 @@ impl World {
 
     /// Stops a process (SIGSTOP). For long, and another one leads.
     pub(super) fn pause_process(&mut self, process: usize) -> bool {
+        self.renew(process);
         let paused = &mut self.processes[process];
         if !paused.alive || paused.held.is_some() {
             return false;
@@ -391,9 +168,9 @@ impl World {
         let time = self.time(5 * MS, 60 * S);
         self.queue.put(self.now + time, Event::ContinueProcess { process, incarnation });
         self.peers_notice_silence(process, time);
-        if self.leader == Some(process) && time > LEASE_DURATION {
-            let lapse = LEASE_DURATION + self.time(MS, LEASE_RENEW);
-            self.queue.put(self.now + lapse, Event::Lead);
+        let free = self.lease_is_free(process);
+        if self.leader == Some(process) && self.now + time > free {
+            self.queue.put(free, Event::Lead);
         }
         true
     }
@@ -406,15 +183,21 @@ impl World {
         for event in going.held.take().unwrap_or_default() {
             self.queue.put(self.now, event);
         }
-        if self.processes[process].leading.is_some() && self.leader != Some(process) {
-            let notices = self.time(MS / 10, LEASE_RENEW);
-            self.queue.put(self.now + notices, Event::Deposed { process, incarnation });
+        // A renewal is overdue.
+        if let Some(lead) = &mut self.processes[process].leading {
+            lead.renewal = self.now;
         }
+        // It finds at once that its time has passed, and ends some time later.
+        self.watch_lease(process, LEASE_RENEW);
     }
 
-    /// A process that leads no longer ends.
+    /// A process whose lease has lapsed ends.
     pub(super) fn depose(&mut self, process: usize, incarnation: u32) {
-        if self.processes[process].incarnation == incarnation && self.leader != Some(process) {
+        if self.processes[process].incarnation != incarnation || self.processes[process].leading.is_none() {
+            return;
+        }
+        self.renew(process);
+        if self.processes[process].held.is_none() && !self.is_certain(process) {
             let back = self.time(500 * MS, 5 * S);
             self.kill_process(process, back);
         }
@@ -427,17 +210,17 @@ impl World {
             return false;
         }
         stopping.stopping = true;
-        if stopping.run.is_none() {
+        if stopping.driven.is_none() {
             self.exit(process);
             return true;
         }
         self.send_to_process(process, SHUTDOWN_TIMEOUT, ToProcess::StopTimeout);
-        self.hear(process, Heard::Stop);
+        self.hear(process, Input::Stop);
         true
     }
 
     /// A process that was told to stop ends, and gives its lease back.
-    fn exit(&mut self, process: usize) {
+    pub(super) fn exit(&mut self, process: usize) {
         let back = self.time(500 * MS, 10 * S);
         let led = self.leader == Some(process);
         self.kill_process(process, back);
@@ -446,8 +229,4 @@ impl World {
             self.queue.put(self.now + soon, Event::Lead);
         }
     }
-}
-
-fn phase(object: &Object) -> Option<Phase> {
-    object.status.as_ref().and_then(|status| status.phase)
 }

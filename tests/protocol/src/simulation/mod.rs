@@ -1,14 +1,17 @@
-//! Simulation of whole groups: the production planner and the production holds in one process, in virtual time, with faults at
-//! every step. A seed says everything; the same seed is the same story.
+//! Simulation of whole groups: the controller's production decisions and the production holds in one process, in virtual time,
+//! with faults at every step. A seed says everything; the same seed is the same story.
 
 mod api;
 mod application;
 mod breaks;
+mod driving;
 mod faults;
 mod judge;
 mod leaders;
 mod nodes;
+mod processes;
 mod queue;
+mod removals;
 pub mod report;
 mod sessions;
 mod setting;

@@ -9,8 +9,8 @@ use stillpoint_core::run::facts::PodFacts;
 
 use super::breaks::Break;
 use super::faults::Fault;
-use super::world::{Event, World, claim_uid};
-use crate::controller::is_pod_of;
+use super::world::{Event, World};
+use crate::cluster::{claim_name, claim_uid, is_pod_of};
 use crate::node::{Reports, Timer, Work};
 
 const MS: Duration = Duration::from_millis(1);
@@ -320,11 +320,12 @@ impl World {
         if !self.pods[pod].alive || !self.store.pods.contains_key(&uid) || !self.may_lose_agent(pod) {
             return false;
         }
-        // A run that begins while a pod is forgotten and writes takes its claims for unmounted, which nothing in the API denies.
-        // What a run has pinned it misses.
-        let pinned = self.processes.iter().any(|process| {
-            process.run.as_ref().is_some_and(|run| run.run.members.iter().any(|member| is_pod_of(member, &uid)))
-        });
+        // An attempt that begins while a pod is forgotten and writes takes its claims for unmounted, which nothing in the API
+        // denies. What an attempt has pinned and declared it misses, and no other one may follow.
+        let pinned = self.setting.spec.retry.is_none()
+            && self.processes.iter().filter_map(|process| process.driven.as_ref()?.driver.attempt()).any(|attempt| {
+                attempt.observed.recorded && attempt.run.members.iter().any(|member| is_pod_of(member, &uid))
+            });
         let forced = pinned && self.rng.random_bool(0.5);
         if forced {
             self.store.pods.remove(&uid);
@@ -414,7 +415,7 @@ impl World {
         if self.store.pods.contains_key(&uid) {
             return false;
         }
-        let claims = [format!("data-{member}")].into();
+        let claims = [claim_name(member)].into();
         let facts = PodFacts { name: uid.clone(), uid: uid.clone(), claims, running: true, ..PodFacts::default() };
         self.store.pods.insert(uid.clone(), facts);
         self.pod_changed(&uid);

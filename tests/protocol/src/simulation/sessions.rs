@@ -6,6 +6,8 @@ use std::time::Duration;
 use rand::Rng;
 use stillpoint_core::hold::{Command, Event as HoldEvent};
 use stillpoint_core::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, SESSION_RETRY_MAX, SESSION_RETRY_MIN};
+use stillpoint_core::run::agents::AgentKey;
+use stillpoint_core::run::effect::Input;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command as WireCommand;
 use stillpoint_core::wire::{self, ControllerMessage};
@@ -13,8 +15,8 @@ use stillpoint_core::wire::{self, ControllerMessage};
 use super::breaks::Break;
 use super::faults::Fault;
 use super::telling;
-use super::world::{Event, Link, World, member_of};
-use crate::controller::Event as Heard;
+use super::world::{Event, Link, World};
+use crate::cluster::member_of;
 
 const MS: Duration = Duration::from_millis(1);
 /// How long a side can take at most to notice that its peer is gone.
@@ -50,12 +52,8 @@ impl World {
         if let Some(old) = self.processes[process].registry.get(&pod_uid).copied() {
             self.controller_loses(old);
         }
-        let to = &mut self.processes[process];
-        to.registry.insert(pod_uid.clone(), id);
-        if let Some(run) = &mut to.run {
-            run.sessions.insert(pod_uid.clone());
-            self.hear(process, Heard::Connected(pod_uid));
-        }
+        self.processes[process].registry.insert(pod_uid.clone(), id);
+        self.hear_of_agent(process, &pod_uid, Input::Connected(AgentKey::of_pod(&pod_uid)));
     }
 
     fn has_session(&self, pod: usize, process: usize) -> bool {
@@ -126,7 +124,7 @@ impl World {
         if let Some(held) = &mut to.held {
             return held.push(Event::Report { link: id, report: Box::new(report) });
         }
-        if let Some(epoch) = to.run.as_ref().map(|run| run.request.epoch) {
+        if let Some(epoch) = to.leading.as_ref().map(|lead| lead.epoch) {
             self.judge.heard(process, epoch, &report);
         }
         match (&mut report, self.broken) {
@@ -140,7 +138,7 @@ impl World {
             (Report::Released(released), Some(Break::Vote)) => released.unbroken = true,
             _ => {}
         }
-        self.hear(process, Heard::Report(pod_uid, report));
+        self.hear_of_agent(process, &pod_uid, Input::Report(AgentKey::of_pod(&pod_uid), report));
     }
 
     /// The network cuts one session.
@@ -200,10 +198,7 @@ impl World {
             return;
         }
         to.registry.remove(&pod_uid);
-        if let Some(run) = &mut to.run {
-            run.sessions.remove(&pod_uid);
-            self.hear(process, Heard::Lost(pod_uid));
-        }
+        self.hear_of_agent(process, &pod_uid, Input::Lost(AgentKey::of_pod(&pod_uid)));
     }
 
     /// The network keeps what one session carries back for a while, shorter than either side would call it dead.

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use stillpoint_api::{DeletionPolicy, Mode};
+use stillpoint_api::{ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Retry, Source, Suspension};
 
 use super::faults::{Fault, Weights};
-use crate::controller::Spec;
 
 /// Hold limits that a seed chooses from, in milliseconds.
 const HOLDS: [u64; 5] = [1_000, 2_000, 5_000, 10_000, 30_000];
@@ -15,8 +14,8 @@ const HOLDS: [u64; 5] = [1_000, 2_000, 5_000, 10_000, 30_000];
 /// The setting of one seed.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
-    /// What the object asks for.
-    pub spec: Spec,
+    /// What the object asks for, but for the names of the members.
+    pub spec: ConsistencyGroupReplicationSpec,
     /// For each member the pod that mounts it; `None`: nobody does.
     pub pods_of_members: Vec<Option<usize>>,
     /// For each pod the node that it runs on.
@@ -53,11 +52,19 @@ impl Setting {
             pods_of_members.push(pod);
         }
         let machines_of_pods = (0..pods).map(|_| rng.random_range(0..3)).collect();
-        let spec = Spec {
-            members: (0..members).map(|member| format!("data-{member}")).collect(),
+        let retry = rng.random_bool(0.3).then(|| Retry {
+            limit: rng.random_range(1..=3),
+            cool_down: Duration::from_millis(rng.random_range(1_000..15_000)).into(),
+        });
+        let spec = ConsistencyGroupReplicationSpec {
+            source: Source::default(),
             mode: if rng.random_bool(0.1) { Mode::Check } else { Mode::Replicate },
-            prepare_timeout: Duration::from_millis(rng.random_range(2_000..20_000)),
-            hold_timeout: Duration::from_millis(HOLDS[rng.random_range(0..HOLDS.len())]),
+            suspension: Suspension {
+                prepare_timeout: Duration::from_millis(rng.random_range(2_000..20_000)).into(),
+                hold_timeout: Duration::from_millis(HOLDS[rng.random_range(0..HOLDS.len())]).into(),
+            },
+            replication: None,
+            retry,
             deletion_policy: if rng.random_bool(0.5) { DeletionPolicy::Delete } else { DeletionPolicy::Retain },
         };
         let calm = rng.random_bool(0.1);
@@ -83,7 +90,12 @@ impl Setting {
         for fault in faults {
             self.weights.set(*fault, 1);
         }
-        (self.fault_rate, self.max_faults) = (0.15, 12);
+        (self.fault_rate, self.max_faults) = (0.05, 20);
+    }
+
+    /// The longest hold.
+    pub fn hold_timeout(&self) -> Duration {
+        self.spec.suspension.hold_timeout.into()
     }
 
     /// Whether nothing goes wrong in this seed: then the run must be done.

@@ -1,14 +1,16 @@
 //! The steps of a seed, as lines for people.
 
 use stillpoint_api::ReplicationStatus;
+use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::hold::Command;
+use stillpoint_core::run::effect::Input;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::{Attempt, Blocker};
 
 use super::api::{Fate, Request};
 use super::sessions::understand;
 use super::world::{Event, ToProcess};
-use crate::controller::{Event as Heard, Object};
+use crate::cluster::{Object, is_deleting};
 
 /// What happens.
 pub(super) fn event(event: &Event) -> String {
@@ -92,82 +94,99 @@ fn blockers(blockers: &[Blocker]) -> String {
 
 fn request(request: &Request) -> String {
     match request {
-        Request::Put { version, status, .. } => format!("put status at version {version}: {}", self::status(status)),
-        Request::Create { snapshot, .. } => format!("create {}", snapshot.metadata.name.clone().unwrap_or_default()),
-        Request::Begin
-        | Request::Get { .. }
+        Request::Put { object, .. } => format!("put status at {}", self::object(Some(object))),
+        Request::Finalizers { object, .. } => {
+            format!("put finalizers {:?} at {}", object.metadata.finalizers, self::object(Some(object)))
+        }
+        Request::Create { snapshot, .. } => format!("create {}", self::name(snapshot)),
+        Request::Judge(snapshot) => format!("read the object because of {}", self::name(snapshot)),
+        Request::Get { .. }
+        | Request::Look { .. }
+        | Request::LookUp { .. }
+        | Request::Follow { .. }
         | Request::Pods { .. }
         | Request::List(_)
         | Request::Delete(..)
-        | Request::GoodbyeBegins
-        | Request::GoodbyeRead
-        | Request::Unfinalize { .. } => format!("{request:?}"),
+        | Request::DeleteLate(_) => format!("{request:?}"),
     }
 }
 
 fn to_process(what: &ToProcess) -> String {
     match what {
-        ToProcess::Run(_, heard) => self::heard(heard),
-        ToProcess::Begun(read) => format!("read before a run: {}", self::read(read)),
-        ToProcess::GoodbyeBegins(read) => format!("read before a goodbye: {}", self::read(read)),
-        ToProcess::GoodbyeRead(read) => format!("read during a goodbye: {}", self::read(read)),
+        ToProcess::Input(_, input) => self::input(input),
+        ToProcess::Following(..) => "it follows".to_owned(),
         ToProcess::Object(object) => format!("watch: {}", self::object(object.as_deref())),
+        ToProcess::Snapshot(snapshot) => format!("sweep: {}", self::name(snapshot)),
+        ToProcess::Judged(snapshot, read) => {
+            let read = read.as_ref().map_or_else(|()| "no answer".to_owned(), |it| self::object(it.as_deref()));
+            format!("sweep: because of {}: {read}", self::name(snapshot))
+        }
+        ToProcess::AskAgain(request) => format!("asks again: {}", self::request(request)),
         ToProcess::Wake
-        | ToProcess::Begin
-        | ToProcess::Snapshot(_)
+        | ToProcess::LateDeleted(..)
         | ToProcess::Listed(..)
         | ToProcess::Deleted(..)
-        | ToProcess::DeleteAgain(_)
+        | ToProcess::RemoveAgain(_)
         | ToProcess::PodsAgain(_)
-        | ToProcess::Unfinalized(_)
         | ToProcess::StopTimeout => format!("{what:?}"),
     }
 }
 
-fn heard(heard: &Heard) -> String {
-    match heard {
-        Heard::Put(Ok(object)) => format!("status stored: {}", self::object(Some(object))),
-        Heard::Read(read) => format!("read after a conflict: {}", self::read(read)),
-        Heard::Created { name, result: Ok(_) } => format!("created {name}"),
-        Heard::Created { name, result: Err(why) } => format!("not created {name}: {why}"),
-        Heard::Claim(uid, claim) => match claim {
+fn input(input: &Input) -> String {
+    match input {
+        Input::Object(Ok(object)) => format!("read: {}", self::object(object.as_deref())),
+        Input::Stored(Ok(object)) => format!("status stored: {}", self::object(Some(object))),
+        Input::Patched(Ok(object)) => format!("finalizers stored: {}", self::object(Some(object))),
+        Input::Looked(Ok(_)) => "claims and pods".to_owned(),
+        Input::LookedUp(Ok(_)) => "drivers and classes".to_owned(),
+        Input::Asked { name, result: Ok(_) } => format!("created {}", name.name),
+        Input::Asked { name, result: Err(why) } => format!("not created {}: {why}", name.name),
+        Input::Claim(uid, claim) => match claim {
             Some(claim) => format!("watch: claim {uid}, deleting {}", claim.deleting),
             None => format!("watch: claim {uid} is gone"),
         },
-        Heard::Pod(uid, pod) => match pod {
+        Input::Pod(uid, pod) => match pod {
             Some(pod) => format!("watch: pod {uid}, {} containers", pod.containers.len()),
             None => format!("watch: pod {uid} is gone"),
         },
-        Heard::Replica(name, snapshot) => match snapshot {
-            Some(snapshot) => format!("watch: {name} {:?}", snapshot.status),
-            None => format!("watch: {name} is gone"),
+        Input::Replica(name, snapshot) => match snapshot {
+            Some(replica) => format!("watch: {} {}", name.name, replica.data["status"]),
+            None => format!("watch: {} is gone", name.name),
         },
-        Heard::Rechecked(pods) => format!("pods listed: {:?}", pods.keys().collect::<Vec<_>>()),
-        Heard::Connected(_)
-        | Heard::Lost(_)
-        | Heard::Report(..)
-        | Heard::Missed
-        | Heard::Deletion
-        | Heard::Deleted(_)
-        | Heard::Put(Err(_))
-        | Heard::Stop => format!("{heard:?}"),
+        Input::Rechecked(pods) => format!("pods listed: {:?}", pods.keys().collect::<Vec<_>>()),
+        Input::Object(Err(_))
+        | Input::Stored(Err(_))
+        | Input::Patched(Err(_))
+        | Input::Looked(Err(_))
+        | Input::LookedUp(Err(_))
+        | Input::Reserved(_)
+        | Input::Following(_)
+        | Input::Deletion
+        | Input::Connected(_)
+        | Input::Lost(_)
+        | Input::Report(..)
+        | Input::Unsent(..)
+        | Input::Missed
+        | Input::Removed(_)
+        | Input::Stop => format!("{input:?}"),
     }
 }
 
-fn read(read: &Result<Option<Box<Object>>, ()>) -> String {
-    read.as_ref().map_or_else(|()| "no answer".to_owned(), |object| self::object(object.as_deref()))
+fn name(snapshot: &VolumeSnapshot) -> String {
+    snapshot.metadata.name.clone().unwrap_or_default()
 }
 
 fn object(object: Option<&Object>) -> String {
     let Some(object) = object else { return "the object is gone".to_owned() };
     let status = object.status.as_ref().map_or_else(|| "no status".to_owned(), self::status);
-    let deleting = if object.deleting { ", deleting" } else { "" };
-    format!("version {}{deleting}, {status}", object.version)
+    let deleting = if is_deleting(object) { ", deleting" } else { "" };
+    let version = object.metadata.resource_version.as_deref().unwrap_or_default();
+    format!("version {version}{deleting}, {status}")
 }
 
 fn status(status: &ReplicationStatus) -> String {
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let message = ready.map(|ready| format!(" {}: {}", ready.reason, ready.message)).unwrap_or_default();
     let phase = status.phase.map_or_else(|| "no phase".to_owned(), |phase| format!("{phase:?}"));
-    format!("{phase}{message}")
+    format!("epoch {}, attempt {}, {phase}{message}", status.leader_epoch, status.attempt)
 }

@@ -1,26 +1,32 @@
 //! The world of one seed: who is there, what happens next, and what each event does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::MAX_HOLD;
-use stillpoint_core::run::facts::{AgentMount, Claim, PodFacts, RunningContainer};
+use stillpoint_core::run::agents::AgentKey;
+use stillpoint_core::run::effect::{Facts, Input};
+use stillpoint_core::run::facts::{PodFacts, RunningContainer};
 use stillpoint_core::run::state::Moment;
 use stillpoint_core::wire::ControllerMessage;
 use stillpoint_core::wire::agent_message::Report;
 
-use super::api::{Deletion, Fate, Request};
+use super::api::{Fate, Request};
 use super::application::Application;
 use super::breaks::Break;
+use super::driving::Driven;
 use super::faults::KINDS;
 use super::judge::{Judge, Violation};
+use super::leaders::Lead;
 use super::queue::Queue;
+use super::removals::Removing;
 use super::setting::Setting;
 use super::{Ending, Story, telling};
-use crate::controller::{Controller, Event as Heard, Goodbye, Object, PutError, Store, Sweeper};
+use crate::cluster::{self, Object, Store};
 use crate::node::{Node, Work};
 
 /// Steps that a seed may take; a run that needs more does not end.
@@ -41,7 +47,7 @@ pub(super) enum Event {
     StartProcess(usize),
     /// A stopped process (SIGSTOP) goes on.
     ContinueProcess { process: usize, incarnation: u32 },
-    /// A process notices that it leads no longer, and ends.
+    /// A process that has not renewed its lease for too long notices that, and ends.
     Deposed { process: usize, incarnation: u32 },
     /// An agent tries to open a session.
     OpenSession { pod: usize, process: usize },
@@ -94,32 +100,30 @@ pub(super) enum Event {
 /// What reaches a controller process.
 #[derive(Clone, Debug)]
 pub(super) enum ToProcess {
-    /// Something for the run of this number.
-    Run(u64, Box<Heard>),
-    /// A run's timer.
+    /// Something for the driver of this number.
+    Input(u64, Box<Input>),
+    /// What the driver of this number follows, as it was when the watches began.
+    Following(u64, Box<Facts>, BTreeSet<AgentKey>),
+    /// It is time for something.
     Wake,
-    /// The supervisor starts what needs work.
-    Begin,
-    /// The object as read before a run.
-    Begun(Result<Option<Box<Object>>, ()>),
-    /// The watch of the supervisor: the object as it is, or gone.
+    /// The watch of the replications: the object as it is, or gone.
     Object(Option<Box<Object>>),
-    /// The watch of the sweeper: a snapshot.
-    Snapshot(String),
-    /// A list for a deletion.
-    Listed(u64, Result<Vec<String>, ()>),
-    /// One deletion; whether it was there.
-    Deleted(u64, String, Result<bool, ()>),
-    /// A deletion tries again.
-    DeleteAgain(u64),
+    /// The watch of the sweep: a snapshot as it is.
+    Snapshot(Box<VolumeSnapshot>),
+    /// The object as read for the sweep, because of this snapshot.
+    Judged(Box<VolumeSnapshot>, Result<Option<Box<Object>>, ()>),
+    /// The deletion of this late snapshot is done, or not.
+    LateDeleted(String, Result<(), ()>),
+    /// A list for a removal: names, with their attempts.
+    Listed(u64, Result<Vec<(String, Option<u32>)>, ()>),
+    /// One deletion of a removal; whether it was there.
+    Deleted(u64, Result<bool, ()>),
+    /// A removal goes on after a pause.
+    RemoveAgain(u64),
+    /// A request that failed is made again after a pause.
+    AskAgain(Box<Request>),
     /// A list of pods failed and is tried again.
     PodsAgain(u64),
-    /// The object as read before a goodbye.
-    GoodbyeBegins(Result<Option<Box<Object>>, ()>),
-    /// The object as read during a goodbye.
-    GoodbyeRead(Result<Option<Box<Object>>, ()>),
-    /// The finalizer's removal.
-    Unfinalized(Result<(), PutError>),
     /// A stopping process does not wait any longer.
     StopTimeout,
 }
@@ -135,31 +139,21 @@ pub(super) struct Process {
     pub held: Option<Vec<Event>>,
     /// The zero of its monotonic clock.
     pub started: Duration,
-    /// The epoch in which it believes to lead.
-    pub leading: Option<u64>,
-    /// The run.
-    pub run: Option<Controller>,
-    /// Rises with every run.
-    pub run_number: u64,
-    /// A read for a run, or for a goodbye, is under way.
-    pub beginning: bool,
-    /// The goodbye.
-    pub goodbye: Option<Goodbye>,
-    /// The sweeper.
-    pub sweeper: Sweeper,
+    /// What it has while it believes to lead.
+    pub leading: Option<Lead>,
+    /// The replication that it drives.
+    pub driven: Option<Driven>,
+    /// Rises with everything that it drives.
+    pub drivers: u64,
     /// Open sessions by the pod's UID.
     pub registry: BTreeMap<String, u64>,
-    /// Deletions under way.
-    pub deletions: BTreeMap<u64, Deletion>,
-    /// Runs that could not begin, one after the other.
-    pub failures: u32,
-    /// The object as the supervisor's watch showed it last.
+    /// Removals under way.
+    pub removals: BTreeMap<u64, Removing>,
+    /// The object as the watch showed it last; `None`: it is gone.
     pub newest: Option<Object>,
-    /// The object's deletion was seen since the last run began.
-    pub deletion_seen: bool,
     /// It was told to stop.
     pub stopping: bool,
-    /// When the run's timer is due, and when the wake for it comes.
+    /// When its timer is due, and when the wake for it comes.
     pub wake_due: Option<Duration>,
     pub wake: Option<Duration>,
     /// When the last event of each watch arrives: watches keep their order.
@@ -245,7 +239,7 @@ pub(super) struct World {
     /// Who holds the lease.
     pub leader: Option<usize>,
     pub epoch: u64,
-    pub last_deletion: u64,
+    pub last_removal: u64,
     pub creations: BTreeMap<String, u64>,
     pub application: Application,
     pub outage_until: Duration,
@@ -273,7 +267,7 @@ impl World {
         if let Some(broken) = broken {
             setting.favour(broken.faults());
         }
-        let hold = setting.spec.hold_timeout;
+        let hold = setting.hold_timeout();
         let mounted = setting.pods_of_members.iter().map(Option::is_some).collect();
         let members: Vec<Member> = setting
             .pods_of_members
@@ -313,7 +307,7 @@ impl World {
             last_link: 0,
             leader: None,
             epoch: 0,
-            last_deletion: 0,
+            last_removal: 0,
             creations: BTreeMap::new(),
             outage_until: Duration::ZERO,
             lag_until: [Duration::ZERO; 5],
@@ -367,7 +361,7 @@ impl World {
             faults: self.counts,
             ending: self.judge.ending.clone().unwrap_or_else(|| Ending::gone(self.setting.spec.mode)),
             longest: self.judge.longest,
-            limit: self.setting.spec.hold_timeout,
+            limit: self.setting.hold_timeout(),
             lasted: self.now,
             violation: self.judge.violation,
             trace: self.trace.map(Vec::from).unwrap_or_default(),
@@ -376,7 +370,7 @@ impl World {
 
     fn begin(&mut self) {
         for index in 0..self.members.len() {
-            let claim = self.claim(index);
+            let claim = cluster::claim(index);
             self.store.claims.insert(claim.uid.clone(), claim);
         }
         for pod in 0..self.pods.len() {
@@ -387,7 +381,7 @@ impl World {
                 self.queue.put(at, Event::OpenSession { pod, process });
             }
         }
-        self.store.object = Some(Object::new(self.setting.spec.clone()));
+        self.store.object = Some(cluster::group(self.members.len(), self.setting.spec.clone()));
         let at = self.time(Duration::from_millis(1), Duration::from_secs(1));
         self.queue.put(at, Event::Lead);
         if self.setting.locks {
@@ -503,16 +497,6 @@ impl World {
         self.judge.violation.get_or_insert(Violation { promise, what, at: self.now });
     }
 
-    /// The claim of a member.
-    pub fn claim(&self, member: usize) -> Claim {
-        Claim {
-            name: format!("data-{member}"),
-            uid: claim_uid(member),
-            volume: Some(format!("pv-{member}")),
-            ..Claim::default()
-        }
-    }
-
     /// The UID of the pod that stands in a place now.
     pub fn pod_uid(&self, pod: usize) -> String {
         format!("pod-{pod}-{}", self.pods[pod].generation)
@@ -520,31 +504,12 @@ impl World {
 
     /// A pod as the API server shows it.
     pub fn pod_facts(&self, pod: usize) -> PodFacts {
-        let claims: Vec<String> = (0..self.members.len())
-            .filter(|member| self.members[*member].pod == Some(pod))
-            .map(|member| format!("data-{member}"))
-            .collect();
-        let mount = |claim: &String| (claim.clone(), AgentMount { path: format!("/{claim}"), sub_path: false });
+        let members = (0..self.members.len()).filter(|member| self.members[*member].pod == Some(pod));
         let restarts = self.pods[pod].restarts;
         PodFacts {
-            name: format!("db-{pod}"),
-            uid: self.pod_uid(pod),
             node: Some(format!("node-{}", self.pods[pod].machine)),
-            has_agent: true,
-            agent_mounts: claims.iter().map(mount).collect(),
-            claims: claims.into_iter().collect(),
-            running: true,
             containers: vec![RunningContainer { name: "db".into(), id: format!("id-{pod}-{restarts}") }],
+            ..cluster::mounts(&format!("db-{pod}"), &self.pod_uid(pod), members)
         }
     }
-}
-
-/// The UID of a member's claim.
-pub(super) fn claim_uid(member: usize) -> String {
-    format!("claim-{member}")
-}
-
-/// Which member has this UID.
-pub(super) fn member_of(claim_uid: &str) -> Option<usize> {
-    claim_uid.strip_prefix("claim-")?.parse().ok()
 }
