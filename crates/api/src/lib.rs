@@ -9,7 +9,7 @@ pub mod limits;
 mod replication;
 pub mod snapshot;
 
-pub use kube::core::Duration;
+pub use duration::Duration;
 pub use replication::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
