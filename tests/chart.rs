@@ -7,8 +7,10 @@
 
 use std::process::Command;
 
+use kube::core::ApiResource;
 use serde_json::{Value, json};
 use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_core::replica::KINDS;
 use support::generated::{assert_generated, in_checkout};
 
 const KUBE_VERSION: &str = "1.34.0";
@@ -187,6 +189,25 @@ fn the_controller_is_granted_no_more_than_it_needs() {
         let only_create = kind == "Role" && rule["verbs"] == json!(["create"]);
         if (has(rule, "resources", "secrets") || has(rule, "resources", "configmaps")) && !only_create {
             assert_eq!(rule["resourceNames"], json!(["stillpoint-ca"]), "{kind}: {rule}");
+        }
+    }
+}
+
+#[test]
+fn the_controller_is_granted_what_every_kind_of_replica_needs() {
+    let manifests = manifests();
+    let granted = |resource: &ApiResource, verb: &str| {
+        let names = |rule: &Value| has(rule, "apiGroups", &resource.group) && has(rule, "resources", &resource.plural);
+        rules(&manifests).iter().any(|(_, rule)| names(rule) && has(rule, "verbs", verb))
+    };
+    for kind in KINDS {
+        for resource in kind.reads() {
+            assert!(granted(&resource, "list"), "{kind:?}: {} may not be listed", resource.plural);
+        }
+        for resource in kind.objects() {
+            for verb in ["list", "watch", "create", "delete"] {
+                assert!(granted(&resource, verb), "{kind:?}: no {verb} of {}", resource.plural);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use stillpoint_api::labels::TOKEN_AUDIENCE;
 use stillpoint_core::limits::{API_TIMEOUT, MAX_REVIEWS};
+use stillpoint_core::run::agents::AgentKey;
 
 /// Keys of the claims that the API server adds for a token that is bound to a pod (KEP-1205, KEP-4193).
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -23,8 +24,15 @@ pub struct Identity {
     pub namespace: String,
     /// Name of the pod.
     pub pod_name: String,
-    /// UID of the pod: the session's key.
+    /// UID of the pod.
     pub pod_uid: String,
+}
+
+impl Identity {
+    /// The key of the agent's session.
+    pub fn key(&self) -> AgentKey {
+        AgentKey::of_pod(&self.pod_uid)
+    }
 }
 
 /// Why a token does not identify an agent.

@@ -4,7 +4,9 @@
 //! which pod each one is. [`publish`] brings the CA to the agents. One controller leads ([`leadership`]); only it commands,
 //! through the runs of [`replication`].
 
+mod api;
 pub mod certificates;
+pub mod cluster;
 mod health;
 pub mod identity;
 mod leadership;

@@ -84,13 +84,16 @@ async fn a_clean_group_is_done_and_every_phase_is_seen() {
     assert!(status.members.iter().all(|member| member.state == MemberState::Released));
     let hold = status.hold.expect("a hold");
     assert!(hold.ended_at.is_some() && hold.duration.is_some() && hold.cut_duration.is_some(), "{hold:?}");
+    let replicas = replicas(&fixture).await;
     for member in status.members {
         assert_eq!(member.suspended_for, Some(Duration::from_millis(40).into()));
         let replica = member.replica.expect("a replica");
         assert!(replica.cut_at.is_some() && replica.cut_took.is_some(), "{replica:?}");
+        assert_eq!(replica.kind, "VolumeSnapshot");
+        let named = replicas.iter().find(|one| one.name_any() == replica.name).expect("it has the name in the status");
+        assert_eq!(named.annotations()[labels::CLAIM], member.persistent_volume_claim.name);
     }
 
-    let replicas = replicas(&fixture).await;
     assert_eq!(replicas.len(), 2);
     for replica in replicas {
         assert_eq!(replica.labels()[labels::REPLICATION], "nightly");

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use serde_json::json;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{Phase, labels};
-use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::replica::ask::replica_name;
 
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::Fixture;
@@ -24,7 +24,7 @@ async fn run_over_an_early_snapshot(namespace: &str, labelled: bool) -> (Phase, 
     });
     let run = fixture.replicate("nightly", spec).await;
     let (uid, claim_uid) = (run.uid().expect("a UID"), claim.uid().expect("a UID"));
-    let name = snapshot_name("nightly", &uid, 1, "orders", &claim_uid);
+    let name = replica_name("nightly", &uid, 1, "orders", &claim_uid);
     let labels = if labelled { json!({labels::REPLICATION_UID: uid, labels::ATTEMPT: "1"}) } else { json!({}) };
     fixture
         .create::<VolumeSnapshot>(json!({

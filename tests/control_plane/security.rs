@@ -14,6 +14,7 @@ use stillpoint::rpc::sessions_client::SessionsClient;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, MemberState, Phase, ReplicationStatus, labels};
 use stillpoint_core::limits::{CA_OVERLAP, CA_RETIRE, CA_ROTATE, MAX_STATUS_BLOCKERS};
+use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{
@@ -449,7 +450,7 @@ async fn controllers_that_share_a_ca_rotate_it_once_and_stay_trusted() {
     assert_eq!((first.clock)(), (second.clock)());
 
     let pod = pod_with_agent(&fixture, "orders").await;
-    let mut connected = first.sessions.attach("run", [pod.uid().expect("a UID")]);
+    let mut connected = first.sessions.attach("run", [AgentKey::of_pod(pod.uid().expect("a UID"))]);
     let (reports, outgoing) = mpsc::channel(16);
     say(&reports, Report::Hello(Hello::default())).await;
     let mut request = Request::new(ReceiverStream::new(outgoing));
@@ -484,7 +485,10 @@ async fn controllers_that_share_a_ca_rotate_it_once_and_stay_trusted() {
             bundles.push(new);
             let attempt = Some(Attempt { replication_uid: "run".to_owned(), ..Attempt::default() });
             let release = ControllerMessage { command: Some(Command::Release(Release { attempt })) };
-            first.sessions.send(&pod.uid().expect("a UID"), release.clone()).expect("the session is open");
+            first
+                .sessions
+                .send(&AgentKey::of_pod(pod.uid().expect("a UID")), release.clone())
+                .expect("the session is open");
             assert_eq!(commands.message().await.expect("a stream"), Some(release), "{taken:?}");
         }
         hours.fetch_add(12, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use crate::fixture::Fixture;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_api::{ConsistencyGroupReplication, VolumeSnapshotReplication};
 
 /// The object as a user would write it, so that nothing is checked by Rust types first.
 fn object(name: &str, spec: Value) -> DynamicObject {
@@ -56,6 +56,13 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("too many attempts", retry(json!({"limit": 11})), "should be less than or equal to 10"),
         ("fewer than none", retry(json!({"limit": -1})), "should be greater than or equal to 0"),
         ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
+        ("no kind of replica", json!({"source": names, "replication": {}}), "needs exactly one kind of replica"),
+        (
+            "an unknown kind of replica",
+            json!({"source": names, "replication": {"photograph": {}}}),
+            "needs exactly one kind of replica",
+        ),
+        ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
     ];
     let fixture = Fixture::new("validation").await;
@@ -70,6 +77,29 @@ async fn wrong_objects_are_refused_with_a_sentence() {
     let long = object(&"x".repeat(64), spec(&names));
     let refusal = api.create(&PostParams::default(), &long).await.expect_err("a name of 64 characters").to_string();
     assert!(refusal.contains("at most 63 characters"), "{refusal}");
+}
+
+/// Helm and other templates render a map without entries so.
+#[tokio::test]
+async fn a_kind_of_replica_without_entries_may_be_null() {
+    let fixture = Fixture::new("null").await;
+    let api = replications(&fixture);
+    for (name, how) in
+        [("empty", json!({})), ("null", json!(null)), ("class", json!({"volumeSnapshotClassName": null}))]
+    {
+        let spec = json!({
+            "source": {"persistentVolumeClaimNames": ["orders"]},
+            "replication": {"volumeSnapshot": how},
+        });
+        api.create(&PostParams::default(), &object(name, spec)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let stored: ConsistencyGroupReplication = fixture.api().get(name).await.expect("it can be read");
+        let asked = stored.spec.replication.expect("replication").volume_snapshot;
+        assert_eq!(asked, Some(VolumeSnapshotReplication::default()), "{name}");
+        // Whoever writes to it later does not lose what it asks for, and does not change the spec by that.
+        let label = Patch::Merge(json!({"metadata": {"labels": {"touched": "true"}}}));
+        let touched = api.patch(name, &PatchParams::default(), &label).await.expect("a label");
+        api.replace(name, &PostParams::default(), &touched).await.expect("an object that was read and written back");
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ pub const DEFAULT_CLASS_ANNOTATION: &str = "snapshot.storage.kubernetes.io/is-de
     kind = "VolumeSnapshot",
     namespaced,
     status = "VolumeSnapshotStatus",
+    derive = "PartialEq",
     schema = "disabled"
 )]
 #[serde(rename_all = "camelCase")]

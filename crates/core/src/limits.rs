@@ -198,6 +198,14 @@ const _: () = {
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.
+pub const LIST_PAGE: u32 = 250;
+/// Pages that are read at the same time, so that many runs that start at once do not need as many pages of memory.
+pub const LIST_CONCURRENCY: usize = 4;
+/// How long one watch is asked to last; then it goes on with a new one, without a list.
+pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
+/// A watch that does not end by itself is given up when it has been silent for so long: its connection may be dead.
+pub const WATCH_SILENCE: Duration = Duration::from_secs(WATCH_TIMEOUT.as_secs() + 5);
 /// Least pause between two status updates of the same phase. A new phase is written at once.
 pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause before a request to the API server is tried again, doubled up to [`API_RETRY_MAX`].
@@ -205,12 +213,19 @@ pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries of a request to the API server.
 pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
+/// How long connections that were opened before a hold are relied on. Shorter than the 90 s after which hyper, the client's HTTP
+/// library, closes one that is idle.
+pub const WARM_FOR: Duration = Duration::from_secs(60);
+/// Conflicts, one after the other, after which a change of an object's finalizers is given up and tried again later.
+pub const MAX_CONFLICTS: u32 = 8;
 /// Requests of one run that are under way at the same time while it resolves its members.
 pub const RESOLVE_CONCURRENCY: usize = 16;
 /// Kubernetes Events queued for publishing; more are dropped, because the status says the same.
 pub const EVENT_QUEUE: usize = 256;
 /// Ended runs whose outcome is remembered, to judge snapshots that turn up late.
 pub const MAX_REMEMBERED_RUNS: usize = 10_000;
+/// Writes at the same time that say of a replication that it waits for its turn.
+pub const WAITING_CONCURRENCY: usize = 16;
 /// Snapshots that may have turned up late which are dealt with at the same time.
 pub const LATE_CONCURRENCY: usize = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.

@@ -1,55 +1,16 @@
 //! Kubernetes Events on the replication: one for each phase, and one for each blocker when it is first seen. They never hold
 //! up a status: what does not fit the queue is dropped, because the status says the same.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::observe::within;
-use stillpoint_api::{Blocker, ClaimReference, Phase, ReplicationStatus};
-use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_BLOCKERS, MAX_MESSAGE_CHARS};
+use super::requests::within;
+use stillpoint_api::Phase;
+use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_MESSAGE_CHARS};
+use stillpoint_core::run::happened::Happened;
 use stillpoint_core::text::printable;
-
-/// What Events have told of one replication.
-#[derive(Default)]
-pub struct Told {
-    /// Of which attempt.
-    phase: Option<(Phase, u32)>,
-    /// By the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not become a stream of Events.
-    blockers: BTreeMap<String, Vec<Blocker>>,
-}
-
-impl Told {
-    /// What a stored status says has been told when it was stored.
-    pub fn by(status: &ReplicationStatus) -> Self {
-        let mut told = Self::default();
-        drop(told.news(status));
-        told
-    }
-
-    /// Takes note of a status, and gives what it shows for the first time.
-    fn news(&mut self, status: &ReplicationStatus) -> (Option<Phase>, Vec<(ClaimReference, Blocker)>) {
-        let phase = status.phase.filter(|phase| self.phase != Some((*phase, status.attempt)));
-        self.phase = status.phase.map(|phase| (phase, status.attempt));
-        let mut blockers = Vec::new();
-        for member in &status.members {
-            let claim = &member.persistent_volume_claim;
-            let known = self.blockers.entry(claim.name.clone()).or_default();
-            for blocker in &member.blockers {
-                // It stays the same blocker while it is seen for longer.
-                let blocker = Blocker { seen_for: None, ..blocker.clone() };
-                if known.len() < MAX_BLOCKERS && !known.contains(&blocker) {
-                    known.push(blocker.clone());
-                    blockers.push((claim.clone(), blocker));
-                }
-            }
-        }
-        (phase, blockers)
-    }
-}
 
 /// Where events are put.
 #[derive(Clone)]
@@ -75,15 +36,10 @@ impl Events {
         Self { queue }
     }
 
-    /// Tells what a stored status shows for the first time: its phase, and every blocker.
-    pub fn tell(&self, told: &mut Told, status: &ReplicationStatus, object: &ObjectReference) {
-        let Some(phase) = status.phase else { return };
-        let (new_phase, blockers) = told.news(status);
-        for (claim, blocker) in blockers {
-            self.put(blocked(phase, &claim, &blocker, object), object);
-        }
-        if new_phase.is_some() {
-            self.put(began(phase, status), object);
+    /// Tells what happened to an object.
+    pub fn tell(&self, happened: Vec<Happened>, object: &ObjectReference) {
+        for event in happened.into_iter().filter_map(|one| event(one, object)) {
+            self.put(event, object);
         }
     }
 
@@ -94,35 +50,33 @@ impl Events {
     }
 }
 
-fn began(phase: Phase, status: &ReplicationStatus) -> Event {
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    let ended_badly = matches!(phase, Phase::Aborted | Phase::Failed);
-    Event {
-        type_: if ended_badly { EventType::Warning } else { EventType::Normal },
-        reason: format!("{phase:?}"),
-        note: ready.map(|ready| printable(&ready.message, MAX_MESSAGE_CHARS)),
-        action: format!("{phase:?}"),
-        secondary: None,
-    }
-}
-
-fn blocked(phase: Phase, claim: &ClaimReference, blocker: &Blocker, object: &ObjectReference) -> Event {
-    Event {
-        type_: EventType::Warning,
-        reason: blocker.reason.clone(),
-        note: Some(printable(&format!("{}: {}", claim.name, blocker.message), MAX_MESSAGE_CHARS)),
-        action: format!("{phase:?}"),
-        secondary: Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("PersistentVolumeClaim".to_owned()),
-            name: Some(claim.name.clone()),
-            uid: Some(claim.uid.clone()),
-            namespace: object.namespace.clone(),
-            ..ObjectReference::default()
+/// `None`: people find it in the log.
+fn event(happened: Happened, object: &ObjectReference) -> Option<Event> {
+    match happened {
+        Happened::Stage { .. } => None,
+        Happened::Began { phase, message, .. } => {
+            let ended_badly = matches!(phase, Phase::Aborted | Phase::Failed);
+            Some(Event {
+                type_: if ended_badly { EventType::Warning } else { EventType::Normal },
+                reason: format!("{phase:?}"),
+                note: message.map(|message| printable(&message, MAX_MESSAGE_CHARS)),
+                action: format!("{phase:?}"),
+                secondary: None,
+            })
+        }
+        Happened::Blocked { phase, claim, blocker, .. } => Some(Event {
+            type_: EventType::Warning,
+            reason: blocker.reason.clone(),
+            note: Some(printable(&format!("{}: {}", claim.name, blocker.message), MAX_MESSAGE_CHARS)),
+            action: format!("{phase:?}"),
+            secondary: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("PersistentVolumeClaim".to_owned()),
+                name: Some(claim.name),
+                uid: Some(claim.uid),
+                namespace: object.namespace.clone(),
+                ..ObjectReference::default()
+            }),
         }),
     }
 }
-
-#[cfg(test)]
-#[path = "events_tests.rs"]
-mod tests;

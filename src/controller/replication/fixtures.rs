@@ -1,29 +1,27 @@
 //! What several tests of the replications begin with.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
+use stillpoint_core::run::driver::Settings;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
 use super::events::Events;
-use super::places::Places;
-use super::runs::{Context, Taken};
+use super::reserved::Reserved;
+use super::shell::Context;
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::Sessions;
 
-/// What runs are given, by a controller that leads for ever.
-pub fn context(client: Client, config: Config) -> Context {
+/// What runs are given, by a controller that leads for ever in this epoch.
+pub fn context(client: Client, epoch: u64) -> Context {
     Context {
-        events: Events::start(client.clone(), config.instance.clone()),
+        events: Events::start(client.clone(), "test".to_owned()),
         client,
         sessions: Sessions::default(),
+        settings: Settings { epoch, hold_ceiling: Duration::from_secs(30) },
         tenure: Tenure::new(watch::channel(Instant::now()).1, Duration::MAX),
-        places: Places::new(config.max_runs),
-        config: Arc::new(config),
-        taken: Taken::default(),
+        reserved: Reserved::default(),
         started: Instant::now(),
         shutdown: CancellationToken::new(),
     }

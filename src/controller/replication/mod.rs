@@ -1,24 +1,24 @@
-//! Replications: observe, plan, execute.
+//! Replications: the shell around the decisions of [`stillpoint_core::run`].
 //!
-//! [`observe`] reads Kubernetes and hears agents, [`plan`] decides without IO and without a clock, [`execute`] is the only
-//! place that acts, [`status`] writes what users see. [`runs`] turns the wheel for one replication, [`supervise`]
-//! starts the runs, as many as [`places`] has room for, [`late`] removes what turns up after its attempt was voided.
+//! [`supervisor`] follows all objects and starts who has a turn, [`shell`] carries out what the driver of one replication
+//! decides and tells it what happened, [`requests`] and [`observe`] speak with the API server, [`sweeper`] removes what turns
+//! up after its attempt was voided, [`events`] tells people. Nothing here decides.
 
 mod events;
-mod execute;
 #[cfg(test)]
 mod fixtures;
-mod late;
 mod observe;
-mod places;
-mod runs;
-mod status;
-mod supervise;
+mod removal;
+mod requests;
+mod reserved;
+mod shell;
+mod supervisor;
+mod sweeper;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
+use stillpoint_core::run::driver::Settings;
 use tokio_util::sync::CancellationToken;
 
 use super::leadership::Tenure;
@@ -37,22 +37,20 @@ pub struct Config {
     pub instance: String,
 }
 
-/// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has given writes back.
+/// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has resumed its writes.
 /// What fails is tried again.
 pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Tenure, shutdown: CancellationToken) {
-    let (endings, voided) = late::Endings::new();
-    let sweeper = tokio::spawn(late::sweep(client.clone(), endings.clone(), voided));
-    let context = runs::Context {
-        events: events::Events::start(client.clone(), config.instance.clone()),
-        client,
+    let context = shell::Context {
+        events: events::Events::start(client.clone(), config.instance),
+        client: client.clone(),
         sessions,
         tenure,
-        places: places::Places::new(config.max_runs),
-        config: Arc::new(config),
-        taken: runs::Taken::default(),
-        started: Instant::now(),
+        settings: Settings { epoch: config.epoch, hold_ceiling: config.hold_ceiling },
+        reserved: reserved::Reserved::default(),
+        started: std::time::Instant::now(),
         shutdown,
     };
-    supervise::Supervisor::new(context, endings).follow().await;
-    sweeper.abort();
+    let (sweeper, sweeping) = sweeper::start(client);
+    supervisor::Supervisor::new(context, config.max_runs, sweeper).follow().await;
+    sweeping.abort();
 }

@@ -2,136 +2,162 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
-use kube::core::Status;
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-
 use stillpoint_api::labels;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
-use stillpoint_core::replica::csi::Class;
+use stillpoint_core::replica::Kind;
+use stillpoint_core::replica::seen::{self, ObjectName};
+use stillpoint_core::run::effect::{Facts, Input, Interest, Storage};
 use stillpoint_core::run::facts::{Claim, PodFacts};
-use stillpoint_core::run::observed::Observed;
+
+use super::requests::{is_absent, sentence, within};
 
 /// Something changed in the namespace.
-pub enum Change {
+enum Change {
     /// A claim.
     Claim(Box<watcher::Event<PersistentVolumeClaim>>),
     /// A pod.
     Pod(Box<watcher::Event<Pod>>),
-    /// A snapshot of this replication.
-    Replica(Box<watcher::Event<VolumeSnapshot>>),
+    /// An object of this replication's replicas, from the resource of this index.
+    Replica(usize, Box<watcher::Event<DynamicObject>>),
 }
 
 /// The watches of one run.
 pub struct Watches {
-    client: Client,
-    namespace: String,
+    interest: Interest,
     changes: SelectAll<BoxStream<'static, Change>>,
-    claims: Listing<Claim>,
-    pods: Listing<PodFacts>,
-    replicas: Option<Listing<VolumeSnapshot>>,
+    claims: Listing<String, Claim>,
+    pods: Listing<String, PodFacts>,
+    replicas: Vec<(ApiResource, Listing<ObjectName, DynamicObject>)>,
 }
 
 impl Watches {
-    /// Starts to watch claims and pods of a namespace.
-    pub fn start(client: &Client, namespace: &str) -> Self {
-        let claims = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
-            Change::Claim(Box::new(event))
-        });
-        let pods = watch(Api::namespaced(client.clone(), namespace), watcher::Config::default(), |event| {
-            Change::Pod(Box::new(event))
-        });
-        Self {
-            client: client.clone(),
-            namespace: namespace.to_owned(),
-            changes: stream::select_all([claims, pods]),
+    /// Starts to watch what a run is about, and gives it as it is.
+    ///
+    /// # Errors
+    /// When it could not be read within [`API_TIMEOUT`].
+    pub async fn start(
+        client: &Client,
+        namespace: &str,
+        replication_uid: &str,
+        interest: Interest,
+    ) -> anyhow::Result<(Self, Facts)> {
+        let resources = match interest.replicas {
+            Some(kind) if kind.available(&facts(client, kind).await?).is_ok() => kind.objects(),
+            _ => Vec::new(),
+        };
+        let config = watcher::Config::default;
+        let api = (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace));
+        let mut changes = vec![
+            watch(api.0, "PersistentVolumeClaim", config(), |event| Change::Claim(Box::new(event))),
+            watch(api.1, "Pod", config(), |event| Change::Pod(Box::new(event))),
+        ];
+        for (index, resource) in resources.iter().enumerate() {
+            let config = config().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
+            let api = Api::namespaced_with(client.clone(), namespace, resource);
+            changes.push(watch(api, &resource.kind, config, move |event| Change::Replica(index, Box::new(event))));
+        }
+        let mut watches = Self {
+            interest,
+            changes: stream::select_all(changes),
             claims: Listing::default(),
             pods: Listing::default(),
-            replicas: None,
-        }
+            replicas: resources.into_iter().map(|resource| (resource, Listing::default())).collect(),
+        };
+        let listed = async {
+            while !watches.listed() {
+                watches.next().await;
+            }
+        };
+        tokio::time::timeout(API_TIMEOUT, listed)
+            .await
+            .with_context(|| format!("the claims and pods of namespace {namespace} could not be read"))?;
+        let Self { interest, claims, pods, replicas, .. } = &watches;
+        let mut facts = Facts { claims: claims.live.clone(), pods: pods.live.clone(), ..Facts::default() };
+        facts.claims.retain(|uid, _| interest.claims.contains_key(uid));
+        facts.pods.retain(|_, pod| mounts_any(interest, pod));
+        facts.replicas.extend(replicas.iter().flat_map(|(_, listing)| listing.live.clone()));
+        Ok((watches, facts))
     }
 
-    /// Starts to watch the snapshots of a replication. The snapshot API must be there.
-    pub fn watch_replicas(&mut self, replication_uid: &str) {
-        let config = watcher::Config::default().labels(&format!("{}={replication_uid}", labels::REPLICATION_UID));
-        let replicas = watch(Api::namespaced(self.client.clone(), &self.namespace), config, |event| {
-            Change::Replica(Box::new(event))
-        });
-        self.changes.push(replicas);
-        self.replicas = Some(Listing::default());
-    }
-
-    /// The next change. Never ends; safe to cancel.
-    pub async fn next(&mut self) -> Change {
+    /// The next changes of what the run is about. Never ends; safe to cancel.
+    pub async fn next(&mut self) -> Vec<Input> {
         match self.changes.next().await {
-            Some(change) => change,
+            Some(change) => self.apply(change),
             // Watches are endless, and there are always two.
             None => std::future::pending().await,
         }
     }
 
-    /// Takes a change into what is known.
-    pub fn apply(&mut self, change: Change, observed: &mut Observed) {
+    fn apply(&mut self, change: Change) -> Vec<Input> {
+        let interest = &self.interest;
+        let mut inputs = Vec::new();
         match change {
-            Change::Claim(event) => self.claims.apply(&mut observed.claims, *event, uid, |claim| Some(claim.into())),
-            Change::Pod(event) => self.pods.apply(&mut observed.pods, *event, uid, PodFacts::of),
-            Change::Replica(event) => {
-                if let Some(replicas) = &mut self.replicas {
-                    replicas.apply(&mut observed.replicas, *event, ResourceExt::name_any, Some);
+            Change::Claim(event) => {
+                for (uid, claim) in self.claims.apply(*event, uid, |claim| Some(claim.into())) {
+                    if interest.claims.contains_key(&uid) {
+                        inputs.push(Input::Claim(uid, claim));
+                    }
                 }
             }
+            Change::Pod(event) => {
+                for (uid, pod) in self.pods.apply(*event, uid, PodFacts::of) {
+                    if pod.as_ref().is_none_or(|pod| mounts_any(interest, pod)) {
+                        inputs.push(Input::Pod(uid, pod));
+                    }
+                }
+            }
+            Change::Replica(index, event) => {
+                let Some((resource, listing)) = self.replicas.get_mut(index) else { return inputs };
+                let name = |object: &DynamicObject| ObjectName::of(resource, object);
+                let changes = listing.apply(*event, name, Some);
+                inputs.extend(changes.into_iter().map(|(name, it)| Input::Replica(name, it.map(Box::new))));
+            }
         }
-        let replicas = self.replicas.as_ref().is_none_or(|replicas| replicas.listed);
-        observed.watching = self.claims.listed && self.pods.listed && replicas;
+        inputs
     }
 
-    /// Waits until every watch has delivered its first list.
-    ///
-    /// # Errors
-    /// When that takes longer than [`API_TIMEOUT`].
-    pub async fn synchronise(&mut self, observed: &mut Observed) -> anyhow::Result<()> {
-        observed.watching = false;
-        let listed = async {
-            while !observed.watching {
-                let change = self.next().await;
-                self.apply(change, observed);
-            }
-        };
-        tokio::time::timeout(API_TIMEOUT, listed)
-            .await
-            .with_context(|| format!("the claims and pods of namespace {} could not be read", self.namespace))
+    fn listed(&self) -> bool {
+        self.claims.listed && self.pods.listed && self.replicas.iter().all(|(_, listing)| listing.listed)
     }
 }
 
-fn uid<K: Resource>(object: &K) -> String {
+/// Whether a pod mounts anything that a run is about.
+pub fn mounts_any(interest: &Interest, pod: &PodFacts) -> bool {
+    interest.claims.values().any(|name| pod.claims.contains(name))
+}
+
+fn uid<K: ResourceExt>(object: &K) -> String {
     object.uid().unwrap_or_default()
 }
 
 fn watch<K>(
     api: Api<K>,
+    kind: &str,
     config: watcher::Config,
     change: impl Fn(watcher::Event<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let kind = kind.to_owned();
     watcher(api, config)
         .default_backoff()
         .filter_map(move |event| {
             let change = match event {
                 Ok(event) => Some(change(event)),
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "a watch failed and is tried again");
+                    tracing::warn!(kind, %error, "a watch failed and is tried again");
                     None
                 }
             };
@@ -141,54 +167,102 @@ where
 }
 
 /// Keeps a map equal to what a watch delivers.
-struct Listing<V> {
+struct Listing<N, V> {
+    /// What is there, as far as is known.
+    live: BTreeMap<N, V>,
     /// The list that is being delivered.
-    incoming: Option<BTreeMap<String, V>>,
+    incoming: Option<BTreeMap<N, V>>,
     /// Whether one list was complete.
     listed: bool,
 }
 
-impl<V> Default for Listing<V> {
+impl<N, V> Default for Listing<N, V> {
     fn default() -> Self {
-        Self { incoming: None, listed: false }
+        Self { live: BTreeMap::new(), incoming: None, listed: false }
     }
 }
 
-impl<V> Listing<V> {
+impl<N: Ord + Clone, V: Clone> Listing<N, V> {
+    /// Takes an event into the map, and gives what changed: `None` is gone.
     fn apply<K>(
         &mut self,
-        live: &mut BTreeMap<String, V>,
         event: watcher::Event<K>,
-        key: impl Fn(&K) -> String,
+        key: impl Fn(&K) -> N,
         convert: impl Fn(K) -> Option<V>,
-    ) {
-        let put = |map: &mut BTreeMap<String, V>, object: K| {
+    ) -> Vec<(N, Option<V>)> {
+        let live = &mut self.live;
+        let put = |map: &mut BTreeMap<N, V>, object: K| {
             let key = key(&object);
-            match convert(object) {
-                Some(value) => map.insert(key, value),
+            let value = convert(object);
+            match value.clone() {
+                Some(value) => map.insert(key.clone(), value),
                 None => map.remove(&key),
             };
+            (key, value)
         };
         match event {
             watcher::Event::Init => self.incoming = Some(BTreeMap::new()),
-            watcher::Event::InitApply(object) => put(self.incoming.get_or_insert_default(), object),
+            watcher::Event::InitApply(object) => drop(put(self.incoming.get_or_insert_default(), object)),
             watcher::Event::InitDone => {
-                *live = self.incoming.take().unwrap_or_default();
+                let before = std::mem::replace(live, self.incoming.take().unwrap_or_default());
                 self.listed = true;
+                let gone = before.into_keys().filter(|key| !live.contains_key(key)).map(|key| (key, None));
+                let there = live.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+                return gone.chain(there).collect();
             }
-            watcher::Event::Apply(object) => put(live, object),
+            watcher::Event::Apply(object) => return vec![put(live, object)],
             watcher::Event::Delete(object) => {
-                live.remove(&key(&object));
+                let key = key(&object);
+                live.remove(&key);
+                return vec![(key, None)];
             }
         }
+        Vec::new()
     }
+}
+
+/// The claims and unfinished pods of a namespace, as the API server has them now: a watch may lag behind.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn look(client: &Client, namespace: &str) -> anyhow::Result<Facts> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default();
+    let claims = async { within(API_TIMEOUT, api.list(&params)).await };
+    let (claims, pods) = tokio::try_join!(claims, pods(client, namespace))
+        .with_context(|| format!("the claims and pods of namespace {namespace} could not be read"))?;
+    let claims = claims.items.into_iter().map(Claim::from).map(|claim| (claim.uid.clone(), claim));
+    Ok(Facts { claims: claims.collect(), pods, ..Facts::default() })
+}
+
+/// What is known of storage: the drivers of these volumes, and what a kind of replica reads of the cluster.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn storage(client: &Client, volumes: Vec<String>, kind: Option<&dyn Kind>) -> anyhow::Result<Storage> {
+    let drivers = drivers(client, volumes).await?;
+    let facts = match kind {
+        Some(kind) => facts(client, kind).await?,
+        None => seen::Facts::default(),
+    };
+    Ok(Storage { drivers, facts })
+}
+
+/// The unfinished pods of a namespace, as the API server has them now.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn pods(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<String, PodFacts>> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let list = within(API_TIMEOUT, api.list(&ListParams::default())).await?;
+    Ok(list.items.into_iter().filter_map(PodFacts::of).map(|pod| (pod.uid.clone(), pod)).collect())
 }
 
 /// The CSI drivers of volumes, by the volume's name.
 ///
 /// # Errors
 /// When the API server does not answer. A volume that is not there, or has no CSI driver, is left out.
-pub async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
+async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
     let api: Api<PersistentVolume> = Api::all(client.clone());
     let found: Vec<Option<(String, String)>> = stream::iter(volumes)
         .map(|name| {
@@ -206,50 +280,30 @@ pub async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BT
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The snapshot classes; `None` when the snapshot API is not installed.
+/// What a kind of replica needs to know of the cluster. A resource that is not installed is left out.
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn classes(client: &Client) -> anyhow::Result<Option<Vec<Class>>> {
-    let api: Api<VolumeSnapshotClass> = Api::all(client.clone());
-    match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
-        Ok(list) => Ok(Some(list.items.into_iter().map(Class::from).collect())),
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
-        Err(error) => Err(anyhow::anyhow!(sentence(&error))).context("the VolumeSnapshotClasses could not be read"),
+async fn facts(client: &Client, kind: &dyn Kind) -> anyhow::Result<seen::Facts> {
+    let mut facts = seen::Facts::default();
+    for resource in kind.reads() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
+            Ok(list) => drop(facts.read.insert(resource.kind, list.items)),
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
+            Err(error) => {
+                return Err(anyhow::anyhow!(sentence(&error)))
+                    .with_context(|| format!("the {} could not be read", many(&resource)));
+            }
+        }
     }
+    Ok(facts)
 }
 
-/// The unfinished pods of a namespace, as the API server has them now: a watch may lag behind.
-///
-/// # Errors
-/// When the API server does not answer.
-pub async fn pods(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<String, PodFacts>> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let list = within(API_TIMEOUT, api.list(&ListParams::default())).await?;
-    Ok(list.items.into_iter().filter_map(PodFacts::of).map(|pod| (pod.uid.clone(), pod)).collect())
-}
-
-/// A request with a limit of time.
-///
-/// # Errors
-/// When it fails, or takes longer.
-pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
-    let answer = tokio::time::timeout(limit, request).await.context("the API server did not answer in time")?;
-    answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
-}
-
-/// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
-/// [`Status::is_not_found`] looks for.
-pub fn is_absent(status: &Status) -> bool {
-    status.code == 404
-}
-
-/// What the API server said, without the fields of its answer that the sentence repeats.
-pub fn sentence(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
-    }
+/// Several objects of a resource, as people write it.
+fn many(resource: &ApiResource) -> String {
+    let ending = resource.plural.strip_prefix(&resource.kind.to_lowercase());
+    ending.map_or_else(|| resource.plural.clone(), |ending| format!("{}{ending}", resource.kind))
 }
 
 #[cfg(test)]
@@ -259,8 +313,11 @@ mod tests {
     use axum::Router;
     use axum::http::StatusCode;
 
-    use super::super::execute::delete_replicas;
+    use super::super::removal::remove;
     use super::*;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::RunId;
+    use stillpoint_core::replica::removal::Removal;
 
     /// An API server that answers every request so.
     fn answering(status: StatusCode, body: &'static str) -> Client {
@@ -271,15 +328,16 @@ mod tests {
     async fn without_the_snapshot_crds_there_are_neither_classes_nor_snapshots() {
         // What kube-apiserver says of a group that nobody serves: not a Status object.
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
-        assert_eq!(classes(&client).await.unwrap(), None);
-        assert_eq!(delete_replicas(&client, "shop", "uid", 1, &[]).await, 0);
+        assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
+        assert_eq!(remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), 1)).await, 0);
     }
 
     #[tokio::test]
     async fn a_refusal_is_one_sentence() {
         let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not allowed to list",
             "reason": "Forbidden", "code": 403}"#;
-        let error = classes(&answering(StatusCode::FORBIDDEN, status)).await.unwrap_err();
+        let error = facts(&answering(StatusCode::FORBIDDEN, status), KINDS[0]).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "the VolumeSnapshotClasses could not be read: not allowed to list");
     }
 }

@@ -1,7 +1,7 @@
 //! Routes commands to sessions and reports to runs. No IO: every operation takes one short lock and never waits.
 //!
-//! Keys are pod UIDs as the API server gave them at authentication; nothing here comes from an agent's own words but
-//! the reports themselves.
+//! Keys are those of agents as the API server identified them at authentication; nothing here comes from an agent's own words
+//! but the reports themselves.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use stillpoint_core::limits::{MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, RUN_QUEUE, SESSION_QUEUE};
+use stillpoint_core::run::agents::AgentKey;
+use stillpoint_core::run::answers::attempt_of;
 use stillpoint_core::wire::{Attempt, ControllerMessage, agent_message::Report, controller_message::Command};
 
 /// The sessions of one controller. A clone is another handle on the same sessions.
@@ -19,7 +21,7 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct State {
-    by_pod: HashMap<String, Slot>,
+    by_agent: HashMap<AgentKey, Slot>,
     /// How many of them each namespace has.
     by_namespace: HashMap<String, usize>,
     attached: HashMap<u64, Attached>,
@@ -38,11 +40,11 @@ struct Slot {
 /// The registry's end of one attachment.
 struct Attached {
     replication_uid: String,
-    /// Pods of the run's members. What happens to others is none of its business, however many of them come and go.
-    pods: HashSet<String>,
-    /// Pods that were commanded for this replication. Reports of others are dropped, so that an agent cannot speak in, or
+    /// Agents of the run's members. What happens to others is none of its business, however many of them come and go.
+    agents: HashSet<AgentKey>,
+    /// Agents that were commanded for this replication. Reports of others are dropped, so that an agent cannot speak in, or
     /// flood, a run that never asked it.
-    asked: HashSet<String>,
+    asked: HashSet<AgentKey>,
     events: mpsc::Sender<AgentEvent>,
 }
 
@@ -51,20 +53,20 @@ struct Attached {
 pub enum AgentEvent {
     /// An agent's report about this run's replication.
     Report {
-        /// UID of the pod whose agent reports.
-        pod_uid: String,
+        /// The agent that reports.
+        agent: AgentKey,
         /// What it said. Never a Hello.
         report: Report,
     },
     /// A session ended; the agent resumes whatever it held.
     Lost {
-        /// UID of the pod whose session ended.
-        pod_uid: String,
+        /// The agent whose session ended.
+        agent: AgentKey,
     },
-    /// A session can be used. When it replaced another one of the same pod, the other's `Lost` came before.
+    /// A session can be used. When it replaced another one of the same agent, the other's `Lost` came before.
     Connected {
-        /// UID of the pod whose agent connected.
-        pod_uid: String,
+        /// The agent that connected.
+        agent: AgentKey,
     },
 }
 
@@ -82,7 +84,7 @@ pub enum SendError {
 /// Why the registry ended a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// The same pod opened another session.
+    /// The same agent opened another session.
     Replaced,
     /// Commands piled up to [`SESSION_QUEUE`].
     QueueFull,
@@ -96,28 +98,28 @@ pub enum TooManySessions {
     /// [`MAX_SESSIONS`] are open.
     #[error("the controller already has {MAX_SESSIONS} sessions, which is its limit")]
     InAll,
-    /// The pod's namespace has [`MAX_NAMESPACE_SESSIONS`].
+    /// The agent's namespace has [`MAX_NAMESPACE_SESSIONS`].
     #[error("the namespace already has {MAX_NAMESPACE_SESSIONS} sessions, which is its limit")]
     OfNamespace,
 }
 
 impl Sessions {
-    /// Whether an agent of this pod is connected and has said Hello.
-    pub fn connected(&self, pod_uid: &str) -> bool {
-        self.lock().by_pod.get(pod_uid).is_some_and(|slot| slot.greeted)
+    /// Whether this agent is connected and has said Hello.
+    pub fn connected(&self, agent: &AgentKey) -> bool {
+        self.lock().by_agent.get(agent).is_some_and(|slot| slot.greeted)
     }
 
     /// Queues a command. Never waits.
     ///
     /// # Errors
-    /// [`SendError::NoSession`] when the pod has no session; [`SendError::QueueFull`] when [`SESSION_QUEUE`] commands wait
+    /// [`SendError::NoSession`] when the agent has no session; [`SendError::QueueFull`] when [`SESSION_QUEUE`] commands wait
     /// already, which also closes the session (its runs hear `Lost`).
-    pub fn send(&self, pod_uid: &str, message: ControllerMessage) -> Result<(), SendError> {
+    pub fn send(&self, agent: &AgentKey, message: ControllerMessage) -> Result<(), SendError> {
         let mut state = self.lock();
         if let Some(attempt) = command_attempt(&message) {
-            state.note_asked(pod_uid, &attempt.replication_uid);
+            state.note_asked(agent, &attempt.replication_uid);
         }
-        let Some(slot) = state.by_pod.get(pod_uid).filter(|slot| slot.greeted) else {
+        let Some(slot) = state.by_agent.get(agent).filter(|slot| slot.greeted) else {
             return Err(SendError::NoSession);
         };
         match slot.commands.try_send(message) {
@@ -125,21 +127,21 @@ impl Sessions {
             // The session's task is gone, and its drop will report `Lost` as soon as it gets the lock.
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SendError::NoSession),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                state.end(pod_uid, SessionEnd::QueueFull);
+                state.end(agent, SessionEnd::QueueFull);
                 Err(SendError::QueueFull)
             }
         }
     }
 
-    /// Starts to listen for one replication: its reports, and the `Lost` and `Connected` of its members' pods. Attach before
-    /// asking [`Sessions::connected`], so that no change falls between the two.
-    pub fn attach(&self, replication_uid: &str, pod_uids: impl IntoIterator<Item = String>) -> Attachment {
+    /// Starts to listen for one replication: its reports, and the `Lost` and `Connected` of its members' agents. Attach
+    /// before asking [`Sessions::connected`], so that no change falls between the two.
+    pub fn attach(&self, replication_uid: &str, agents: impl IntoIterator<Item = AgentKey>) -> Attachment {
         let (sender, events) = mpsc::channel(RUN_QUEUE);
         let mut state = self.lock();
         let key = state.next_key();
         let attached = Attached {
             replication_uid: replication_uid.to_owned(),
-            pods: pod_uids.into_iter().collect(),
+            agents: agents.into_iter().collect(),
             asked: HashSet::new(),
             events: sender,
         };
@@ -147,15 +149,15 @@ impl Sessions {
         Attachment { sessions: self.clone(), key, events }
     }
 
-    /// Opens the session of an authenticated pod and ends the pod's earlier one. It can be sent to after
+    /// Opens the session of an authenticated agent and ends its earlier one. It can be sent to after
     /// [`Session::greet`].
     ///
     /// # Errors
     /// [`TooManySessions`] at [`MAX_SESSIONS`] and [`MAX_NAMESPACE_SESSIONS`], unless it replaces one.
-    pub fn open(&self, namespace: &str, pod_uid: &str) -> Result<Session, TooManySessions> {
+    pub fn open(&self, namespace: &str, agent: &AgentKey) -> Result<Session, TooManySessions> {
         let mut state = self.lock();
-        state.end(pod_uid, SessionEnd::Replaced);
-        if state.by_pod.len() >= MAX_SESSIONS {
+        state.end(agent, SessionEnd::Replaced);
+        if state.by_agent.len() >= MAX_SESSIONS {
             return Err(TooManySessions::InAll);
         }
         let of_namespace = state.by_namespace.entry(namespace.to_owned()).or_default();
@@ -168,16 +170,16 @@ impl Sessions {
         let key = state.next_key();
         let slot =
             Slot { key, namespace: namespace.to_owned(), greeted: false, commands: command_sender, end: end_sender };
-        state.by_pod.insert(pod_uid.to_owned(), slot);
-        Ok(Session { sessions: self.clone(), pod_uid: pod_uid.to_owned(), key, commands, end })
+        state.by_agent.insert(agent.clone(), slot);
+        Ok(Session { sessions: self.clone(), agent: agent.clone(), key, commands, end })
     }
 
     /// Ends every session, because the controller stops.
     pub fn end_all(&self) {
         let mut state = self.lock();
-        let pod_uids: Vec<String> = state.by_pod.keys().cloned().collect();
-        for pod_uid in pod_uids {
-            state.end(&pod_uid, SessionEnd::Shutdown);
+        let agents: Vec<AgentKey> = state.by_agent.keys().cloned().collect();
+        for agent in agents {
+            state.end(&agent, SessionEnd::Shutdown);
         }
     }
 
@@ -193,14 +195,14 @@ impl State {
         self.last_key
     }
 
-    fn note_asked(&mut self, pod_uid: &str, replication_uid: &str) {
+    fn note_asked(&mut self, agent: &AgentKey, replication_uid: &str) {
         for attached in self.attached.values_mut().filter(|a| a.replication_uid == replication_uid) {
-            attached.asked.insert(pod_uid.to_owned());
+            attached.asked.insert(agent.clone());
         }
     }
 
-    fn end(&mut self, pod_uid: &str, reason: SessionEnd) {
-        let Some(slot) = self.by_pod.remove(pod_uid) else { return };
+    fn end(&mut self, agent: &AgentKey, reason: SessionEnd) {
+        let Some(slot) = self.by_agent.remove(agent) else { return };
         if let Some(left) = self.by_namespace.get_mut(&slot.namespace) {
             *left -= 1;
             if *left == 0 {
@@ -210,7 +212,7 @@ impl State {
         // A session that is gone already needs no reason.
         let _ = slot.end.send(reason);
         if slot.greeted {
-            self.tell(|a| a.pods.contains(pod_uid), &AgentEvent::Lost { pod_uid: pod_uid.to_owned() });
+            self.tell(|a| a.agents.contains(agent), &AgentEvent::Lost { agent: agent.clone() });
         }
     }
 
@@ -234,6 +236,11 @@ impl Attachment {
     pub async fn recv(&mut self) -> Option<AgentEvent> {
         self.events.recv().await
     }
+
+    /// An event that is there already.
+    pub fn try_recv(&mut self) -> Option<AgentEvent> {
+        self.events.try_recv().ok()
+    }
 }
 
 impl Drop for Attachment {
@@ -245,7 +252,7 @@ impl Drop for Attachment {
 /// The agent's side of one session. Dropping it ends the session.
 pub struct Session {
     sessions: Sessions,
-    pod_uid: String,
+    agent: AgentKey,
     key: u64,
     commands: mpsc::Receiver<ControllerMessage>,
     end: oneshot::Receiver<SessionEnd>,
@@ -255,25 +262,25 @@ impl Session {
     /// Makes the session usable and tells its runs `Connected`. Nothing happens when it was replaced already.
     pub fn greet(&self) {
         let mut state = self.sessions.lock();
-        let Some(slot) = state.by_pod.get_mut(&self.pod_uid).filter(|slot| slot.key == self.key) else { return };
+        let Some(slot) = state.by_agent.get_mut(&self.agent).filter(|slot| slot.key == self.key) else { return };
         if !std::mem::replace(&mut slot.greeted, true) {
-            let event = AgentEvent::Connected { pod_uid: self.pod_uid.clone() };
-            state.tell(|a| a.pods.contains(&self.pod_uid), &event);
+            let event = AgentEvent::Connected { agent: self.agent.clone() };
+            state.tell(|a| a.agents.contains(&self.agent), &event);
         }
     }
 
-    /// Hands a report to the runs of its replication that commanded this pod. Reports without an attempt, and those of a
+    /// Hands a report to the runs of its replication that commanded this agent. Reports without an attempt, and those of a
     /// session that was replaced, go nowhere.
     pub fn report(&self, report: Report) {
-        let Some(replication_uid) = report_attempt(&report).map(|attempt| attempt.replication_uid.clone()) else {
+        let Some(replication_uid) = attempt_of(&report).map(|attempt| attempt.replication_uid.clone()) else {
             return;
         };
         let mut state = self.sessions.lock();
-        if state.by_pod.get(&self.pod_uid).is_none_or(|slot| slot.key != self.key) {
+        if state.by_agent.get(&self.agent).is_none_or(|slot| slot.key != self.key) {
             return;
         }
-        let event = AgentEvent::Report { pod_uid: self.pod_uid.clone(), report };
-        state.tell(|a| a.replication_uid == replication_uid && a.asked.contains(&self.pod_uid), &event);
+        let event = AgentEvent::Report { agent: self.agent.clone(), report };
+        state.tell(|a| a.replication_uid == replication_uid && a.asked.contains(&self.agent), &event);
     }
 
     /// The next command for the agent, or why the session ended. An end comes before the commands that still wait: the
@@ -291,22 +298,10 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let mut state = self.sessions.lock();
-        if state.by_pod.get(&self.pod_uid).is_some_and(|slot| slot.key == self.key) {
+        if state.by_agent.get(&self.agent).is_some_and(|slot| slot.key == self.key) {
             // The reason goes to this session alone, which is gone.
-            state.end(&self.pod_uid, SessionEnd::Replaced);
+            state.end(&self.agent, SessionEnd::Replaced);
         }
-    }
-}
-
-/// The attempt that a report belongs to. `None` for Hello, and for a report that names none.
-pub(super) fn report_attempt(report: &Report) -> Option<&Attempt> {
-    match report {
-        Report::Hello(_) => None,
-        Report::Waiting(waiting) => waiting.attempt.as_ref(),
-        Report::Prepared(prepared) => prepared.attempt.as_ref(),
-        Report::Ready(ready) => ready.attempt.as_ref(),
-        Report::NotReady(not_ready) => not_ready.attempt.as_ref(),
-        Report::Released(released) => released.attempt.as_ref(),
     }
 }
 

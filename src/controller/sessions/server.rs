@@ -88,7 +88,7 @@ impl sessions_server::Sessions for Service {
         let identity = self.authenticate(&request).await.inspect_err(|refusal| {
             tracing::info!("refused a session: {refusal}");
         })?;
-        let session = self.sessions.open(&identity.namespace, &identity.pod_uid).map_err(Refusal::from)?;
+        let session = self.sessions.open(&identity.namespace, &identity.key()).map_err(Refusal::from)?;
         if let Some(admission) = request.extensions().get::<Admission>() {
             admission.grant();
         }

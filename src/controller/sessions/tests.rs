@@ -28,6 +28,7 @@ use stillpoint_api::labels::TOKEN_AUDIENCE;
 use stillpoint_core::limits::{
     MAX_NAMESPACE_SESSIONS, MAX_SESSIONS, MAX_UNPROVEN_CONNECTIONS, MAX_WIRE_MESSAGE, RUN_QUEUE, SESSION_QUEUE,
 };
+use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{AgentMessage, Attempt, ControllerMessage, Hello, Ready, Release, Released};
@@ -89,12 +90,11 @@ impl World {
 
     /// Opens a session that can be used.
     async fn connect(&self, pod_uid: &str) -> Agent {
-        let mut listener = self.sessions.attach("nothing", [pod_uid.to_owned()]);
-        let agent = self.open(Some(&format!("Bearer {pod_uid}"))).await.expect("a session");
-        agent.say(hello()).await;
-        let connected = AgentEvent::Connected { pod_uid: pod_uid.to_owned() };
-        while soon(listener.recv()).await.expect("an event") != connected {}
-        agent
+        let mut listener = self.sessions.attach("nothing", [key(pod_uid)]);
+        let opened = self.open(Some(&format!("Bearer {pod_uid}"))).await.expect("a session");
+        opened.say(hello()).await;
+        while soon(listener.recv()).await.expect("an event") != connected(pod_uid) {}
+        opened
     }
 }
 
@@ -149,33 +149,37 @@ fn release(replication_uid: &str) -> ControllerMessage {
     ControllerMessage { command: Some(Command::Release(Release { attempt: attempt(replication_uid) })) }
 }
 
+fn key(pod_uid: &str) -> AgentKey {
+    AgentKey::of_pod(pod_uid)
+}
+
 fn lost(pod_uid: &str) -> AgentEvent {
-    AgentEvent::Lost { pod_uid: pod_uid.to_owned() }
+    AgentEvent::Lost { agent: key(pod_uid) }
 }
 
 fn connected(pod_uid: &str) -> AgentEvent {
-    AgentEvent::Connected { pod_uid: pod_uid.to_owned() }
+    AgentEvent::Connected { agent: key(pod_uid) }
 }
 
 #[tokio::test]
 async fn commands_and_reports_travel() {
     let world = World::start().await;
-    let mut run = world.sessions.attach("run", ["pod".to_owned()]);
-    let mut other = world.sessions.attach("other run", ["other pod".to_owned()]);
+    let mut run = world.sessions.attach("run", [key("pod")]);
+    let mut other = world.sessions.attach("other run", [key("other pod")]);
     let mut agent = world.connect("pod").await;
-    assert!(world.sessions.connected("pod"));
+    assert!(world.sessions.connected(&key("pod")));
     assert_eq!(soon(run.recv()).await, Some(connected("pod")));
 
-    world.sessions.send("pod", release("run")).expect("a session");
+    world.sessions.send(&key("pod"), release("run")).expect("a session");
     assert_eq!(soon(agent.commands.message()).await.expect("a stream"), Some(release("run")));
     agent.say(ready("run")).await;
-    let report = AgentEvent::Report { pod_uid: "pod".to_owned(), report: ready("run") };
+    let report = AgentEvent::Report { agent: key("pod"), report: ready("run") };
     assert_eq!(soon(run.recv()).await, Some(report));
 
     drop(agent);
     assert_eq!(soon(run.recv()).await, Some(lost("pod")));
-    assert!(!world.sessions.connected("pod"));
-    assert_eq!(world.sessions.send("pod", release("run")), Err(SendError::NoSession));
+    assert!(!world.sessions.connected(&key("pod")));
+    assert_eq!(world.sessions.send(&key("pod"), release("run")), Err(SendError::NoSession));
     // The other run hears of its own members' pods, and of nothing that came before.
     let _other_agent = world.connect("other pod").await;
     assert_eq!(soon(other.recv()).await, Some(connected("other pod")));
@@ -227,14 +231,14 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     world.certificate.renew(&next, SystemTime::now()).expect("a certificate");
     soon(world.channel(&next)).await.expect("the new certificate");
     soon(world.channel(&world.authority)).await.expect_err("the old certificate is not shown any more");
-    world.sessions.send("pod", release("run")).expect("the session from before");
+    world.sessions.send(&key("pod"), release("run")).expect("the session from before");
     assert_eq!(soon(agent.commands.message()).await.expect("a stream"), Some(release("run")));
 }
 
 #[tokio::test]
 async fn a_new_session_of_a_pod_replaces_the_old() {
     let world = World::start().await;
-    let mut run = world.sessions.attach("run", ["pod".to_owned()]);
+    let mut run = world.sessions.attach("run", [key("pod")]);
     let mut old = world.connect("pod").await;
     let mut new = world.connect("pod").await;
     for expected in [connected("pod"), lost("pod"), connected("pod")] {
@@ -243,10 +247,10 @@ async fn a_new_session_of_a_pod_replaces_the_old() {
     assert_eq!(old.end().await.code(), Code::Aborted);
     drop(old);
     // The end of the old one, which the server sees now, is none of the new one.
-    world.sessions.send("pod", release("run")).expect("the new session");
+    world.sessions.send(&key("pod"), release("run")).expect("the new session");
     assert_eq!(soon(new.commands.message()).await.expect("a stream"), Some(release("run")));
     new.say(ready("run")).await;
-    let report = AgentEvent::Report { pod_uid: "pod".to_owned(), report: ready("run") };
+    let report = AgentEvent::Report { agent: key("pod"), report: ready("run") };
     assert_eq!(soon(run.recv()).await, Some(report));
 }
 
@@ -256,7 +260,7 @@ async fn hello_comes_first_and_once() {
     let mut early = world.open(Some("Bearer early")).await.expect("a session");
     early.say(ready("run")).await;
     assert_eq!(early.end().await.code(), Code::FailedPrecondition);
-    assert!(!world.sessions.connected("early"));
+    assert!(!world.sessions.connected(&key("early")));
 
     let mut twice = world.connect("twice").await;
     twice.say(hello()).await;
@@ -273,7 +277,7 @@ async fn a_silent_agent_is_sent_away() {
 #[tokio::test]
 async fn a_flood_ends_its_session() {
     let world = World::start().await;
-    let mut run = world.sessions.attach("run", ["pod".to_owned()]);
+    let mut run = world.sessions.attach("run", [key("pod")]);
     let mut agent = world.connect("pod").await;
     let reports = agent.reports.clone();
     let flood = tokio::spawn(async move {
@@ -311,7 +315,7 @@ async fn a_connection_without_a_session_is_closed() {
     let mut idle = soon(connector.connect(name, stream)).await.expect("TLS");
     // The server ends it, in order or not, after its own HTTP/2 preface.
     let _ = soon(idle.read_to_end(&mut Vec::new())).await;
-    world.sessions.send("pod", release("run")).expect("the admitted session");
+    world.sessions.send(&key("pod"), release("run")).expect("the admitted session");
     assert_eq!(soon(admitted.commands.message()).await.expect("a stream"), Some(release("run")));
 }
 
@@ -328,22 +332,22 @@ async fn stopping_ends_every_session_with_try_again() {
 #[tokio::test]
 async fn a_session_that_does_not_take_its_commands_is_closed() {
     let sessions = Sessions::default();
-    let mut run = sessions.attach("run", ["pod".to_owned()]);
-    let mut session = sessions.open("shop", "pod").expect("room");
-    assert_eq!(sessions.send("pod", release("run")), Err(SendError::NoSession), "before Hello");
+    let mut run = sessions.attach("run", [key("pod")]);
+    let mut session = sessions.open("shop", &key("pod")).expect("room");
+    assert_eq!(sessions.send(&key("pod"), release("run")), Err(SendError::NoSession), "before Hello");
     session.greet();
     session.greet();
     for _ in 0..SESSION_QUEUE {
-        sessions.send("pod", release("run")).expect("room in the queue");
+        sessions.send(&key("pod"), release("run")).expect("room in the queue");
     }
-    assert_eq!(sessions.send("pod", release("run")), Err(SendError::QueueFull));
-    assert_eq!(sessions.send("pod", release("run")), Err(SendError::NoSession));
+    assert_eq!(sessions.send(&key("pod"), release("run")), Err(SendError::QueueFull));
+    assert_eq!(sessions.send(&key("pod"), release("run")), Err(SendError::NoSession));
     assert_eq!(session.next().await, Err(SessionEnd::QueueFull));
     session.report(ready("run"));
     drop(session);
-    drop(sessions.open("shop", "next pod").expect("room"));
-    let mut next = sessions.attach("run", ["next pod".to_owned()]);
-    sessions.open("shop", "next pod").expect("room").greet();
+    drop(sessions.open("shop", &key("next pod")).expect("room"));
+    let mut next = sessions.attach("run", [key("next pod")]);
+    sessions.open("shop", &key("next pod")).expect("room").greet();
     for expected in [connected("next pod"), lost("next pod")] {
         assert_eq!(soon(next.recv()).await, Some(expected));
     }
@@ -355,10 +359,10 @@ async fn a_session_that_does_not_take_its_commands_is_closed() {
 #[tokio::test]
 async fn a_run_that_falls_behind_is_told_so() {
     let sessions = Sessions::default();
-    let mut run = sessions.attach("run", ["pod".to_owned()]);
-    let session = sessions.open("shop", "pod").expect("room");
+    let mut run = sessions.attach("run", [key("pod")]);
+    let session = sessions.open("shop", &key("pod")).expect("room");
     session.greet();
-    sessions.send("pod", release("run")).expect("a session");
+    sessions.send(&key("pod"), release("run")).expect("a session");
     for _ in 0..RUN_QUEUE {
         session.report(ready("run"));
     }
@@ -371,7 +375,7 @@ async fn a_run_that_falls_behind_is_told_so() {
 #[tokio::test]
 async fn a_namespace_cannot_take_the_sessions_of_all() {
     let sessions = Sessions::default();
-    let open = |namespace: &str, pod: usize| sessions.open(namespace, &format!("{namespace}-{pod}"));
+    let open = |namespace: &str, pod: usize| sessions.open(namespace, &key(&format!("{namespace}-{pod}")));
     let mut greedy: Vec<Session> = (0..MAX_NAMESPACE_SESSIONS).map(|pod| open("greedy", pod).expect("room")).collect();
     assert_eq!(open("greedy", MAX_NAMESPACE_SESSIONS).err(), Some(TooManySessions::OfNamespace));
     let _other = open("other", 0).expect("room for others");
@@ -385,7 +389,7 @@ async fn a_namespace_cannot_take_the_sessions_of_all() {
 #[tokio::test]
 async fn the_sessions_of_all_namespaces_are_bounded() {
     let sessions = Sessions::default();
-    let open = |pod: usize| sessions.open(&format!("namespace-{}", pod % 11), &format!("pod-{pod}"));
+    let open = |pod: usize| sessions.open(&format!("namespace-{}", pod % 11), &key(&format!("pod-{pod}")));
     let _all: Vec<Session> = (0..MAX_SESSIONS).map(|pod| open(pod).expect("room")).collect();
     assert_eq!(open(MAX_SESSIONS).err(), Some(TooManySessions::InAll));
 }

@@ -93,7 +93,7 @@ fn phase_colour(phase: Option<Phase>) -> Colour {
 
 /// The members as a table.
 pub fn members(terminal: Terminal, status: &ReplicationStatus) -> Vec<String> {
-    let heading = ["CLAIM", "NODE", "POD", "STATE", "SUSPENDED", "SNAPSHOT"].map(String::from).to_vec();
+    let heading = ["CLAIM", "NODE", "POD", "STATE", "SUSPENDED", "REPLICA"].map(String::from).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(status.members.iter().map(row)).collect();
     table(&rows, |row, column, cell| match (row, column) {
         (0, _) => terminal.paint(Colour::Dim, cell),
@@ -110,7 +110,7 @@ fn row(member: &MemberStatus) -> Vec<String> {
         member.pod.clone().unwrap_or_default(),
         format!("{:?}", member.state),
         member.suspended_for.as_ref().map(duration).map_or_else(|| "never".to_owned(), seconds),
-        member.replica.as_ref().map(|replica| replica.volume_snapshot_name.clone()).unwrap_or_default(),
+        member.replica.as_ref().map(|replica| format!("{} {}", replica.kind, replica.name)).unwrap_or_default(),
     ]
 }
 

@@ -9,7 +9,7 @@ use kube::api::ObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use stillpoint_api::{
     ClaimName, ConsistencyGroupReplication, ConsistencyGroupReplicationSpec, DeletionPolicy, MemberStatus, Mode, Phase,
-    Replication, ReplicationStatus, Source, Suspension, VolumeSnapshotReplication,
+    Replication, ReplicationStatus, Source, Suspension,
 };
 use tokio::time::timeout;
 
@@ -53,7 +53,7 @@ impl Run {
     pub fn snapshots(&self, claims: &[&str]) -> Result<Vec<String>> {
         let replica = |claim: &&str| {
             let replica = self.member(claim)?.replica.with_context(|| format!("claim {claim} has no replica"))?;
-            Ok(replica.volume_snapshot_name)
+            Ok(replica.name)
         };
         claims.iter().map(replica).collect()
     }
@@ -62,12 +62,13 @@ impl Run {
 /// A replication of these claims with the test driver's snapshot class, in the default mode.
 pub fn of_claims(name: &str, claims: &[&str]) -> ConsistencyGroupReplication {
     let names = claims.iter().map(|claim| ClaimName((*claim).into())).collect();
-    let snapshots = VolumeSnapshotReplication { volume_snapshot_class_name: Some(SNAPSHOT_CLASS.into()) };
+    let mut replication = Replication::default();
+    replication.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = Some(SNAPSHOT_CLASS.into());
     let spec = ConsistencyGroupReplicationSpec {
         source: Source { persistent_volume_claim_names: Some(names), ..Source::default() },
         mode: Mode::Replicate,
         suspension: Suspension::default(),
-        replication: Some(Replication { volume_snapshot: snapshots }),
+        replication: Some(replication),
         deletion_policy: DeletionPolicy::Delete,
         retry: None,
     };

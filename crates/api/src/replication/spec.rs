@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_RETRIES};
 use crate::{Duration, ReplicationStatus};
@@ -202,12 +202,25 @@ fn duration_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// How the members are replicated.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+// The rule counts fields, because to `has()` a field that is null is absent.
+/// How the members are replicated: exactly one kind of replica.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("size(dyn(self)) == 1")
+    .message("spec.replication needs exactly one kind of replica, for example volumeSnapshot: {}; write {} and not null, which kubectl apply leaves out"))]
 pub struct Replication {
-    /// One CSI `VolumeSnapshot` for every member.
-    pub volume_snapshot: VolumeSnapshotReplication,
+    /// One CSI `VolumeSnapshot` for every member. `null` means the same as `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub volume_snapshot: Option<VolumeSnapshotReplication>,
+}
+
+/// Reads what is asked for by being named: templates write `null` for a map without entries.
+fn named<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 /// Replicas as CSI `VolumeSnapshot` objects (<https://kubernetes.io/docs/concepts/storage/volume-snapshots/>).
@@ -229,4 +242,25 @@ pub enum DeletionPolicy {
     Delete,
     /// The replicas stay.
     Retain,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_kind_of_replica_is_asked_for_by_its_name_alone() {
+        let read = |value: Value| serde_json::from_value::<Replication>(value).unwrap().volume_snapshot;
+        let everything_left_out = Some(VolumeSnapshotReplication::default());
+        assert_eq!(read(json!({"volumeSnapshot": {}})), everything_left_out);
+        assert_eq!(read(json!({"volumeSnapshot": null})), everything_left_out);
+        assert_eq!(read(json!({})), None);
+        assert_eq!(read(json!({"anotherKind": {}})), None, "of a later version");
+        let named = read(json!({"volumeSnapshot": {"volumeSnapshotClassName": "fast"}}));
+        assert_eq!(named.unwrap().volume_snapshot_class_name.as_deref(), Some("fast"));
+    }
 }

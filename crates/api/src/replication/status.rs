@@ -273,9 +273,13 @@ pub struct BlockingLock {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
-    /// The `VolumeSnapshot` in the namespace of the replication.
-    pub volume_snapshot_name: String,
-    /// Its `creationTime`, by the storage system's clock.
+    /// Its kind, for example `VolumeSnapshot`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// Its name, in the namespace of the replication. Left out while it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// When it was cut, by the storage system's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_time: Option<MicroTime>,
     /// When the controller asked for it.
@@ -290,4 +294,20 @@ pub struct ReplicaStatus {
     /// Whether it can be restored from.
     #[serde(default)]
     pub ready_to_use: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_replica_of_an_earlier_version_is_read_without_its_name() {
+        let old = json!({"volumeSnapshotName": "nightly-orders-1", "readyToUse": true});
+        let replica: ReplicaStatus = serde_json::from_value(old).unwrap();
+        assert_eq!(replica, ReplicaStatus { ready_to_use: true, ..ReplicaStatus::default() });
+    }
 }

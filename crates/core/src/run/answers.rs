@@ -1,11 +1,12 @@
-//! Between wire messages and facts: which report counts as an answer of which member, and how commands are written. Pure.
+//! Between wire messages and facts: which report counts as an answer of which assignment, and how commands are written. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::agents::{AgentKey, AgentRef, AssignmentKey};
 use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
-use super::state::{Command, Member, MemberPod, Moment, Request, Run};
+use super::state::{Command, Member, Moment, Request, Run};
 use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
@@ -17,7 +18,7 @@ pub enum Rejected {
     /// It belongs to no member of this attempt.
     #[error("it is about another epoch, attempt or member")]
     Stale,
-    /// It came through another pod's session than that of the pod that mounts the member.
+    /// It came through the session of an agent that is not responsible for the member.
     #[error("the pod that sent it does not mount the member {claim}")]
     NotItsPod {
         /// The claim's name.
@@ -25,9 +26,10 @@ pub enum Rejected {
     },
 }
 
-/// Takes a report as the answer of a member, and gives the UID of the member's claim.
+/// Takes a report as the answer of an assignment.
 ///
-/// Only the pod that mounts a member may answer for it: sessions are authenticated by a token that is bound to the pod.
+/// Only an agent that is responsible for a member may answer for it: sessions are authenticated by a token that is bound to the
+/// agent's pod.
 ///
 /// # Errors
 /// When the report does not count; it is then to be dropped.
@@ -35,57 +37,63 @@ pub fn accept(
     request: &Request,
     run: &Run,
     pods: &BTreeMap<String, PodFacts>,
-    pod_uid: &str,
+    agent: &AgentKey,
     report: Report,
     at: Moment,
-) -> Result<(String, Answer), Rejected> {
-    let (attempt, content) = match report {
-        Report::Hello(_) => return Err(Rejected::Stale),
-        Report::Waiting(it) => (
-            it.attempt,
-            AnswerContent::Waiting {
-                more: more(&it.blockers, it.more_blockers),
-                blockers: blockers(it.blockers, pods.get(pod_uid)),
-            },
-        ),
+) -> Result<(AssignmentKey, Answer), Rejected> {
+    let attempt = attempt_of(&report).ok_or(Rejected::Stale)?;
+    if attempt.epoch != request.epoch || attempt.replication_uid != request.uid || attempt.number != run.attempt {
+        return Err(Rejected::Stale);
+    }
+    let member = run.members.iter().find(|member| member.claim.uid == attempt.member).ok_or(Rejected::Stale)?;
+    let assignment = member.assignments.iter().find(|one| one.agent.has_key(agent));
+    let assignment = assignment.ok_or_else(|| Rejected::NotItsPod { claim: member.claim.name.clone() })?;
+    let content = content(report, assignment.agent.watched_pod(pods)).ok_or(Rejected::Stale)?;
+    Ok((member.key_of(&assignment.agent), Answer { at, content }))
+}
+
+/// The attempt that a report belongs to. `None` for Hello, and for a report that names none.
+pub fn attempt_of(report: &Report) -> Option<&wire::Attempt> {
+    match report {
+        Report::Hello(_) => None,
+        Report::Waiting(it) => it.attempt.as_ref(),
+        Report::Prepared(it) => it.attempt.as_ref(),
+        Report::Ready(it) => it.attempt.as_ref(),
+        Report::NotReady(it) => it.attempt.as_ref(),
+        Report::Released(it) => it.attempt.as_ref(),
+    }
+}
+
+/// What a report says of a member, whose processes are in this pod. `None` for Hello.
+fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
+    Some(match report {
+        Report::Hello(_) => return None,
+        Report::Waiting(it) => {
+            AnswerContent::Waiting { more: more(&it.blockers, it.more_blockers), blockers: blockers(it.blockers, pod) }
+        }
         Report::Prepared(it) => {
             let protection = match wire::Protection::try_from(it.protection) {
                 Ok(wire::Protection::NodeGuardian) => Some(Protection::NodeGuardian),
                 Ok(wire::Protection::PodGuardian) => Some(Protection::PodGuardian),
                 Ok(wire::Protection::Unspecified) | Err(_) => None,
             };
-            (it.attempt, AnswerContent::Prepared { protection })
+            AnswerContent::Prepared { protection }
         }
         Report::Ready(it) => {
-            (it.attempt, AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) })
+            AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) }
         }
-        Report::NotReady(it) => (
-            it.attempt,
-            AnswerContent::NotReady {
-                round: it.round,
-                retryable: it.retryable,
-                more: more(&it.blockers, it.more_blockers),
-                blockers: blockers(it.blockers, pods.get(pod_uid)),
-            },
-        ),
-        Report::Released(it) => (
-            it.attempt,
-            AnswerContent::Released {
-                unbroken: it.unbroken,
-                reason: printable(&it.reason, MAX_MESSAGE_CHARS),
-                suspended: Duration::from_micros(it.suspended_us),
-            },
-        ),
-    };
-    let attempt = attempt.ok_or(Rejected::Stale)?;
-    if attempt.epoch != request.epoch || attempt.replication_uid != request.uid || attempt.number != run.attempt {
-        return Err(Rejected::Stale);
-    }
-    let member = run.members.iter().find(|member| member.claim.uid == attempt.member).ok_or(Rejected::Stale)?;
-    if member.pod.as_ref().is_none_or(|pod| pod.uid != pod_uid) {
-        return Err(Rejected::NotItsPod { claim: member.claim.name.clone() });
-    }
-    Ok((attempt.member, Answer { at, content }))
+        Report::NotReady(it) => AnswerContent::NotReady {
+            round: it.round,
+            retryable: it.retryable,
+            more: more(&it.blockers, it.more_blockers),
+            blockers: blockers(it.blockers, pod),
+        },
+        Report::Released(it) => AnswerContent::Released {
+            unbroken: it.unbroken,
+            reason: printable(&it.reason, MAX_MESSAGE_CHARS),
+            suspended: Duration::from_micros(it.suspended_us),
+        },
+    })
 }
 
 fn more(listed: &[wire::Blocker], more: u32) -> u32 {
@@ -120,12 +128,12 @@ fn name_blocker(blocker: wire::Blocker, pod: Option<&PodFacts>) -> Blocker {
     }
 }
 
-/// Writes a command for a member.
+/// Writes a command about a member for one of its agents.
 pub fn command(
     request: &Request,
     run: &Run,
     member: &Member,
-    pod: &MemberPod,
+    agent: &AgentRef,
     containers: &[RunningContainer],
     command: Command,
     now: Moment,
@@ -141,7 +149,7 @@ pub fn command(
         Command::Prepare => controller_message::Command::Prepare(wire::Prepare {
             attempt,
             claim: member.claim.name.clone(),
-            mount_path: pod.mount_path.clone(),
+            mount_path: agent.mount_path().to_owned(),
             containers: containers
                 .iter()
                 .map(|container| wire::Container { name: container.name.clone(), id: container.id.clone() })

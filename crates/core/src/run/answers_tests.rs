@@ -4,6 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::super::assignments::Mount;
 use super::super::fixtures;
 use super::super::observed::Observed;
 use super::super::plan::plan;
@@ -15,11 +16,15 @@ use stillpoint_api::{ClaimReference, MemberState, Mode, Phase, ReplicationStatus
 fn setting() -> (Request, Run, BTreeMap<String, PodFacts>, Moment) {
     let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
     let request = Request { epoch: 7, ..fixtures::request() };
-    let pod = MemberPod { name: "db".into(), uid: "pod".into(), node: None, mount_path: "/data".into() };
-    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, String::new(), Some(pod));
     let containers = vec![RunningContainer { name: "postgres".into(), id: "abc".into() }];
     let facts = PodFacts { name: "db".into(), uid: "pod".into(), containers, ..PodFacts::default() };
+    let (mounts, agents) = (vec![Mount::from(&facts)], vec![AgentRef::sidecar(&facts, "data")]);
+    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, mounts, agents);
     (request, Run::new(vec![member], ReplicationStatus::default(), now), [("pod".into(), facts)].into(), now)
+}
+
+fn agent(pod: &str) -> AgentKey {
+    AgentKey::of_pod(pod)
 }
 
 fn attempt() -> wire::Attempt {
@@ -31,9 +36,9 @@ fn only_the_members_own_pod_and_only_this_attempt_count() {
     let (request, run, pods, now) = setting();
     let take = |attempt: Option<wire::Attempt>, pod: &str| {
         let report = Report::Ready(wire::Ready { attempt, round: 1, suspended_us: 5 });
-        accept(&request, &run, &pods, pod, report, now).map(|(member, _)| member)
+        accept(&request, &run, &pods, &agent(pod), report, now).map(|(key, _)| (key.claim, key.agent))
     };
-    assert_eq!(take(Some(attempt()), "pod"), Ok("claim".into()));
+    assert_eq!(take(Some(attempt()), "pod"), Ok(("claim".into(), agent("pod"))));
     assert_eq!(take(Some(attempt()), "other"), Err(Rejected::NotItsPod { claim: "data".into() }));
     let stale = [
         None,
@@ -60,7 +65,7 @@ fn blockers_are_named_and_bounded() {
     };
     let report =
         Report::Waiting(wire::Waiting { attempt: Some(attempt()), blockers: vec![blocker; 25], more_blockers: 3 });
-    let (_, answer) = accept(&request, &run, &pods, "pod", report, now).unwrap();
+    let (_, answer) = accept(&request, &run, &pods, &agent("pod"), report, now).unwrap();
     let AnswerContent::Waiting { blockers, more } = answer.content else { panic!("{answer:?}") };
     assert_eq!((blockers.len(), more), (MAX_BLOCKERS, 18));
     let first = &blockers[0];
@@ -73,7 +78,7 @@ fn every_protection_that_an_agent_reports_is_shown() {
     let (request, run, pods, now) = setting();
     let shown = |protection: i32| {
         let prepared = wire::Prepared { attempt: Some(attempt()), filesystem: "ext4".into(), protection };
-        let (_, answer) = accept(&request, &run, &pods, "pod", Report::Prepared(prepared), now).unwrap();
+        let (_, answer) = accept(&request, &run, &pods, &agent("pod"), Report::Prepared(prepared), now).unwrap();
         let AnswerContent::Prepared { protection } = answer.content else { panic!("{answer:?}") };
         protection
     };
@@ -145,7 +150,7 @@ proptest! {
     fn no_bytes_panic(bytes: Vec<u8>) {
         let (request, run, pods, now) = setting();
         if let Ok(wire::AgentMessage { report: Some(report) }) = wire::AgentMessage::decode(&bytes[..]) {
-            prop_assert!(accept(&request, &run, &pods, "pod", report, now).is_err(), "garbage is about no attempt of ours");
+            prop_assert!(accept(&request, &run, &pods, &agent("pod"), report, now).is_err(), "garbage is about no attempt of ours");
         }
     }
 
@@ -158,9 +163,9 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if let Ok(wire::AgentMessage { report: Some(report) }) = wire::AgentMessage::decode(&bytes[..]) {
-            prop_assert!(accept(&request, &run, &pods, "other", report.clone(), now).is_err());
-            if let Ok((member, _)) = accept(&request, &run, &pods, "pod", report, now) {
-                prop_assert_eq!(member, "claim");
+            prop_assert!(accept(&request, &run, &pods, &agent("other"), report.clone(), now).is_err());
+            if let Ok((member, _)) = accept(&request, &run, &pods, &agent("pod"), report, now) {
+                prop_assert_eq!(member.claim, "claim");
             }
         }
     }
@@ -176,26 +181,26 @@ proptest! {
         request.mode = if check { Mode::Check } else { Mode::Replicate };
         let mut observed = Observed { watching: true, recorded: true, pods: pods.clone(), ..Observed::default() };
         observed.pods.get_mut("pod").unwrap().running = true;
-        observed.connected.insert("pod".into());
+        observed.connected.insert(agent("pod"));
         let claim = super::super::facts::Claim { name: "data".into(), uid: "claim".into(), ..Default::default() };
         observed.claims.insert("claim".into(), claim);
         let mut said_yes = false;
         for (report, passes) in reports {
-            let asked = run.members[0].asked;
-            let (member, answer) = accept(&request, &run, &pods, "pod", report, now).unwrap();
+            let asked = run.members[0].assignments[0].asked;
+            let (member, answer) = accept(&request, &run, &pods, &agent("pod"), report, now).unwrap();
             said_yes |= asked.is_some() && matches!(answer.content, AnswerContent::Released { unbroken: true, .. });
             observed.answers.insert(member, answer);
             let planned = plan(&request, &run, &observed, now);
             for status in &planned.statuses {
                 check_status(status)?;
             }
-            if planned.run.members[0].asked != run.members[0].asked {
-                observed.asking("claim");
+            if planned.run.members[0].assignments[0].asked != run.members[0].assignments[0].asked {
+                observed.asking(&AssignmentKey::new("claim", agent("pod")));
             }
             run = planned.run;
             now.monotonic += Duration::from_millis(passes);
         }
-        prop_assert!(run.phase() != Phase::Done || (said_yes && run.members[0].state == MemberState::Released));
+        prop_assert!(run.phase() != Phase::Done || (said_yes && run.members[0].state() == MemberState::Released));
         if run.stage == Stage::Ended {
             prop_assert!(run.phase().is_final());
         }
@@ -213,12 +218,12 @@ proptest! {
                 let mut member = one.clone();
                 member.claim.uid = format!("claim-{number}");
                 member.claim.name = "n".repeat(253);
-                member.asked = Some(Command::Prepare);
+                member.assignments[0].asked = Some(Command::Prepare);
                 member
             })
             .collect();
         let mut observed = Observed { watching: true, recorded: true, pods: pods.clone(), ..Observed::default() };
-        observed.connected.insert("pod".into());
+        observed.connected.insert(agent("pod"));
         for number in 0..MAX_MEMBERS {
             let mut report = report.clone();
             let attempt = Some(wire::Attempt { member: format!("claim-{number}"), ..attempt() });
@@ -230,7 +235,7 @@ proptest! {
                 Report::Released(it) => it.attempt = attempt,
                 Report::Hello(_) => {}
             }
-            let (member, answer) = accept(&request, &run, &pods, "pod", report, now).unwrap();
+            let (member, answer) = accept(&request, &run, &pods, &agent("pod"), report, now).unwrap();
             observed.answers.insert(member, answer);
         }
         for status in plan(&request, &run, &observed, now).statuses {

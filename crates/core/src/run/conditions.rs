@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run, Stage, Verdict};
+use super::waiting::WaitingFor;
 use crate::limits::MAX_MESSAGE_CHARS;
 use crate::text::printable;
 use stillpoint_api::{Mode, Phase};
@@ -105,7 +106,7 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
             &verdict.reason,
             format!("{}. The cut is void, its replicas were removed and writes go on.", verdict.message),
         ),
-        _ => ready("False", &format!("{phase:?}"), progress(run, observed)),
+        _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
     }
 }
 
@@ -126,39 +127,6 @@ fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp
         request.attempts(),
         verdict.message
     )
-}
-
-/// What a run that has not ended waits for.
-fn progress(run: &Run, observed: &Observed) -> String {
-    let waits = |what: &str| what.to_owned();
-    match &run.stage {
-        Stage::Recording => waits("the members are known; no agent was asked yet"),
-        Stage::Preparing => {
-            let absent = run.members.iter().find_map(|member| {
-                let pod = member.pod.as_ref()?;
-                (!observed.connected.contains(&pod.uid)).then_some(&pod.name)
-            });
-            match absent {
-                Some(pod) => format!("waiting for the agent of pod {pod} to connect"),
-                None => waits("agents look whether anything stands in the way; writes go on"),
-            }
-        }
-        Stage::Suspending if run.phase() == Phase::Ready => waits("every member is suspended and holds"),
-        Stage::Suspending => waits("writes are being suspended"),
-        Stage::Pausing { .. } => {
-            format!("a member was not ready in round {}; writes go on until the next round", run.round)
-        }
-        Stage::Cutting => waits("every member holds; replicas are being cut"),
-        Stage::Releasing { .. } => waits("writes are being given back"),
-        Stage::AwaitingUsable { .. } => {
-            let trouble = run.replica_trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
-            format!("the cut is proven and writes go on; replicas are becoming usable{trouble}")
-        }
-        Stage::Abandoning { .. } | Stage::Ended => match &run.verdict {
-            Some(verdict) => format!("{}. Everything is being given back.", verdict.message),
-            None => waits("the run has ended"),
-        },
-    }
 }
 
 fn reconciling(run: &Run) -> Claimed {
@@ -220,11 +188,10 @@ fn consistent(request: &Request, run: &Run) -> Claimed {
 }
 
 fn blocked(run: &Run) -> Claimed {
-    let blockers = |member: &Member| member.blockers.len() + member.more_blockers as usize;
-    let first = run.members.iter().find_map(|member| Some((member, member.blockers.first()?)));
+    let first = run.members.iter().find_map(|member| Some((member, member.blockers().next()?)));
     match first {
         Some((member, blocker)) if run.phase() != Phase::Done => {
-            let all: usize = run.members.iter().map(blockers).sum();
+            let all: usize = run.members.iter().map(Member::count_blockers).sum();
             let more = if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() };
             claimed("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
         }

@@ -1,5 +1,6 @@
 //! What can go wrong under a run, as small named checks in the order in which they are told. Pure.
 
+use super::assignments::Mount;
 use super::plan::Draft;
 use super::state::{Command, Member, Stage, Verdict};
 
@@ -11,10 +12,29 @@ const MEMBERSHIP: [Check; 2] = [claim_gone, pod_changed];
 const HOLDING: [Check; 4] = [claim_gone, pod_changed, session_lost, hold_lapsed];
 
 impl Draft<'_> {
+    /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
+    pub fn interrupted(&mut self) -> bool {
+        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
+            return false;
+        }
+        if self.observed.deleted {
+            return self
+                .abandon(Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done"));
+        }
+        if let (Some(why), true) = (&self.observed.cut_off, self.run.stage.needs_agents()) {
+            let verdict = Verdict::new("ControllerInterrupted", why.clone());
+            return self.abandon(verdict);
+        }
+        match self.disturbance() {
+            Some(verdict) => self.abandon(verdict),
+            None => false,
+        }
+    }
+
     /// The first thing that went wrong, if the run is at a stage where it matters.
     pub fn disturbance(&self) -> Option<Verdict> {
         let checks: &[Check] = match self.run.stage {
-            Stage::Recording | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
+            Stage::Declaring | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
             Stage::Suspending | Stage::Cutting => &HOLDING,
             // A release is judged by its answers.
             Stage::Releasing { .. } | Stage::AwaitingUsable { .. } | Stage::Abandoning { .. } | Stage::Ended => &[],
@@ -34,9 +54,9 @@ fn claim_gone(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     }
 }
 
-/// The pod that mounts a member must stay the only one, and a member that nobody mounted must stay so.
+/// The pods that mount a member must stay the only ones, and a member that nobody mounted must stay so.
 fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
-    let gone = member.pod.as_ref().filter(|own| !draft.observed.pods.contains_key(&own.uid)).map(|own| {
+    let gone = member.mounts.iter().find(|own| !draft.observed.pods.contains_key(&own.uid)).map(|own| {
         let message = format!(
             "pod {}, which mounts PersistentVolumeClaim {}, was deleted, replaced or finished during the run",
             own.name, member.claim.name
@@ -49,9 +69,9 @@ fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
 /// A pod that mounts the member and did not when the run began. Its writes are nobody's to hold.
 pub(super) fn another_pod(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let name = &member.claim.name;
-    let own = member.pod.as_ref().map(|own| own.uid.as_str());
-    let other = draft.observed.mounting(name).find(|pod| Some(pod.uid.as_str()) != own)?;
-    Some(match own {
+    let is_own = |uid: &str| member.mounts.iter().any(|own: &Mount| own.uid == uid);
+    let other = draft.mounting(name).find(|pod| !is_own(&pod.uid))?;
+    Some(match member.mounts.first() {
         None => Verdict::new(
             "MountedMeanwhile",
             format!("pod {} began to mount PersistentVolumeClaim {name} during the run", other.name),
@@ -64,19 +84,18 @@ pub(super) fn another_pod(draft: &Draft<'_>, member: &Member) -> Option<Verdict>
 }
 
 fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
-    let pod = member.pod.as_ref()?;
-    if member.asked != Some(Command::Suspend) || !draft.was_lost(member) {
-        return None;
-    }
+    let mut suspended = member.assignments.iter().filter(|one| one.asked == Some(Command::Suspend));
+    let lost = suspended.find(|one| draft.was_lost(member, one))?;
     let message = format!(
-        "the agent of pod {} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
-        pod.name, member.claim.name
+        "{} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
+        lost.agent, member.claim.name
     );
     Some(Verdict::new("AgentLost", message))
 }
 
 fn hold_lapsed(_: &Draft<'_>, member: &Member) -> Option<Verdict> {
-    let released = member.released.as_ref().filter(|_| member.asked == Some(Command::Suspend))?;
+    let mut suspended = member.assignments.iter().filter(|one| one.asked == Some(Command::Suspend));
+    let released = suspended.find_map(|one| one.released.as_ref())?;
     let reason = &released.reason;
     let message = format!("PersistentVolumeClaim {} did not stay suspended: {reason}", member.claim.name);
     Some(Verdict::new("HoldBroken", message))

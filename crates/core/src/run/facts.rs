@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, PersistentVolumeClaim, Pod};
 
-use crate::replica::csi::Class;
 use stillpoint_api::labels::AGENT_CONTAINER;
-use stillpoint_api::snapshot::{DEFAULT_CLASS_ANNOTATION, VolumeSnapshotClass};
 
 /// A claim.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -139,18 +137,6 @@ fn running(status: ContainerStatus) -> Option<RunningContainer> {
     let id = status.container_id?;
     let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id).to_owned();
     (status.name != AGENT_CONTAINER && !id.is_empty()).then_some(RunningContainer { name: status.name, id })
-}
-
-impl From<VolumeSnapshotClass> for Class {
-    fn from(class: VolumeSnapshotClass) -> Self {
-        let default = class
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|annotations| annotations.get(DEFAULT_CLASS_ANNOTATION))
-            .is_some_and(|value| value == "true");
-        Self { name: class.metadata.name.unwrap_or_default(), driver: class.spec.driver, default }
-    }
 }
 
 #[cfg(test)]

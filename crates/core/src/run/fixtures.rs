@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-use super::state::Request;
+use kube::Resource;
+use kube::core::{ApiResource, DynamicObject};
+use serde_json::json;
+
+use super::state::{Member, Request};
+use crate::replica::KINDS;
+use crate::replica::seen::{Facts, ObjectName};
+use stillpoint_api::snapshot::{DEFAULT_CLASS_ANNOTATION, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotStatus};
 use stillpoint_api::{DeletionPolicy, Mode};
 
 /// A request with the API's default timeouts, without another attempt.
@@ -13,6 +20,7 @@ pub fn request() -> Request {
         uid: "uid".into(),
         generation: Some(1),
         mode: Mode::Replicate,
+        kind: Some(KINDS[0]),
         prepare_timeout: Duration::from_secs(30),
         hold_timeout: Duration::from_secs(10),
         deletion_policy: DeletionPolicy::Delete,
@@ -20,4 +28,26 @@ pub fn request() -> Request {
         owner: None,
         epoch: 1,
     }
+}
+
+/// The snapshot of a member in its first attempt, as what is observed names it.
+pub fn replica(member: &Member) -> ObjectName {
+    let name = request().run_id(1).replica_name(&member.claim);
+    ObjectName { kind: VolumeSnapshot::kind(&()).into_owned(), name }
+}
+
+/// A snapshot with this status.
+pub fn snapshot(status: Option<&VolumeSnapshotStatus>) -> DynamicObject {
+    DynamicObject::new("x", &ApiResource::erase::<VolumeSnapshot>(&())).data(json!({"status": status}))
+}
+
+/// What is read of a cluster with these snapshot classes: name, driver, whether it is the default.
+pub fn classes(classes: &[(&str, &str, bool)]) -> Facts {
+    let resource = ApiResource::erase::<VolumeSnapshotClass>(&());
+    let class = |(name, driver, default): &(&str, &str, bool)| {
+        let mut class = DynamicObject::new(name, &resource).data(json!({"driver": driver}));
+        class.metadata.annotations = Some([(DEFAULT_CLASS_ANNOTATION.into(), default.to_string())].into());
+        class
+    };
+    Facts { read: [(resource.kind.clone(), classes.iter().map(class).collect())].into() }
 }

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use kube::core::{Selector, SelectorExt};
 
+use super::agents::AgentRef;
+use super::assignments::Mount;
 use super::facts::{Claim, PodFacts};
-use super::state::{Member, MemberPod, Request, Verdict};
+use super::state::{Member, Request, Verdict};
 use crate::limits::{MAX_HOLD, MAX_MEMBERS};
-use crate::replica::csi::{Class, choose_class, snapshot_name};
-use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Mode, Source};
+use crate::replica::MemberFacts;
+use crate::replica::ask::Recipe;
+use crate::replica::seen::Facts;
+use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mode, Source};
 
 /// Everything that membership is decided from.
 #[derive(Clone, Debug)]
@@ -22,8 +26,8 @@ pub struct Candidates {
     pub pods: Vec<PodFacts>,
     /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
     pub drivers: BTreeMap<String, String>,
-    /// The snapshot classes; `None`: the snapshot API is not installed.
-    pub classes: Option<Vec<Class>>,
+    /// What the kind of replica that is asked for reads of the cluster.
+    pub facts: Facts,
     /// Claims that another replication works on: UID of the claim, name of the replication.
     pub taken: BTreeMap<String, String>,
 }
@@ -100,20 +104,19 @@ pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'
 pub fn resolve(
     spec: &ConsistencyGroupReplicationSpec,
     request: &Request,
-    attempt: u32,
     ceiling: Duration,
     candidates: &Candidates,
 ) -> Result<Vec<Member>, Refusal> {
     check_hold_timeout(request, ceiling)?;
     let selection = select(&spec.source, &candidates.claims)?;
-    check_snapshot_api(request, candidates)?;
+    check_kind(request, candidates)?;
     let missing = selection.missing.into_iter().map(|name| {
         let claim = ClaimReference { name: name.to_owned(), uid: String::new() };
         (claim, Err(claim_not_found(name)))
     });
     let found = selection.claims.into_iter().map(|claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-        (reference, resolve_member(spec, request, attempt, candidates, claim))
+        (reference, resolve_member(spec, request, candidates, claim))
     });
     let mut refusals = Vec::new();
     let members = missing.chain(found).map(|(claim, resolved)| {
@@ -139,14 +142,16 @@ fn claim_not_found(name: &str) -> Verdict {
     )
 }
 
-fn check_snapshot_api(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
-    if request.mode == Mode::Check || candidates.classes.is_some() {
-        return Ok(());
+fn check_kind(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
+    match (request.mode, request.kind) {
+        (Mode::Check, _) => Ok(()),
+        (Mode::Replicate, Some(kind)) => kind.available(&candidates.facts),
+        // The CRD refuses it, but a CRD may be newer than this controller.
+        (Mode::Replicate, None) => Err(Verdict::new(
+            "UnknownReplicaKind",
+            "spec.replication asks for no kind of replica that this version of Stillpoint knows; name one that it knows, or update it",
+        )),
     }
-    Err(Verdict::new(
-        "SnapshotApiMissing",
-        "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
-    ))
 }
 
 fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdict> {
@@ -166,7 +171,6 @@ fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdic
 fn resolve_member(
     spec: &ConsistencyGroupReplicationSpec,
     request: &Request,
-    attempt: u32,
     candidates: &Candidates,
     claim: &Claim,
 ) -> Result<Member, Verdict> {
@@ -175,13 +179,12 @@ fn resolve_member(
     check_filesystem(claim)?;
     check_not_taken(candidates, claim)?;
     let pod = find_pod(candidates, claim)?;
-    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
+    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
     let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-    let mut member = Member::new(reference, name, pod);
+    let mut member = Member::new(reference, mounts, agents);
     member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();
-    if request.mode == Mode::Replicate {
-        member.class = Some(find_class(spec, candidates, claim, &member.driver)?);
-    }
+    member.recipe = find_recipe(spec, request, candidates, &MemberFacts { claim, driver: &member.driver })?;
     member.volume = volume.to_owned();
     Ok(member)
 }
@@ -229,8 +232,8 @@ fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict
     ))
 }
 
-/// The one pod that mounts the claim, if any does, and how its agent reaches it.
-fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>, Verdict> {
+/// The one pod that mounts the claim, if any does, and whose agent reaches it.
+fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a PodFacts>, Verdict> {
     let pods: Vec<&PodFacts> = candidates.pods.iter().filter(|pod| pod.claims.contains(&claim.name)).collect();
     let pod = match pods.as_slice() {
         [] => return Ok(None),
@@ -272,35 +275,23 @@ fn find_pod(candidates: &Candidates, claim: &Claim) -> Result<Option<MemberPod>,
                 pod.name, claim.name
             ),
         )),
-        Some(mount) => Ok(Some(MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: mount.path.clone(),
-        })),
+        Some(_) => Ok(Some(pod)),
     }
 }
 
-fn find_class(
+fn find_recipe(
     spec: &ConsistencyGroupReplicationSpec,
+    request: &Request,
     candidates: &Candidates,
-    claim: &Claim,
-    driver: &str,
-) -> Result<String, Verdict> {
-    if driver.is_empty() {
-        return Err(Verdict::new(
-            "NotACsiVolume",
-            format!(
-                "the volume of PersistentVolumeClaim {} has no CSI driver, so it has no snapshots; leave the claim out",
-                claim.name
-            ),
-        ));
+    member: &MemberFacts<'_>,
+) -> Result<Recipe, Verdict> {
+    let (Mode::Replicate, Some(kind), Some(how)) = (request.mode, request.kind, &spec.replication) else {
+        return Ok(Recipe::default());
+    };
+    match kind.excludes(Method::FilesystemFreeze) {
+        Some(verdict) => Err(verdict),
+        None => kind.resolve(how, member, &candidates.facts),
     }
-    let asked = spec.replication.as_ref().and_then(|how| how.volume_snapshot.volume_snapshot_class_name.as_deref());
-    let classes = candidates.classes.as_deref().unwrap_or_default();
-    choose_class(asked, driver, classes).map_err(|error| {
-        Verdict::new(error.reason(), format!("PersistentVolumeClaim {} cannot be cut: {error}", claim.name))
-    })
 }
 
 #[cfg(test)]

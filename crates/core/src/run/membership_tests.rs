@@ -3,9 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::super::facts::AgentMount;
-use super::super::fixtures::request;
+use super::super::fixtures::{classes, request};
 use super::*;
-use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension, VolumeSnapshotReplication};
+use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension};
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -44,6 +44,12 @@ fn expression(key: &str, operator: &str, values: &[&str]) -> Source {
     Source { selector: Some(selector), persistent_volume_claim_names: None }
 }
 
+fn snapshots(class: Option<&str>) -> Replication {
+    let mut how = Replication::default();
+    how.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = class.map(str::to_owned);
+    how
+}
+
 struct Group {
     spec: ConsistencyGroupReplicationSpec,
     request: Request,
@@ -52,13 +58,12 @@ struct Group {
 
 /// Two claims, each mounted by a pod with an agent, on a driver with a default class.
 fn group() -> Group {
-    let class = |name: &str, driver: &str, default| Class { name: name.into(), driver: driver.into(), default };
     Group {
         spec: ConsistencyGroupReplicationSpec {
             source: names(&["a", "b"]),
             mode: Mode::Replicate,
             suspension: Suspension::default(),
-            replication: Some(Replication::default()),
+            replication: Some(snapshots(None)),
             deletion_policy: DeletionPolicy::Delete,
             retry: None,
         },
@@ -67,7 +72,7 @@ fn group() -> Group {
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
             drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
-            classes: Some(vec![class("fast", "csi.example", true), class("other", "csi.other", true)]),
+            facts: classes(&[("fast", "csi.example", true), ("other", "csi.other", true)]),
             taken: BTreeMap::new(),
         },
     }
@@ -75,7 +80,7 @@ fn group() -> Group {
 
 fn resolved(group: &Group) -> Result<Vec<Member>, String> {
     let ceiling = Duration::from_secs(30);
-    resolve(&group.spec, &group.request, 1, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
+    resolve(&group.spec, &group.request, ceiling, &group.candidates).map_err(|Refusal { verdict, .. }| {
         assert!(verdict.message.len() > 30, "a reason needs a sentence: {}", verdict.message);
         verdict.reason
     })
@@ -89,16 +94,17 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
         (members.len(), &*member.claim.uid, &*member.volume, &*member.driver),
         (2, "uid-a", "pv-a", "csi.example")
     );
-    assert_eq!(member.class.as_deref(), Some("fast"));
-    let pod = member.pod.as_ref().unwrap();
-    assert_eq!((&*pod.uid, &*pod.mount_path), ("uid-db-a", "/data"));
+    assert_eq!(member.recipe.class.as_deref(), Some("fast"));
+    let agent = &member.assignments[0].agent;
+    assert_eq!((&*member.mounts[0].uid, agent.mount_path()), ("uid-db-a", "/data"));
+    assert_eq!(agent.key().as_str(), "uid-db-a");
 }
 
 #[test]
 fn every_refusal_has_its_reason() {
     type Spoil = fn(&mut Group);
     #[rustfmt::skip]
-    let cases: [(&str, Spoil); 18] = [
+    let cases: [(&str, Spoil); 19] = [
         ("HoldTimeoutTooLong", |g| g.request.hold_timeout = Duration::from_secs(31)),
         ("ClaimNotFound", |g| g.spec.source = names(&["a", "gone"])),
         ("NoMembers", |g| g.spec.source = expression("app", "In", &["nothing"])),
@@ -114,9 +120,10 @@ fn every_refusal_has_its_reason() {
         ("NoAgent", |g| g.candidates.pods[0] = PodFacts { has_agent: false, agent_mounts: BTreeMap::new(), ..pod("db-a", "a") }),
         ("AgentDoesNotMount", |g| g.candidates.pods[0].agent_mounts.clear()),
         ("AgentMountsSubPath", |g| drop(g.candidates.pods[0].agent_mounts.insert("a".into(), AgentMount { path: "/x".into(), sub_path: true }))),
-        ("SnapshotApiMissing", |g| g.candidates.classes = None),
+        ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
+        ("UnknownReplicaKind", |g| g.request.kind = None),
         ("NotACsiVolume", |g| g.candidates.drivers.clear()),
-        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(Replication { volume_snapshot: VolumeSnapshotReplication { volume_snapshot_class_name: Some("other".into()) } })),
+        ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(snapshots(Some("other")))),
     ];
     for (reason, spoil) in cases {
         let mut group = group();
@@ -131,10 +138,10 @@ fn every_member_that_is_refused_says_why() {
     group.spec.source = names(&["a", "b", "c", "gone"]);
     group.candidates.claims[0].block = true;
     group.candidates.claims[1].volume = None;
-    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!(refusal.verdict.reason, "ClaimNotFound");
     assert!(refusal.verdict.message.ends_with("(and 2 more, see status.members)"), "{}", refusal.verdict.message);
-    let reasons = |member: &Member| member.blockers.iter().map(|blocker| blocker.reason.clone()).collect::<Vec<_>>();
+    let reasons = |member: &Member| member.blockers().map(|blocker| blocker.reason).collect::<Vec<_>>();
     let members: Vec<_> =
         refusal.members.iter().map(|member| (&*member.claim.name, &*member.claim.uid, reasons(member))).collect();
     assert_eq!(
@@ -151,8 +158,8 @@ fn every_member_that_is_refused_says_why() {
 #[test]
 fn what_concerns_the_whole_group_is_no_members_blocker() {
     let mut group = group();
-    group.candidates.classes = None;
-    let refusal = resolve(&group.spec, &group.request, 1, Duration::from_secs(30), &group.candidates).unwrap_err();
+    group.candidates.facts = Facts::default();
+    let refusal = resolve(&group.spec, &group.request, Duration::from_secs(30), &group.candidates).unwrap_err();
     assert_eq!((&*refusal.verdict.reason, refusal.members.len()), ("SnapshotApiMissing", 0));
 }
 
@@ -160,7 +167,7 @@ fn what_concerns_the_whole_group_is_no_members_blocker() {
 fn a_check_needs_no_snapshots() {
     let mut group = group();
     group.request.mode = Mode::Check;
-    group.candidates.classes = None;
+    group.candidates.facts = Facts::default();
     group.candidates.drivers.clear();
     assert_eq!(resolved(&group).unwrap().len(), 2);
 }
@@ -169,7 +176,7 @@ fn a_check_needs_no_snapshots() {
 fn a_claim_that_no_pod_mounts_is_a_member() {
     let mut group = group();
     group.candidates.pods.clear();
-    assert!(resolved(&group).unwrap().iter().all(|member| member.pod.is_none()));
+    assert!(resolved(&group).unwrap().iter().all(|member| member.mounts.is_empty() && member.assignments.is_empty()));
 }
 
 #[test]

@@ -3,18 +3,29 @@
 //! [`plan`] decides, and each stage of a run has its functions; [`membership`] says who the members are, [`resume`] takes up
 //! what another controller has begun, [`report`] renders what users see.
 
+pub mod agents;
 pub mod answers;
-mod checking;
+pub mod assignments;
+pub mod attempt;
 pub mod conditions;
-mod cutting;
 mod disturbances;
-mod ending;
+pub mod driver;
+pub mod effect;
 pub mod facts;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
+mod goodbye;
+pub mod happened;
 pub mod membership;
 pub mod observed;
 pub mod plan;
+mod refusals;
+mod replicas;
 pub mod report;
 pub mod resume;
+mod stages;
 pub mod state;
+pub mod sweep;
+pub mod turns;
+pub mod waiting;
+pub mod writer;

@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kube::core::DynamicObject;
+
+use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::state::Moment;
-use stillpoint_api::snapshot::VolumeSnapshot;
+use crate::replica::seen::ObjectName;
 use stillpoint_api::{Blocker, Protection};
 
-/// What an agent said about one member.
+/// What an agent said about one assignment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// When it was heard.
@@ -62,8 +65,7 @@ pub enum AnswerContent {
     },
 }
 
-/// The newest of everything. Keys of `answers`, `lost` and `claims` are UIDs of claims, keys of `pods` and `connected` UIDs of
-/// pods, keys of `replicas` and `refused_replicas` names of snapshots.
+/// The newest of everything. Keys of `claims` and `pods` are UIDs.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The status that declares the attempt is stored.
@@ -78,16 +80,16 @@ pub struct Observed {
     pub claims: BTreeMap<String, Claim>,
     /// The unfinished pods of the namespace.
     pub pods: BTreeMap<String, PodFacts>,
-    /// Pods whose agent is connected.
-    pub connected: BTreeSet<String>,
-    /// The newest answer to the last command, by member.
-    pub answers: BTreeMap<String, Answer>,
-    /// Members whose agent's session was lost since their last command, or who could not be sent it.
-    pub lost: BTreeSet<String>,
-    /// The snapshots of this replication.
-    pub replicas: BTreeMap<String, VolumeSnapshot>,
-    /// Snapshots whose creation failed, and why.
-    pub refused_replicas: BTreeMap<String, String>,
+    /// Agents that can be commanded.
+    pub connected: BTreeSet<AgentKey>,
+    /// The newest answer to the last command.
+    pub answers: BTreeMap<AssignmentKey, Answer>,
+    /// Assignments whose agent's session was lost since their last command, or that could not be sent it.
+    pub lost: BTreeSet<AssignmentKey>,
+    /// The objects that the replicas of this replication consist of.
+    pub replicas: BTreeMap<ObjectName, DynamicObject>,
+    /// What was asked for in vain, or without an answer, and why.
+    pub refused_replicas: BTreeMap<ObjectName, String>,
     /// Creations whose outcome is still open.
     pub open_creations: usize,
     /// How many replicas were found and deleted; `None` until the deletion is complete.
@@ -97,20 +99,15 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// A command goes out to a member: what was heard of it before cannot be the answer.
-    pub fn asking(&mut self, claim_uid: &str) {
-        self.answers.remove(claim_uid);
-        self.lost.remove(claim_uid);
+    /// A command goes out: what was heard of this assignment before cannot be the answer.
+    pub fn asking(&mut self, assignment: &AssignmentKey) {
+        self.answers.remove(assignment);
+        self.lost.remove(assignment);
     }
 
-    /// The session of a pod is lost, and with it whatever its agent held for these members.
-    pub fn lost(&mut self, pod_uid: &str, claim_uids: impl IntoIterator<Item = String>) {
-        self.connected.remove(pod_uid);
-        self.lost.extend(claim_uids);
-    }
-
-    /// The pods that mount a claim.
-    pub fn mounting<'a>(&'a self, claim: &'a str) -> impl Iterator<Item = &'a PodFacts> {
-        self.pods.values().filter(move |pod| pod.claims.contains(claim))
+    /// The session of an agent is lost, and with it whatever it held of these assignments.
+    pub fn lost(&mut self, agent: &AgentKey, assignments: impl IntoIterator<Item = AssignmentKey>) {
+        self.connected.remove(agent);
+        self.lost.extend(assignments);
     }
 }

@@ -4,42 +4,46 @@
 //! observations it asks for nothing twice. Each stage has a function that reads top to bottom:
 //!
 //! ```text
-//! Recording → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
+//! Declaring → Preparing → Suspending → Cutting → Releasing → AwaitingUsable → Ended (Done)
 //!                 ▲            │        (Check: Suspending → Releasing → Ended)
 //!                 └─ Pausing ◀─┘
 //! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
 //!                                   attempt follows)
 //! ```
 
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::agents::AssignmentKey;
 use super::answers;
+use super::assignments::Assignment;
+use super::facts::PodFacts;
+use super::happened::Happened;
 use super::observed::{AnswerContent, Observed};
 use super::report;
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
 use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::replica::ask::{Ask, Remove};
 use crate::wire::ControllerMessage;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
 
 /// Something to do.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Queue a command for the agent of a member.
+    /// Queue a command for an agent.
     Send {
-        /// UID of the member's claim.
-        member: String,
-        /// UID of the pod whose agent is commanded.
-        pod_uid: String,
+        /// The agent, and the member that it is about.
+        to: AssignmentKey,
         /// Which command it is.
         command: Command,
         /// The command.
         message: ControllerMessage,
     },
-    /// Create these snapshots, all at once.
-    Cut(Vec<VolumeSnapshot>),
-    /// Delete every replica of this attempt and of those before it: these names, and whatever else carries their labels.
-    DeleteReplicas(Vec<String>),
+    /// Ask for these, all at once.
+    Ask(Vec<Ask>),
+    /// Remove every replica of this attempt and of those before it.
+    Remove(Vec<Remove>),
     /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
     RecheckPods,
 }
@@ -53,20 +57,34 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The statuses to write, in order: one for every phase that began, and the newest.
     pub statuses: Vec<ReplicationStatus>,
+    /// What happened, in order.
+    pub happened: Vec<Happened>,
     /// When, on the monotonic clock, to plan again even if nothing is observed.
     pub wake_at: Option<Duration>,
 }
 
 /// Plans the next steps.
 pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> Plan {
-    let mut draft = Draft { request, observed, now, run: run.clone(), steps: Vec::new(), statuses: Vec::new() };
+    let mut draft = Draft {
+        request,
+        observed,
+        now,
+        run: run.clone(),
+        steps: Vec::new(),
+        sent: BTreeSet::new(),
+        statuses: Vec::new(),
+        happened: Vec::new(),
+        mounting: OnceCell::new(),
+    };
     draft.absorb_answers();
     // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
     // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
     while draft.advance() {}
+    draft.note_blockers();
     draft.show();
     let wake_at = draft.wake_at();
-    Plan { run: draft.run, steps: draft.steps, statuses: draft.statuses, wake_at }
+    let Draft { run, steps, statuses, happened, .. } = draft;
+    Plan { run, steps, statuses, happened, wake_at }
 }
 
 /// A plan in the making.
@@ -76,17 +94,29 @@ pub(super) struct Draft<'a> {
     pub now: Moment,
     pub run: Run,
     pub steps: Vec<Step>,
+    /// To whom a step of this plan sends.
+    sent: BTreeSet<AssignmentKey>,
     statuses: Vec<ReplicationStatus>,
+    happened: Vec<Happened>,
+    /// The pods that mount a claim, by its name. Made when it is first asked for: a plan is linear in members and pods.
+    mounting: OnceCell<HashMap<&'a str, Vec<&'a PodFacts>>>,
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
     /// Moves on if it can; says whether it did.
     fn advance(&mut self) -> bool {
-        if self.interrupted() {
-            return true;
+        let before = self.run.stage.name();
+        let advanced = self.interrupted() || self.step();
+        let stage = self.run.stage.name();
+        if stage != before {
+            self.happened.push(Happened::Stage { attempt: self.run.attempt, round: self.run.round, stage });
         }
+        advanced
+    }
+
+    fn step(&mut self) -> bool {
         match self.run.stage.clone() {
-            Stage::Recording => self.recording(),
+            Stage::Declaring => self.declaring(),
             Stage::Preparing => self.preparing(),
             Stage::Suspending => self.suspending(),
             Stage::Pausing { until } => self.pausing(until),
@@ -98,15 +128,18 @@ impl Draft<'_> {
         }
     }
 
-    /// Takes the newest answers into the members' records. Taking the same answer again changes nothing. Once the cut is proven,
+    /// Takes the newest answers into the assignments' records. Taking the same answer again changes nothing. Once the cut is proven,
     /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
     fn absorb_answers(&mut self) {
         if !self.run.stage.needs_agents() {
             return;
         }
         for member in &mut self.run.members {
-            if let Some(answer) = self.observed.answers.get(&member.claim.uid) {
-                absorb(member, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
+            for one in &mut member.assignments {
+                let key = AssignmentKey::new(&member.claim.uid, one.agent.key());
+                if let Some(answer) = self.observed.answers.get(&key) {
+                    absorb(one, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
+                }
             }
         }
     }
@@ -119,6 +152,20 @@ impl Draft<'_> {
         }
         note_phase(phases, phase, self.now);
         self.show();
+        self.note_blockers();
+        self.happened.extend(self.statuses.last().and_then(Happened::began));
+    }
+
+    /// Says what stands in the way for the first time.
+    fn note_blockers(&mut self) {
+        self.happened.extend(self.run.news());
+    }
+
+    /// Ends the attempt.
+    pub fn finish(&mut self, phase: Phase) -> bool {
+        self.run.stage = Stage::Ended;
+        self.enter(phase);
+        true
     }
 
     /// Renders the status and puts it last, unless it says what the last one says.
@@ -130,68 +177,90 @@ impl Draft<'_> {
         }
     }
 
-    /// Sends a command to the agent of a member. Does nothing for a member that no pod mounts.
-    pub fn send(&mut self, index: usize, command: Command) {
-        let Some(pod) = self.run.members[index].pod.clone() else { return };
-        let containers = self.observed.pods.get(&pod.uid).map(|pod| pod.containers.clone()).unwrap_or_default();
-        let member = &self.run.members[index];
-        let message = answers::command(self.request, &self.run, member, &pod, &containers, command, self.now);
-        self.steps.push(Step::Send { member: member.claim.uid.clone(), pod_uid: pod.uid, command, message });
-        let member = &mut self.run.members[index];
-        member.asked = Some(command);
-        member.state = match command {
+    /// Sends a command to every agent of whom this holds.
+    pub fn send(&mut self, command: Command, to: impl Fn(&Self, &Member, &Assignment) -> bool) {
+        for member in 0..self.run.members.len() {
+            for one in 0..self.run.members[member].assignments.len() {
+                let own = &self.run.members[member];
+                if to(self, own, &own.assignments[one]) {
+                    self.send_to(member, one, command);
+                }
+            }
+        }
+    }
+
+    fn send_to(&mut self, member: usize, one: usize, command: Command) {
+        let own = &self.run.members[member];
+        let agent = &own.assignments[one].agent;
+        let containers = agent.watched_pod(&self.observed.pods).map(|pod| pod.containers.clone()).unwrap_or_default();
+        let message = answers::command(self.request, &self.run, own, agent, &containers, command, self.now);
+        let to = own.key_of(agent);
+        self.sent.insert(to.clone());
+        self.steps.push(Step::Send { to, command, message });
+        let one = &mut self.run.members[member].assignments[one];
+        one.asked = Some(command);
+        one.state = match command {
             Command::Prepare => MemberState::Preparing,
             Command::Suspend => MemberState::Suspending,
             // What stood in its way, and what it has said of its hold, stays in view.
-            Command::Release => match member.state {
+            Command::Release => match one.state {
                 state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released) => state,
                 _ => MemberState::Releasing,
             },
         };
         if command == Command::Prepare {
-            member.asked_containers = containers;
-            member.refused = None;
+            one.asked_containers = containers;
+            one.refused = None;
         }
     }
 
     /// Tells everybody to release who was asked for something and was not told yet, also those who say that they let go by
     /// themselves: a release does no harm, and a missing one may.
     pub fn release_all(&mut self) {
-        for index in 0..self.run.members.len() {
-            let member = &self.run.members[index];
-            if member.asked.is_some() && member.asked != Some(Command::Release) {
-                self.send(index, Command::Release);
-            }
-        }
+        self.send(Command::Release, |_, _, one| one.asked.is_some_and(|asked| asked != Command::Release));
     }
 
     /// Sends Release again to those who came back: whatever they still hold, they must hear it.
     pub fn release_returned(&mut self) {
-        for index in 0..self.run.members.len() {
-            let member = &self.run.members[index];
-            if member.owes_release() && self.was_lost(member) && self.is_connected(member) {
-                self.send(index, Command::Release);
-            }
+        self.send(Command::Release, |draft, member, one| {
+            one.owes_release() && draft.was_lost(member, one) && draft.is_connected(one)
+        });
+    }
+
+    /// Whether the session of the agent was lost since the last command about this member. A command of this very plan is not
+    /// on its way yet.
+    pub fn was_lost(&self, member: &Member, one: &Assignment) -> bool {
+        if self.observed.lost.is_empty() {
+            return false;
         }
+        let key = member.key_of(&one.agent);
+        self.observed.lost.contains(&key) && !self.sent.contains(&key)
     }
 
-    /// Whether the session of the member's agent was lost since the last command. A command of this very plan is not on its
-    /// way yet.
-    pub fn was_lost(&self, member: &Member) -> bool {
-        self.observed.lost.contains(&member.claim.uid)
-            && !self.steps.iter().any(|step| matches!(step, Step::Send { member: to, .. } if *to == member.claim.uid))
+    /// Whether the agent can be commanded.
+    pub fn is_connected(&self, one: &Assignment) -> bool {
+        self.observed.connected.contains(&one.agent.key())
     }
 
-    /// Whether the member's agent can be commanded.
-    pub fn is_connected(&self, member: &Member) -> bool {
-        member.pod.as_ref().is_some_and(|pod| self.observed.connected.contains(&pod.uid))
+    /// The pods that mount the claim of this name.
+    pub fn mounting(&self, claim: &str) -> impl Iterator<Item = &'a PodFacts> {
+        let mounting = self.mounting.get_or_init(|| {
+            let mut mounting: HashMap<&str, Vec<&PodFacts>> = HashMap::new();
+            for pod in self.observed.pods.values() {
+                for claim in &pod.claims {
+                    mounting.entry(claim).or_default().push(pod);
+                }
+            }
+            mounting
+        });
+        mounting.get(claim).into_iter().flatten().copied()
     }
 
     /// When cuts must be given up so that the release comes before the first agent's own limit.
     pub fn cut_deadline(&self) -> Option<Duration> {
         let began = self.run.hold_began?.monotonic;
         let hold = self.request.hold_timeout;
-        let limits = self.run.members.iter().filter_map(|member| Some(member.ready?.lease_end));
+        let limits = self.run.assignments().filter_map(|(_, one)| Some(one.ready?.lease_end));
         let limit = limits.min().unwrap_or(began + hold);
         // Of a very short hold the margin takes a quarter, not all.
         Some(limit.saturating_sub(RELEASE_MARGIN.min(hold / 4)))
@@ -199,7 +268,7 @@ impl Draft<'_> {
 
     fn wake_at(&self) -> Option<Duration> {
         match &self.run.stage {
-            Stage::Recording | Stage::Ended => None,
+            Stage::Declaring | Stage::Ended => None,
             Stage::Preparing => self.run.prepare_deadline,
             Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
             Stage::Pausing { until } => {
@@ -218,26 +287,26 @@ impl Draft<'_> {
     }
 }
 
-/// One answer into one member's record. An answer that does not fit the last command says nothing.
-fn absorb(member: &mut Member, content: &AnswerContent, at: Moment, round: u32, hold_timeout: Duration) {
-    let Some(asked) = member.asked else { return };
+/// One answer into the record of one assignment. An answer that does not fit the last command says nothing.
+fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32, hold_timeout: Duration) {
+    let Some(asked) = one.asked else { return };
     match (asked, content) {
         (Command::Prepare, AnswerContent::Waiting { blockers, more }) => {
-            member.state = MemberState::NotReady;
-            member.blockers.clone_from(blockers);
-            member.more_blockers = *more;
+            one.state = MemberState::NotReady;
+            one.blockers.clone_from(blockers);
+            one.more_blockers = *more;
         }
         (Command::Prepare, AnswerContent::Prepared { protection }) => {
-            member.state = MemberState::Prepared;
-            member.method = Some(Method::FilesystemFreeze);
-            member.protection = *protection;
-            member.blockers.clear();
-            member.more_blockers = 0;
+            one.state = MemberState::Prepared;
+            one.method = Some(Method::FilesystemFreeze);
+            one.protection = *protection;
+            one.blockers.clear();
+            one.more_blockers = 0;
         }
         (Command::Suspend, AnswerContent::Ready { round: answered, suspended }) if *answered == round => {
-            member.state = MemberState::Ready;
+            one.state = MemberState::Ready;
             let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
-            member.ready = Some(Ready { at, lease_end });
+            one.ready = Some(Ready { at, lease_end });
         }
         (_, AnswerContent::NotReady { round: answered, retryable, blockers, more }) => {
             let expected = match asked {
@@ -248,18 +317,18 @@ fn absorb(member: &mut Member, content: &AnswerContent, at: Moment, round: u32, 
             if !expected {
                 return;
             }
-            member.state = MemberState::NotReady;
-            member.refused = Some(if *retryable { Refused::ForNow } else { Refused::ForGood });
-            member.blockers.clone_from(blockers);
-            member.more_blockers = *more;
+            one.state = MemberState::NotReady;
+            one.refused = Some(if *retryable { Refused::ForNow } else { Refused::ForGood });
+            one.blockers.clone_from(blockers);
+            one.more_blockers = *more;
         }
         (Command::Suspend | Command::Release, AnswerContent::Released { unbroken, reason, suspended }) => {
-            member.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
-            // Of a member that was never suspended there is no time to tell.
-            member.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
-            if member.state != MemberState::NotReady {
-                let held = member.ready.is_none() || *unbroken;
-                member.state = if held { MemberState::Released } else { MemberState::Broken };
+            one.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
+            // Of what was never suspended there is no time to tell.
+            one.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
+            if one.state != MemberState::NotReady {
+                let held = one.ready.is_none() || *unbroken;
+                one.state = if held { MemberState::Released } else { MemberState::Broken };
             }
         }
         _ => {}

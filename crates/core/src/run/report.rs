@@ -6,11 +6,11 @@ use super::conditions;
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run};
 use crate::limits::MAX_STATUS_BLOCKERS;
-use stillpoint_api::{Consistency, HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+use stillpoint_api::{Consistency, HoldStatus, MemberStatus, Mode, Phase, ReplicationStatus};
 
 /// Renders the status.
 pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) -> ReplicationStatus {
-    let ready = run.members.iter().filter(|member| is_ready(member)).count();
+    let ready = run.members.iter().filter(|member| member.was_ready()).count();
     let replicated = request.mode == Mode::Replicate && run.proven;
     ReplicationStatus {
         phase: Some(run.phase()),
@@ -39,11 +39,6 @@ pub fn render_refused(request: &Request, run: &Run, now: Moment) -> ReplicationS
     }
 }
 
-/// Whether it is ready, or was until it was released.
-fn is_ready(member: &Member) -> bool {
-    member.ready.is_some() || member.state == MemberState::Unmounted
-}
-
 fn hold(run: &Run) -> Option<HoldStatus> {
     let began = run.hold_began?;
     let cut = run.cut_requested.zip(run.cut_confirmed);
@@ -68,22 +63,24 @@ fn members(run: &Run) -> Vec<MemberStatus> {
     run.members.iter().map(member_status).map(bounded).collect()
 }
 
-/// Renders one member.
+/// Renders one member. Of several pods that mount it the first is shown.
 fn member_status(member: &Member) -> MemberStatus {
+    let mount = member.mounts.first();
+    let standing = member.standing();
     MemberStatus {
         persistent_volume_claim: member.claim.clone(),
         volume: member.volume.clone(),
         driver: member.driver.clone(),
-        pod: member.pod.as_ref().map(|pod| pod.name.clone()),
-        node: member.pod.as_ref().and_then(|pod| pod.node.clone()),
-        state: member.state,
-        method: member.method,
-        protection: member.protection,
-        blockers: member.blockers.clone(),
-        more_blockers: member.more_blockers,
-        ready_at: member.ready.map(|ready| ready.at.micro_time()),
-        released_at: member.released.as_ref().map(|released| released.at.micro_time()),
-        suspended_for: member.suspended_for.map(Into::into),
+        pod: mount.map(|pod| pod.name.clone()),
+        node: mount.and_then(|pod| pod.node.clone()),
+        state: standing.state,
+        method: standing.method,
+        protection: standing.protection,
+        blockers: standing.blockers,
+        more_blockers: standing.more_blockers,
+        ready_at: standing.ready_at.map(|at| at.micro_time()),
+        released_at: standing.released_at.map(|at| at.micro_time()),
+        suspended_for: standing.suspended_for.map(Into::into),
         replica: member.replica.clone(),
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::agents::AgentRef;
+use super::assignments::{Mount, Standing};
 use super::facts::PodFacts;
-use super::state::{CleanUp, Command, Member, MemberPod, Moment, Request, Run, Stage, Verdict};
-use crate::replica::csi::snapshot_name;
+use super::state::{CleanUp, Command, Member, Moment, Request, Run, Stage, Verdict};
 use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
 
 /// Whether a stored status declares an attempt that was begun and has not ended.
@@ -21,7 +22,7 @@ pub fn is_under_way(status: &ReplicationStatus) -> bool {
 /// everything that was asked is released and everything that was cut is void. Where the proof is stored and replicas are only
 /// not usable yet, the run goes on.
 pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<String, PodFacts>, now: Moment) -> Run {
-    let members = status.members.iter().map(|member| resume_member(request, status.attempt, member, pods)).collect();
+    let members = status.members.iter().map(|member| resume_member(member, pods)).collect();
     let mut run = Run::new(members, status.clone(), now);
     run.attempt = status.attempt;
     run.phases.clone_from(&status.phases);
@@ -31,9 +32,9 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
         run.stage = Stage::AwaitingUsable { since: now };
         return run;
     }
-    for member in run.members.iter_mut().filter(|member| member.pod.is_some()) {
+    for one in run.assignments_mut() {
         // Nobody knows how far it was asked; a release does no harm.
-        member.asked = Some(Command::Suspend);
+        one.asked = Some(Command::Suspend);
     }
     run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
     run.verdict = Some(Verdict::new(
@@ -46,30 +47,35 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     run
 }
 
-fn resume_member(request: &Request, attempt: u32, status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
+fn resume_member(status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
     let claim = status.persistent_volume_claim.clone();
-    let pod = pods
-        .values()
-        .find(|pod| status.pod.as_ref() == Some(&pod.name) && pod.agent_mounts.contains_key(&claim.name))
-        .map(|pod| MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
-        });
-    let name = snapshot_name(&request.name, &request.uid, attempt, &claim.name, &claim.uid);
-    let mut member = Member::new(claim, name, pod);
+    let mut found = pods.values().filter(|pod| pod.agent_mounts.contains_key(&claim.name));
+    let pod = found.find(|pod| status.pod.as_ref() == Some(&pod.name));
+    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
+    let mut member = Member::new(claim, mounts, agents);
     member.volume.clone_from(&status.volume);
     member.driver.clone_from(&status.driver);
-    member.method = status.method;
-    member.protection = status.protection;
-    member.blockers.clone_from(&status.blockers);
-    member.more_blockers = status.more_blockers;
-    member.suspended_for = status.suspended_for.map(Into::into);
     member.replica.clone_from(&status.replica);
-    member.state = status.state;
-    if member.pod.is_none() && status.pod.is_some() && status.state != MemberState::Released {
-        member.state = MemberState::Broken;
+    for one in &mut member.assignments {
+        one.state = status.state;
+        one.method = status.method;
+        one.protection = status.protection;
+        one.blockers.clone_from(&status.blockers);
+        one.more_blockers = status.more_blockers;
+        one.suspended_for = status.suspended_for.map(Into::into);
+    }
+    if member.assignments.is_empty() {
+        let gone = status.pod.is_some() && status.state != MemberState::Released;
+        member.unassigned = Some(Standing {
+            state: if gone { MemberState::Broken } else { status.state },
+            method: status.method,
+            protection: status.protection,
+            blockers: status.blockers.clone(),
+            more_blockers: status.more_blockers,
+            suspended_for: status.suspended_for.map(Into::into),
+            ..Standing::new(status.state)
+        });
     }
     member
 }

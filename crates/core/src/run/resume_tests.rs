@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::agents::AgentKey;
 use super::super::facts::AgentMount;
 use super::super::fixtures;
 use super::super::observed::Observed;
@@ -15,7 +16,7 @@ fn request() -> Request {
 }
 
 fn status(phase: Phase) -> ReplicationStatus {
-    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, String::new(), None);
+    let member = Member::new(ClaimReference { name: "data".into(), uid: "claim".into() }, Vec::new(), Vec::new());
     let mut status = super::super::report::render(
         &request(),
         &Run::new(vec![member], ReplicationStatus::default(), now()),
@@ -46,7 +47,7 @@ fn found() -> Observed {
     };
     let mut observed = Observed { watching: true, ..Observed::default() };
     observed.pods.insert("pod".into(), pod);
-    observed.connected.insert("pod".into());
+    observed.connected.insert(AgentKey::of_pod("pod"));
     observed
 }
 
@@ -62,15 +63,11 @@ fn a_hold_that_was_not_proven_is_void() {
         let mut observed = found();
         let run = resume(&request(), &status(phase), &observed.pods, now());
         let first = plan(&request(), &run, &observed, now());
-        let releases = first
-            .steps
-            .iter()
-            .filter(|step| matches!(step, Step::Send { command: Command::Release, pod_uid, .. } if pod_uid == "pod"));
-        assert_eq!(releases.count(), 1, "{phase:?}: what was asked is released");
-        assert!(
-            first.steps.iter().any(|step| matches!(step, Step::DeleteReplicas(_))),
-            "{phase:?}: what was cut is void"
+        let releases = first.steps.iter().filter(
+            |step| matches!(step, Step::Send { command: Command::Release, to, .. } if to.agent.as_str() == "pod"),
         );
+        assert_eq!(releases.count(), 1, "{phase:?}: what was asked is released");
+        assert!(first.steps.iter().any(|step| matches!(step, Step::Remove(_))), "{phase:?}: what was cut is void");
         observed.deleted_replicas = Some(left_behind);
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let last = plan(&request(), &first.run, &observed, later);
@@ -108,14 +105,27 @@ fn only_an_attempt_that_was_begun_is_taken_up() {
 fn a_proven_cut_goes_on() {
     let mut status = status(Phase::Replicating);
     status.consistency = Some(Consistency::Crash);
-    let name = snapshot_name("nightly", "uid", 1, "data", "claim");
-    status.members[0].replica = Some(ReplicaStatus { volume_snapshot_name: name.clone(), ..ReplicaStatus::default() });
+    status.members[0].replica =
+        Some(ReplicaStatus { kind: "VolumeSnapshot".into(), name: "snapshot".into(), ..ReplicaStatus::default() });
     let run = resume(&request(), &status, &found().pods, now());
     assert!(matches!(run.stage, Stage::AwaitingUsable { .. }));
-    assert_eq!(run.members[0].replica_name, name);
+    assert_eq!(run.members[0].replica, status.members[0].replica);
     // Before the watch has listed, a snapshot that is not known is not missing.
     let plan = plan(&request(), &run, &Observed::default(), now());
     assert!(matches!(plan.run.stage, Stage::AwaitingUsable { .. }) && plan.steps.is_empty());
+}
+
+#[test]
+fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
+    let mut status = full();
+    status["members"][0]["replica"] = json!({"volumeSnapshotName": "snapshot", "readyToUse": false});
+    let run = resume(&request(), &serde_json::from_value(status).unwrap(), &found().pods, now());
+    let name = fixtures::replica(&run.members[0]);
+    let mut observed = found();
+    observed.replicas.insert(name.clone(), fixtures::snapshot(None));
+    let plan = plan(&request(), &run, &observed, now());
+    let replica = plan.statuses.last().unwrap().members[0].replica.clone().unwrap();
+    assert_eq!((replica.kind, replica.name), (name.kind, name.name));
 }
 
 #[test]
@@ -167,7 +177,7 @@ fn full() -> Value {
             "releasedAt": at,
             "suspendedFor": "200ms",
             "replica": {
-                "volumeSnapshotName": "snapshot", "creationTime": at, "requestedAt": at, "cutAt": at, "cutTook": "80ms",
+                "kind": "VolumeSnapshot", "name": "snapshot", "creationTime": at, "requestedAt": at, "cutAt": at, "cutTook": "80ms",
                 "readyToUse": false,
             },
         }],
@@ -242,28 +252,28 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
     let mut run = resume(&request(), status, &observed.pods, now);
     for member in &run.members {
         let snapshot = json!({
-            "metadata": {"name": member.replica_name},
+            "metadata": {},
             "spec": {"source": {}},
             "status": {"creationTime": "2026-01-01T00:00:00Z", "readyToUse": true},
         });
-        observed.replicas.insert(member.replica_name.clone(), serde_json::from_value(snapshot).unwrap());
+        observed.replicas.insert(fixtures::replica(member), serde_json::from_value(snapshot).unwrap());
     }
     for _ in 0..32 {
         let planned = plan(&request(), &run, &observed, now);
         for step in &planned.steps {
             match step {
-                Step::Cut(_) => prop_assert!(false, "a run that is taken up cuts nothing"),
-                Step::Send { command, member, .. } => {
+                Step::Ask(_) => prop_assert!(false, "a run that is taken up cuts nothing"),
+                Step::Send { command, to, .. } => {
                     prop_assert_eq!(*command, Command::Release, "a run that is taken up asks for nothing");
-                    observed.asking(member);
+                    observed.asking(to);
                     let content = super::super::observed::AnswerContent::Released {
                         unbroken: true,
                         reason: String::new(),
                         suspended: Duration::ZERO,
                     };
-                    observed.answers.insert(member.clone(), super::super::observed::Answer { at: now, content });
+                    observed.answers.insert(to.clone(), super::super::observed::Answer { at: now, content });
                 }
-                Step::DeleteReplicas(_) => observed.deleted_replicas = Some(0),
+                Step::Remove(_) => observed.deleted_replicas = Some(0),
                 Step::RecheckPods => observed.rechecked = true,
             }
         }

@@ -5,12 +5,16 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
-use super::facts::RunningContainer;
-use crate::limits::{MAX_MESSAGE_CHARS, MAX_PHASES};
+use super::agents::AgentRef;
+use super::assignments::{Assignment, Mount, Standing};
+use super::happened::{Happened, Told};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES};
+use crate::replica::Kind;
+use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
 use stillpoint_api::{
-    Blocker, ClaimReference, DeletionPolicy, MemberState, Method, Mode, Phase, PhaseEntry, Protection, ReplicaStatus,
-    ReplicationStatus, Retry,
+    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, ReplicaStatus, ReplicationStatus,
+    Retry,
 };
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -47,6 +51,8 @@ pub struct Request {
     pub generation: Option<i64>,
     /// Whether replicas are made.
     pub mode: Mode,
+    /// Of which kind they are; `None`: of none that this version knows.
+    pub kind: Option<&'static dyn Kind>,
     /// A member's time to become ready.
     pub prepare_timeout: Duration,
     /// The longest that an agent may hold.
@@ -62,6 +68,20 @@ pub struct Request {
 }
 
 impl Request {
+    /// What the replicas of an attempt are named and marked by.
+    pub fn run_id(&self, attempt: u32) -> RunId<'_> {
+        RunId {
+            replication: &self.name,
+            uid: &self.uid,
+            namespace: &self.namespace,
+            attempt,
+            owner: match self.deletion_policy {
+                DeletionPolicy::Delete => self.owner.as_ref(),
+                DeletionPolicy::Retain => None,
+            },
+        }
+    }
+
     /// How many attempts there may be.
     pub fn attempts(&self) -> u32 {
         self.retry.map_or(1, |retry| retry.attempts())
@@ -72,19 +92,6 @@ impl Request {
         let retry = self.retry.filter(|retry| attempt < retry.attempts())?;
         now.wall.checked_add(retry.pause()).ok()
     }
-}
-
-/// The pod that mounts a member, and how its agent reaches it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MemberPod {
-    /// Name.
-    pub name: String,
-    /// UID: a new pod of the same name is another pod.
-    pub uid: String,
-    /// The node, once it is scheduled.
-    pub node: Option<String>,
-    /// Where the agent's container mounts the claim.
-    pub mount_path: String,
 }
 
 /// A command to an agent.
@@ -127,34 +134,15 @@ pub struct Member {
     pub volume: String,
     /// Its CSI driver; empty when it has none.
     pub driver: String,
-    /// The snapshot class that was chosen for it.
-    pub class: Option<String>,
-    /// The pod that mounts it; `None`: nobody does.
-    pub pod: Option<MemberPod>,
-    /// The name that its replica has, whether it exists or not.
-    pub replica_name: String,
-    /// How far it is.
-    pub state: MemberState,
-    /// How its writes are suspended.
-    pub method: Option<Method>,
-    /// What gives the writes back if its agent dies.
-    pub protection: Option<Protection>,
-    /// What stands in its way.
-    pub blockers: Vec<Blocker>,
-    /// Blockers that are not listed.
-    pub more_blockers: u32,
-    /// The last command that was sent to its agent in this round.
-    pub asked: Option<Command>,
-    /// The containers that its agent was told to see.
-    pub asked_containers: Vec<RunningContainer>,
-    /// Its agent refused; the value says whether asking again may help.
-    pub refused: Option<Refused>,
-    /// It holds, or held.
-    pub ready: Option<Ready>,
-    /// Its writes were given back.
-    pub released: Option<Released>,
-    /// How long its writes were suspended, by the agent's clock.
-    pub suspended_for: Option<Duration>,
+    /// How its replica will be made.
+    pub recipe: Recipe,
+    /// The pods that mount it: who writes.
+    pub mounts: Vec<Mount>,
+    /// The agents that are responsible for it: whom to ask, and how far each of them is.
+    pub assignments: Vec<Assignment>,
+    /// What is shown of a member that nobody is asked about, other than that nobody mounts it: why it was refused, or what an
+    /// earlier controller knew of it.
+    pub unassigned: Option<Standing>,
     /// Its replica, once it was asked for.
     pub replica: Option<ReplicaStatus>,
     /// When its replica was asked for.
@@ -171,27 +159,16 @@ pub enum Refused {
 }
 
 impl Member {
-    /// A member that nothing was asked of yet.
-    pub fn new(claim: ClaimReference, replica_name: String, pod: Option<MemberPod>) -> Self {
-        let state = if pod.is_some() { MemberState::Pending } else { MemberState::Unmounted };
+    /// A member that nothing was asked of yet: what these pods mount and these agents are responsible for.
+    pub fn new(claim: ClaimReference, mounts: Vec<Mount>, agents: Vec<AgentRef>) -> Self {
         Self {
             claim,
             volume: String::new(),
             driver: String::new(),
-            class: None,
-            pod,
-            replica_name,
-            state,
-            method: None,
-            protection: None,
-            blockers: Vec::new(),
-            more_blockers: 0,
-            asked: None,
-            asked_containers: Vec::new(),
-            refused: None,
-            ready: None,
-            released: None,
-            suspended_for: None,
+            recipe: Recipe::default(),
+            mounts,
+            assignments: agents.into_iter().map(Assignment::new).collect(),
+            unassigned: None,
             replica: None,
             requested: None,
         }
@@ -204,17 +181,8 @@ impl Member {
             message: printable(&verdict.message, MAX_MESSAGE_CHARS),
             ..Blocker::default()
         };
-        Self { state: MemberState::NotReady, blockers: vec![blocker], ..Self::new(claim, String::new(), None) }
-    }
-
-    /// Whether its agent was asked for something and has not said since that it let go.
-    pub fn owes_release(&self) -> bool {
-        self.asked.is_some() && self.released.is_none()
-    }
-
-    /// Whether its writes may be suspended now, as far as the controller knows.
-    pub fn may_be_suspended(&self) -> bool {
-        self.owes_release() && matches!(self.asked, Some(Command::Suspend | Command::Release))
+        let standing = Standing { blockers: vec![blocker], ..Standing::new(MemberState::NotReady) };
+        Self { unassigned: Some(standing), ..Self::new(claim, Vec::new(), Vec::new()) }
     }
 }
 
@@ -238,7 +206,7 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
     /// The intent is being written to the status; no agent has heard of it.
-    Recording,
+    Declaring,
     /// Agents look; writes go on.
     Preparing,
     /// Agents suspend; those that are ready hold.
@@ -272,10 +240,25 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Declaring => "Declaring",
+            Self::Preparing => "Preparing",
+            Self::Suspending => "Suspending",
+            Self::Pausing { .. } => "Pausing",
+            Self::Cutting => "Cutting",
+            Self::Releasing { .. } => "Releasing",
+            Self::AwaitingUsable { .. } => "AwaitingUsable",
+            Self::Abandoning { .. } => "Abandoning",
+            Self::Ended => "Ended",
+        }
+    }
+
     /// Whether agents may hold, or still owe a proof.
     pub fn needs_agents(&self) -> bool {
         match self {
-            Self::Recording | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
+            Self::Declaring | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
             Self::Cutting | Self::Releasing { .. } | Self::Abandoning { .. } => true,
             Self::AwaitingUsable { .. } | Self::Ended => false,
         }
@@ -326,19 +309,22 @@ pub struct Run {
     pub next_attempt: Option<Timestamp>,
     /// The conditions as last rendered, for the times of their transitions.
     pub conditions: Vec<Condition>,
+    /// Which blockers have been told of.
+    pub told: Told,
 }
 
 impl Run {
     /// An attempt whose members are resolved and of whom nothing was asked. `before` is the status of the time when it
     /// waited: for its first turn, or after the attempt before this one.
     pub fn new(members: Vec<Member>, before: ReplicationStatus, now: Moment) -> Self {
+        let told = Told::by(&before);
         let mut phases = before.phases;
         note_phase(&mut phases, Phase::Checking, now);
         Self {
             attempt: before.attempt.saturating_add(1),
             round: 1,
             prepare_deadline: None,
-            stage: Stage::Recording,
+            stage: Stage::Declaring,
             members,
             phases,
             hold_began: None,
@@ -350,6 +336,7 @@ impl Run {
             verdict: None,
             next_attempt: None,
             conditions: before.conditions,
+            told,
         }
     }
 
@@ -369,6 +356,20 @@ impl Run {
             note_phase(&mut run.phases, phase, now);
         }
         run
+    }
+
+    /// What stands in the way and was not told of yet.
+    pub fn news(&mut self) -> Vec<Happened> {
+        let (attempt, phase) = (self.attempt, self.phase());
+        let Self { members, told, .. } = self;
+        let mut news = Vec::new();
+        for member in members {
+            let blockers: Vec<Blocker> = member.blockers().take(MAX_BLOCKERS).collect();
+            for blocker in told.news(&member.claim, &blockers) {
+                news.push(Happened::Blocked { attempt, phase, claim: member.claim.clone(), blocker });
+            }
+        }
+        news
     }
 
     /// The phase that users see.

@@ -143,7 +143,7 @@ impl Stage {
             Moment::Cutting => &self.classes.slow_last,
         };
         if let Some(replication) = &mut wanted.spec.replication {
-            replication.volume_snapshot.volume_snapshot_class_name = Some(class.into());
+            replication.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = Some(class.into());
         }
         let follower = Follower::begin(&group.place, name).await?;
         group.place.create(&wanted).await?;

@@ -90,7 +90,7 @@ fn snapshots(group: &Group, outcome: &Outcome) -> Vec<String> {
     let members = outcome.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
     let of = |claim: &str| {
         let member = members.iter().find(|member| member.persistent_volume_claim.name == claim)?;
-        member.replica.as_ref().map(|replica| replica.volume_snapshot_name.clone())
+        member.replica.as_ref().map(|replica| replica.name.clone())
     };
     group.claims().into_iter().map(|claim| of(claim).unwrap_or_default()).collect()
 }

@@ -112,7 +112,8 @@ fn a_missing_class_is_found_before_anything_is_suspended() -> Result<()> {
         let group = Group::start(place, vec![Member::new("a", one, "loop-ext4")], |_| {}).await?;
         let mut wanted = impatient("classless", &group);
         if let Some(replication) = &mut wanted.spec.replication {
-            replication.volume_snapshot.volume_snapshot_class_name = Some("there-is-no-such-class".into());
+            replication.volume_snapshot.get_or_insert_default().volume_snapshot_class_name =
+                Some("there-is-no-such-class".into());
         }
         let run = aborted(place, &group, &wanted).await?;
         let said = serde_json::to_string(&run.status())?;

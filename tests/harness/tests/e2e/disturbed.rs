@@ -40,7 +40,7 @@ async fn disturbed(group: &Group, act: impl AsyncFnOnce() -> Result<()>) -> Resu
     let mut wanted = of_claims("disturbed", &group.claims());
     wanted.spec.suspension.hold_timeout = HOLD.into();
     if let Some(replication) = &mut wanted.spec.replication {
-        replication.volume_snapshot.volume_snapshot_class_name = Some(class.name().into());
+        replication.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = Some(class.name().into());
     }
     let (sender, held) = oneshot::channel();
     let mut sender = Some(sender);

@@ -48,7 +48,7 @@ async fn void_cut(group: &Group, class: &str, meanwhile: impl FnOnce() -> Result
     let mut wanted = of_claims("faulty", &group.claims());
     wanted.spec.suspension.hold_timeout = HOLD.into();
     if let Some(replication) = &mut wanted.spec.replication {
-        replication.volume_snapshot.volume_snapshot_class_name = Some(class.into());
+        replication.volume_snapshot.get_or_insert_default().volume_snapshot_class_name = Some(class.into());
     }
     group.reset_stats().await?;
     let (mut meanwhile, mut done) = (Some(meanwhile), Ok(()));

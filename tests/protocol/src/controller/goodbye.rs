@@ -1,7 +1,7 @@
 //! Letting go of an object that is being deleted and whose run has ended, as `say_goodbye` of the controller does.
 
 use stillpoint_api::{DeletionPolicy, Mode, Phase};
-use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::replica::ask::replica_name;
 
 use super::{NAME, Object, Output, PutError, Refused, UID};
 
@@ -25,7 +25,7 @@ impl Goodbye {
         if !keep && status.attempt > 0 && object.spec.mode == Mode::Replicate {
             let names = status.members.iter().map(|member| {
                 let claim = &member.persistent_volume_claim;
-                snapshot_name(NAME, UID, status.attempt, &claim.name, &claim.uid)
+                replica_name(NAME, UID, status.attempt, &claim.name, &claim.uid)
             });
             return (goodbye, Some(Output::DeleteReplicas(names.collect())));
         }

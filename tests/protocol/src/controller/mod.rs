@@ -11,20 +11,24 @@
 mod goodbye;
 mod store;
 mod sweeper;
+pub(crate) mod untyped;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kube::core::DynamicObject;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ClaimReference, Mode, Phase, PhaseEntry, ReplicationStatus};
 use stillpoint_core::replica::csi::snapshot_name;
+use stillpoint_core::run::agents::{AgentKey, AgentRef};
 use stillpoint_core::run::answers;
+use stillpoint_core::run::assignments::Mount;
 use stillpoint_core::run::facts::{Claim, PodFacts};
 use stillpoint_core::run::observed::Observed;
 use stillpoint_core::run::plan::{Step, plan};
 use stillpoint_core::run::resume::resume;
-use stillpoint_core::run::state::{Member, MemberPod, Moment, Request, Run, Stage};
+use stillpoint_core::run::state::{Member, Moment, Request, Run, Stage};
 use stillpoint_core::wire::ControllerMessage;
 use stillpoint_core::wire::agent_message::Report;
 
@@ -153,7 +157,7 @@ impl Controller {
             watching: true,
             claims: store.claims.clone(),
             pods: store.pods.clone(),
-            replicas: store.replicas(),
+            replicas: seen(store.replicas()),
             ..Observed::default()
         };
         if object.spec.mode == Mode::Check {
@@ -163,7 +167,7 @@ impl Controller {
         let run = match declared {
             Some(status) => resume(&request, status, &observed.pods, now),
             None if object.deleting => return Ok(None),
-            None => Run::new(members(&request, &object.spec, store), object.status.clone().unwrap_or_default(), now),
+            None => Run::new(members(&object.spec, store), object.status.clone().unwrap_or_default(), now),
         };
         let before = &object.status;
         let guarded = if object.deleting { Some(object.clone()) } else { store.add_finalizer() };
@@ -171,8 +175,7 @@ impl Controller {
         if object.status != *before {
             return Err(Changed);
         }
-        let members = run.members.iter().filter_map(|member| Some(member.pod.as_ref()?.uid.clone()));
-        observed.connected = members.filter(|pod| sessions.contains(pod)).collect();
+        observed.connected = run.agents().filter(|agent| sessions.contains(agent.as_str())).collect();
         observed.deleted = object.deleting;
         Ok(Some(Self {
             request,
@@ -192,15 +195,15 @@ impl Controller {
     pub fn hear(&mut self, event: Event, now: Moment) {
         match event {
             Event::Connected(pod) if self.attached && self.is_member_pod(&pod) => {
-                self.observed.connected.insert(pod);
+                self.observed.connected.insert(AgentKey::of_pod(pod));
             }
             Event::Lost(pod) if self.attached && self.is_member_pod(&pod) => {
-                let members = self.run.members.iter().filter(|member| is_pod_of(member, &pod));
-                let claims: Vec<String> = members.map(|member| member.claim.uid.clone()).collect();
-                self.observed.lost(&pod, claims);
+                let agent = AgentKey::of_pod(pod);
+                self.observed.lost(&agent, self.run.assigned_to(&agent));
             }
             Event::Report(pod, report) if self.attached && self.asked.contains(&pod) => {
-                let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &pod, report, now);
+                let agent = AgentKey::of_pod(pod);
+                let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 if let Ok((member, answer)) = answer {
                     self.observed.answers.insert(member, answer);
                 }
@@ -213,7 +216,8 @@ impl Controller {
             Event::Claim(uid, claim) => put(&mut self.observed.claims, uid, claim),
             Event::Pod(uid, pod) => put(&mut self.observed.pods, uid, pod),
             Event::Replica(name, snapshot) if self.request.mode == Mode::Replicate => {
-                put(&mut self.observed.replicas, name, snapshot.map(|snapshot| *snapshot));
+                let snapshot = snapshot.map(|snapshot| untyped::object(&snapshot));
+                put(&mut self.observed.replicas, untyped::name(&name), snapshot);
             }
             Event::Replica(..) => {}
             Event::Deletion => self.observed.deleted = true,
@@ -221,10 +225,10 @@ impl Controller {
                 self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
                 match result {
                     Ok(snapshot) => {
-                        self.observed.replicas.entry(name).or_insert(*snapshot);
+                        self.observed.replicas.entry(untyped::name(&name)).or_insert(untyped::object(&snapshot));
                     }
                     Err(message) => {
-                        self.observed.refused_replicas.insert(name, message);
+                        self.observed.refused_replicas.insert(untyped::name(&name), message);
                     }
                 }
             }
@@ -289,26 +293,27 @@ impl Controller {
 
     fn execute(&mut self, step: Step, outputs: &mut Vec<Output>) {
         match step {
-            Step::Send { member, pod_uid: pod, message, .. } => {
-                self.observed.asking(&member);
+            Step::Send { to, message, .. } => {
+                self.observed.asking(&to);
+                let pod = to.agent.as_str().to_owned();
                 self.asked.insert(pod.clone());
                 if self.sessions.contains(&pod) {
                     outputs.push(Output::Send { pod, message });
                 } else {
-                    self.observed.lost(&pod, [member]);
+                    self.observed.lost(&to.agent.clone(), [to]);
                 }
             }
-            Step::Cut(snapshots) => {
-                self.observed.open_creations += snapshots.len();
-                outputs.push(Output::CreateSnapshots(snapshots));
+            Step::Ask(asks) => {
+                self.observed.open_creations += asks.len();
+                outputs.push(Output::CreateSnapshots(untyped::snapshots(asks)));
             }
-            Step::DeleteReplicas(names) => outputs.push(Output::DeleteReplicas(names)),
+            Step::Remove(removes) => outputs.push(Output::DeleteReplicas(untyped::names(removes))),
             Step::RecheckPods => outputs.push(Output::RecheckPods),
         }
     }
 
     fn may_pause(&self) -> bool {
-        !self.run.stage.needs_agents() || (self.run.stage == Stage::Recording && !self.observed.recorded)
+        !self.run.stage.needs_agents() || (self.run.stage == Stage::Declaring && !self.observed.recorded)
     }
 
     fn is_member_pod(&self, pod: &str) -> bool {
@@ -318,10 +323,14 @@ impl Controller {
 
 /// Whether a member is mounted by the pod of this UID.
 pub fn is_pod_of(member: &Member, pod: &str) -> bool {
-    member.pod.as_ref().is_some_and(|own| own.uid == pod)
+    member.mounts.iter().any(|own| own.uid == pod)
 }
 
-fn put<V>(map: &mut BTreeMap<String, V>, key: String, value: Option<V>) {
+fn seen(snapshots: BTreeMap<String, VolumeSnapshot>) -> BTreeMap<ObjectName, DynamicObject> {
+    snapshots.iter().map(|(name, snapshot)| (untyped::name(name), untyped::object(snapshot))).collect()
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
@@ -336,6 +345,7 @@ pub fn request(epoch: u64, object: &Object) -> Request {
         uid: UID.to_owned(),
         generation: Some(1),
         mode: object.spec.mode,
+        kind: Some(KINDS[0]),
         prepare_timeout: object.spec.prepare_timeout,
         hold_timeout: object.spec.hold_timeout,
         deletion_policy: object.spec.deletion_policy,
@@ -346,19 +356,14 @@ pub fn request(epoch: u64, object: &Object) -> Request {
 }
 
 /// The members as membership resolves them, where it refuses none.
-fn members(request: &Request, spec: &Spec, store: &Store) -> Vec<Member> {
+fn members(spec: &Spec, store: &Store) -> Vec<Member> {
     let claims = store.claims.values().filter(|claim| spec.members.contains(&claim.name));
     let member = |claim: &Claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-        let name = snapshot_name(&request.name, &request.uid, 1, &claim.name, &claim.uid);
         let pod = store.pods.values().find(|pod| pod.claims.contains(&claim.name));
-        let pod = pod.map(|pod| MemberPod {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            node: pod.node.clone(),
-            mount_path: pod.agent_mounts.get(&claim.name).map(|mount| mount.path.clone()).unwrap_or_default(),
-        });
-        Member::new(reference, name, pod)
+        let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
+        let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
+        Member::new(reference, name, mounts, agents)
     };
     claims.map(member).collect()
 }

@@ -18,9 +18,10 @@ use k8s_openapi::jiff::Timestamp;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
 use stillpoint_api::{DeletionPolicy, Mode, Phase, ReplicationStatus};
 use stillpoint_core::hold::Command as AgentCommand;
+use stillpoint_core::run::agents::{AgentKey, AssignmentKey};
 use stillpoint_core::run::facts::{AgentMount, Claim, PodFacts};
-use stillpoint_core::run::observed::AnswerContent;
-use stillpoint_core::run::state::{Moment, Stage, Verdict};
+use stillpoint_core::run::observed::{AnswerContent, Observed};
+use stillpoint_core::run::state::{Member, Moment, Stage, Verdict};
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command as WireCommand;
 use stillpoint_core::wire::{self, ControllerMessage};
@@ -28,7 +29,7 @@ use stillpoint_core::wire::{self, ControllerMessage};
 use super::pool::{Id, Memo, Pool};
 use super::state::Order;
 use super::{Bounds, Without};
-use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer};
+use crate::controller::{Controller, Event, Object, Output, Spec, Store, Writer, untyped};
 
 /// The name that every member has on its node.
 const MEMBER: &str = "member";
@@ -186,7 +187,7 @@ impl Leaders {
                 .iter()
                 .map(|member| Named {
                     claim: member.claim.uid.clone(),
-                    pod: member.pod.as_ref().map(|pod| pod.uid.clone()).unwrap_or_default(),
+                    pod: member.mounts.first().map(|pod| pod.uid.clone()).unwrap_or_default(),
                     replica: member.replica_name.clone(),
                 })
                 .collect();
@@ -293,7 +294,8 @@ impl Leaders {
     }
 
     fn turn(&self, mut leader: Leader, now: Moment) -> Effect {
-        let answered: BTreeSet<String> = leader.controller.observed.answers.keys().cloned().collect();
+        let answers = leader.controller.observed.answers.keys();
+        let answered: BTreeSet<String> = answers.map(|assignment| assignment.claim.clone()).collect();
         let outputs =
             if leader.controller.run.stage == Stage::Ended { Vec::new() } else { leader.controller.turn(now) };
         let mut deeds = Vec::new();
@@ -358,7 +360,7 @@ impl Leaders {
         let ended = controller.run.stage == Stage::Ended;
         let wakes = controller.wake_at();
         let key = if ended {
-            let released: Vec<_> = controller.run.members.iter().map(|member| member.released.is_some()).collect();
+            let released: Vec<_> = controller.run.members.iter().map(has_released).collect();
             format!("{} {:?} {released:?} {writes:?}", controller.request.epoch, controller.run.phase())
         } else {
             let Controller { request, run, observed, sessions, asked, .. } = controller;
@@ -373,7 +375,7 @@ impl Leaders {
             writes: next,
             abandons: matches!(controller.run.stage, Stage::Abandoning { .. })
                 || (ended && controller.run.phase() != Phase::Done),
-            released: controller.run.members.iter().map(|member| member.released.is_some()).collect(),
+            released: controller.run.members.iter().map(has_released).collect(),
             leader: leader.clone(),
         })
     }
@@ -405,10 +407,13 @@ impl Leaders {
             let mut member = old.run.members[from].clone();
             member.claim.clone_from(&own.claim);
             member.volume.clone_from(&own.volume);
-            member.pod.clone_from(&own.pod);
+            member.mounts.clone_from(&own.mounts);
+            for (one, own) in member.assignments.iter_mut().zip(&own.assignments) {
+                one.agent.clone_from(&own.agent);
+            }
             member.replica_name.clone_from(&own.replica_name);
             if let Some(replica) = &mut member.replica {
-                replica.volume_snapshot_name.clone_from(&own.replica_name);
+                replica.name.clone_from(&self.members[place].replica);
             }
             run.members[place] = member;
         }
@@ -417,19 +422,21 @@ impl Leaders {
         };
         *sessions = set(&old.sessions, |named| &named.pod);
         *asked = set(&old.asked, |named| &named.pod);
-        observed.connected = set(&old.observed.connected, |named| &named.pod);
-        observed.lost = set(&old.observed.lost, |named| &named.claim);
-        let answers = &old.observed.answers;
-        observed.answers =
-            all().filter_map(|(to, from)| Some((to.claim.clone(), answers.get(&from.claim)?.clone()))).collect();
+        let agent = |named: &Named| AgentKey::of_pod(&named.pod);
+        let key = |named: &Named| AssignmentKey::new(&named.claim, agent(named));
+        let Observed { connected, lost, answers, .. } = &old.observed;
+        observed.connected =
+            all().filter(|(_, from)| connected.contains(&agent(from))).map(|(to, _)| agent(to)).collect();
+        observed.lost = all().filter(|(_, from)| lost.contains(&key(from))).map(|(to, _)| key(to)).collect();
+        observed.answers = all().filter_map(|(to, from)| Some((key(to), answers.get(&key(from))?.clone()))).collect();
         let refused = &old.observed.refused_replicas;
         observed.refused_replicas =
-            all().filter_map(|(to, from)| Some((to.replica.clone(), refused.get(&from.replica)?.clone()))).collect();
+            all().filter_map(|(to, from)| Some((object(to), refused.get(&object(from))?.clone()))).collect();
         let replicas = &old.observed.replicas;
         let replicas = all().enumerate().filter_map(|(place, (to, from))| {
-            let mut snapshot = self.snapshot(place, Shown::Made);
-            snapshot.status = replicas.get(&from.replica)?.status.clone();
-            Some((to.replica.clone(), snapshot))
+            let mut snapshot = untyped::object(&self.snapshot(place, Shown::Made));
+            snapshot.data["status"] = replicas.get(&object(from))?.data["status"].clone();
+            Some((object(to), snapshot))
         });
         observed.replicas = replicas.collect();
         let status = |status: &Arc<ReplicationStatus>| Arc::new(permute_status(status, order));
@@ -481,6 +488,11 @@ impl Leaders {
     }
 }
 
+/// Whether every agent of a member has said that it let go.
+fn has_released(member: &Member) -> bool {
+    member.assignments.iter().all(|one| one.released.is_some())
+}
+
 fn claim_name(index: usize) -> String {
     format!("claim-{index}")
 }
@@ -511,13 +523,15 @@ fn normalise(controller: &mut Controller) {
         run.verdict = Some(Verdict::new("", ""));
     }
     for member in &mut run.members {
-        member.blockers.clear();
-        member.more_blockers = 0;
-        member.suspended_for = None;
-        member.requested = None;
-        if let Some(released) = &mut member.released {
-            released.reason.clear();
+        for one in &mut member.assignments {
+            one.blockers.clear();
+            one.more_blockers = 0;
+            one.suspended_for = None;
+            if let Some(released) = &mut one.released {
+                released.reason.clear();
+            }
         }
+        member.requested = None;
         if let Some(replica) = &mut member.replica {
             replica.cut_took = None;
         }
@@ -547,8 +561,8 @@ fn permute_status(status: &ReplicationStatus, order: Order) -> ReplicationStatus
         member.volume.clone_from(&own.volume);
         member.pod.clone_from(&own.pod);
         if let Some(replica) = &mut member.replica {
-            let own = own.replica.as_ref().map(|own| own.volume_snapshot_name.clone());
-            replica.volume_snapshot_name = own.unwrap_or_default();
+            let own = own.replica.as_ref().map(|own| own.name.clone());
+            replica.name = own.unwrap_or_default();
         }
         member
     });

@@ -8,14 +8,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::Rng;
 use stillpoint_api::labels;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
-use stillpoint_api::{Mode, ReplicationStatus};
+use stillpoint_api::{ClaimReference, Mode, ReplicationStatus};
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT};
-use stillpoint_core::replica::csi::{SnapshotRequest, snapshot, snapshot_name};
+use stillpoint_core::replica::KINDS;
+use stillpoint_core::replica::ask::{Recipe, RunId};
 
 use super::breaks::Break;
 use super::faults::Fault;
 use super::world::{Event, ToProcess, World, claim_uid, member_of};
-use crate::controller::{Event as Heard, NAME, NAMESPACE, PutError, UID};
+use crate::controller::{Event as Heard, NAME, NAMESPACE, PutError, UID, untyped};
 
 /// A request of a controller process.
 #[derive(Clone, Debug)]
@@ -420,9 +421,9 @@ impl World {
     /// Somebody creates a snapshot of the name that a replica will have, with the replication's label or without.
     pub(super) fn create_early_snapshot(&mut self) -> bool {
         let member = self.rng.random_range(0..self.members.len());
-        let claim = format!("data-{member}");
-        let uid = claim_uid(member);
-        let name = snapshot_name(NAME, UID, 1, &claim, &uid);
+        let claim = ClaimReference { name: format!("data-{member}"), uid: claim_uid(member) };
+        let run = RunId { replication: NAME, uid: UID, namespace: NAMESPACE, attempt: 1, owner: None };
+        let name = run.replica_name(&claim);
         let idle = self.setting.spec.mode == Mode::Check;
         if idle
             || self.store.snapshots.contains_key(&name)
@@ -430,16 +431,8 @@ impl World {
         {
             return false;
         }
-        let mut early = snapshot(&SnapshotRequest {
-            replication: NAME,
-            replication_uid: UID,
-            namespace: NAMESPACE,
-            attempt: 1,
-            claim: &claim,
-            claim_uid: &uid,
-            class: None,
-            owner: None,
-        });
+        let asks = KINDS[0].ask(&run, &[(&claim, &Recipe::default())]);
+        let Some(mut early) = untyped::snapshots(asks).pop() else { return false };
         if self.rng.random_bool(0.5) {
             early.metadata.labels = None;
         }

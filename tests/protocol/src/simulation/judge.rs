@@ -242,7 +242,7 @@ impl World {
             let heard = ledger.and_then(|ledger| ledger.heard.get(&member));
             heard == Some(&Said::Ready { round })
         };
-        let mounted = run.run.members.iter().filter(|member| member.pod.is_some());
+        let mounted = run.run.members.iter().filter(|member| !member.mounts.is_empty());
         let early = mounted.filter_map(|member| member_of(&member.claim.uid)).find(|member| !is_ready(*member));
         if let Some(member) = early {
             self.violate(
@@ -296,7 +296,7 @@ impl World {
     fn judge_proof(&mut self, status: &ReplicationStatus) {
         let mut cuts = Vec::new();
         for member in &status.members {
-            let name = member.replica.as_ref().map_or("", |replica| &replica.volume_snapshot_name);
+            let name = member.replica.as_ref().map_or("", |replica| &replica.name);
             match self.judge.cuts.get(name) {
                 Some(cut) => cuts.push((cut.clone(), member.state != MemberState::Unmounted)),
                 None => {
@@ -366,7 +366,7 @@ impl World {
                 status.is_some_and(|status| status.ready_to_use == Some(true))
             };
             let names = status.members.iter().filter_map(|member| member.replica.as_ref());
-            let missing = names.map(|replica| &replica.volume_snapshot_name).find(|name| !usable(name));
+            let missing = names.map(|replica| &replica.name).find(|name| !usable(name));
             if let Some(name) = missing.cloned() {
                 self.violate("P4", format!("the run is done, and {name} cannot be used"));
             }

@@ -139,7 +139,7 @@ fn heard(heard: &Heard) -> String {
             None => format!("watch: pod {uid} is gone"),
         },
         Heard::Replica(name, snapshot) => match snapshot {
-            Some(snapshot) => format!("watch: {name} {:?}", stillpoint_core::replica::csi::judge(snapshot)),
+            Some(snapshot) => format!("watch: {name} {:?}", snapshot.status),
             None => format!("watch: {name} is gone"),
         },
         Heard::Rechecked(pods) => format!("pods listed: {:?}", pods.keys().collect::<Vec<_>>()),

@@ -10,19 +10,19 @@ enum Happening {
     Recorded,
     /// Everybody but this member does what leads to `Done`.
     AllWell(usize),
-    Connected(usize),
-    Lost(usize),
-    Unreachable(usize),
-    Says(usize, Says),
+    Connected(usize, usize),
+    Lost(usize, usize),
+    Unreachable(usize, usize),
+    Says(usize, usize, Says),
     Created(usize),
     Refused(usize),
     Cut(usize, bool),
     SnapshotError(usize),
     Time(u64),
-    PodGone(usize),
+    PodGone(usize, usize),
     ClaimGone(usize),
     OtherPod(usize),
-    Restarted(usize),
+    Restarted(usize, usize),
     Deleted,
     CutOff,
     Removed,
@@ -48,23 +48,24 @@ fn happening() -> impl Strategy<Value = Happening> {
         any::<bool>().prop_map(Says::Released),
     ];
     let member = 0..3_usize;
+    let agent = (0..3_usize, 0..3_usize);
     prop_oneof![
         4 => Just(Happening::Recorded),
         30 => (0..6_usize).prop_map(Happening::AllWell),
-        1 => member.clone().prop_map(Happening::Connected),
-        1 => member.clone().prop_map(Happening::Lost),
-        1 => member.clone().prop_map(Happening::Unreachable),
-        8 => (member.clone(), says).prop_map(|(member, says)| Happening::Says(member, says)),
-        60 => member.clone().prop_map(|member| Happening::Says(member, Says::Yes)),
+        1 => agent.clone().prop_map(|(member, agent)| Happening::Connected(member, agent)),
+        1 => agent.clone().prop_map(|(member, agent)| Happening::Lost(member, agent)),
+        1 => agent.clone().prop_map(|(member, agent)| Happening::Unreachable(member, agent)),
+        8 => (agent.clone(), says).prop_map(|((member, agent), says)| Happening::Says(member, agent, says)),
+        60 => agent.clone().prop_map(|(member, agent)| Happening::Says(member, agent, Says::Yes)),
         12 => member.clone().prop_map(Happening::Created),
         1 => member.clone().prop_map(Happening::Refused),
         20 => (member.clone(), any::<bool>()).prop_map(|(member, usable)| Happening::Cut(member, usable)),
         1 => member.clone().prop_map(Happening::SnapshotError),
         8 => (0..3_000_u64).prop_map(Happening::Time),
-        1 => member.clone().prop_map(Happening::PodGone),
+        1 => agent.clone().prop_map(|(member, agent)| Happening::PodGone(member, agent)),
         1 => member.clone().prop_map(Happening::ClaimGone),
-        1 => member.clone().prop_map(Happening::OtherPod),
-        1 => member.prop_map(Happening::Restarted),
+        1 => member.prop_map(Happening::OtherPod),
+        1 => agent.prop_map(|(member, agent)| Happening::Restarted(member, agent)),
         1 => Just(Happening::Deleted),
         1 => Just(Happening::CutOff),
         3 => Just(Happening::Removed),
@@ -78,45 +79,47 @@ fn apply(world: &mut World, happening: Happening) {
         Happening::AllWell(but) => {
             world.observed.recorded = true;
             for member in (0..members).filter(|member| *member != but) {
-                apply(world, Happening::Says(member, Says::Yes));
+                for agent in 0..world.run.members[member].assignments.len() {
+                    apply(world, Happening::Says(member, agent, Says::Yes));
+                }
                 apply(world, Happening::Cut(member, true));
             }
         }
-        Happening::Connected(member) => drop(world.observed.connected.insert(pod_uid(member))),
-        Happening::Lost(member) => world.lose(member),
-        Happening::Unreachable(member) => drop(world.unreachable.insert(member)),
-        Happening::Says(member, says) if world.mounted().contains(&member) => {
+        Happening::Connected(member, agent) => drop(world.observed.connected.insert(agent_of(member, agent))),
+        Happening::Lost(member, agent) => world.lose_agent(member, agent),
+        Happening::Unreachable(member, agent) => drop(world.unreachable.insert((member, agent))),
+        Happening::Says(member, agent, says) if world.agents().contains(&(member, agent)) => {
             let content = match says {
                 Says::Waiting => waiting(),
                 Says::Prepared => prepared(),
                 Says::Ready(round) => ready(round),
                 Says::NotReady(round, retryable) => not_ready(round, retryable),
                 Says::Released(unbroken) => released(unbroken),
-                Says::Yes => match world.last_command(member) {
+                Says::Yes => match world.told.get(&(member, agent)) {
                     None => return,
                     Some(Command::Prepare) => prepared(),
                     Some(Command::Suspend) => ready(world.run.round),
                     Some(Command::Release) => released(true),
                 },
             };
-            world.answer(member, content);
+            world.say(member, agent, content);
         }
         Happening::Created(member) if world.cuts > 0 => world.created(member % members),
         Happening::Refused(member) => {
-            let name = world.run.members[member % members].replica_name.clone();
+            let name = fixtures::replica(&world.run.members[member % members]);
             world.observed.refused_replicas.insert(name, "quota".into());
         }
         Happening::Cut(member, usable) if world.cuts > 0 => world.snapshot(member % members, cut(usable)),
         Happening::SnapshotError(member) => world.snapshot(member % members, snapshot_error()),
         Happening::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
-        Happening::PodGone(member) => drop(world.observed.pods.remove(&pod_uid(member))),
+        Happening::PodGone(member, agent) => drop(world.observed.pods.remove(&pod_of(member, agent))),
         Happening::ClaimGone(member) => drop(world.observed.claims.remove(&claim_uid(member))),
         Happening::OtherPod(member) => {
             let pod = PodFacts { claims: [format!("data-{member}")].into(), ..PodFacts::default() };
             world.observed.pods.insert("other".into(), pod);
         }
-        Happening::Restarted(member) => {
-            if let Some(pod) = world.observed.pods.get_mut(&pod_uid(member)) {
+        Happening::Restarted(member, agent) => {
+            if let Some(pod) = world.observed.pods.get_mut(&pod_of(member, agent)) {
                 pod.containers[0].id.push('x');
             }
         }
@@ -144,24 +147,24 @@ fn turn(world: &mut World) -> Result<(), TestCaseError> {
     let steps = world.turn();
 
     for step in &steps {
-        if let Step::Cut(snapshots) = step {
-            prop_assert_eq!(snapshots.len(), world.run.members.len());
-            for member in world.mounted() {
-                prop_assert!(holding.contains(&member), "P1: a cut, and {member} does not hold");
+        if let Step::Ask(asks) = step {
+            prop_assert_eq!(asks.len(), world.run.members.len());
+            for one in world.agents() {
+                prop_assert!(holding.contains(&one), "P1: a cut, and {one:?} does not hold");
             }
         }
     }
     prop_assert!(world.cuts <= 1, "one cut in an attempt");
     prop_assert!(world.run.round <= MAX_ROUNDS, "rounds are bounded");
     if matches!(world.run.stage, Stage::Abandoning { .. }) || world.run.phase().is_final() {
-        for member in world.mounted() {
-            let last = world.last_command(member);
-            prop_assert!(matches!(last, None | Some(Command::Release)), "P2: {member} was told {last:?} last");
+        for one in world.agents() {
+            let last = world.told.get(&one);
+            prop_assert!(matches!(last, None | Some(Command::Release)), "P2: {one:?} was told {last:?} last");
         }
     }
     if world.run.phase() == Phase::Done && before.phase() != Phase::Done {
-        for member in world.mounted() {
-            let proof = world.run.members[member].released.as_ref();
+        for (member, agent) in world.agents() {
+            let proof = world.run.members[member].assignments[agent].released.as_ref();
             prop_assert!(proof.is_some_and(|released| released.unbroken), "P4: Done without proof");
         }
         prop_assert_eq!(world.deletions, 0);
@@ -195,14 +198,12 @@ proptest! {
 
     #[test]
     fn promises_are_kept(
-        mounted in 0..3_usize,
-        unmounted in 0..2_usize,
+        agents in proptest::collection::vec(0..4_usize, 1..4),
         check: bool,
         happenings in proptest::collection::vec(happening(), 0..60),
     ) {
         let mode = if check { Mode::Check } else { Mode::Replicate };
-        let unmounted = if mounted == 0 { unmounted.max(1) } else { unmounted };
-        let mut world = World::new(mode, mounted, unmounted);
+        let mut world = World::with_agents(mode, &agents);
         turn(&mut world)?;
         for happening in happenings {
             apply(&mut world, happening);
@@ -232,11 +233,13 @@ proptest! {
 fn willing_agents_reach_done() {
     // The invariants say nothing unless the good way can be gone.
     for mode in [Mode::Replicate, Mode::Check] {
-        let mut world = World::new(mode, 2, 1);
+        let mut world = World::with_agents(mode, &[2, 1, 0]);
         for _ in 0..40 {
             apply(&mut world, Happening::Recorded);
             for member in 0..3 {
-                apply(&mut world, Happening::Says(member, Says::Yes));
+                for agent in 0..3 {
+                    apply(&mut world, Happening::Says(member, agent, Says::Yes));
+                }
                 apply(&mut world, Happening::Created(member));
                 apply(&mut world, Happening::Cut(member, true));
                 turn(&mut world).unwrap();

@@ -2,22 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod assignments;
 mod invariants;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::super::facts::{Claim, PodFacts, RunningContainer};
+use super::super::agents::{AgentKey, AgentRef, AssignmentKey};
+use super::super::assignments::Mount;
+use super::super::facts::{AgentMount, Claim, PodFacts, RunningContainer};
 use super::super::fixtures;
 use super::super::observed::{Answer, AnswerContent, Observed};
-use super::super::state::{Command, Member, MemberPod, Moment, Request, Run, Stage};
+use super::super::state::{Command, Member, Moment, Request, Run, Stage};
 use super::{Step, plan};
-use crate::replica::csi::snapshot_name;
-use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotStatus};
+use stillpoint_api::snapshot::{VolumeSnapshotError, VolumeSnapshotStatus};
 use stillpoint_api::{Blocker, ClaimReference, Mode, Phase, Protection, ReplicationStatus};
 
 pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,14 +33,16 @@ pub(super) struct World {
     pub now: Moment,
     /// Every command that was sent, by member.
     pub sent: Vec<(usize, Command)>,
+    /// The last command to each agent of each member.
+    pub told: BTreeMap<(usize, usize), Command>,
     pub cuts: usize,
     pub deletions: usize,
     pub statuses: Vec<ReplicationStatus>,
     pub wake_at: Option<Duration>,
-    /// Members whose agents take no commands.
-    pub unreachable: BTreeSet<usize>,
-    /// Members whose agent says that it holds for the round that it was last told to suspend in.
-    pub holding: BTreeSet<usize>,
+    /// Agents of members that take no commands.
+    pub unreachable: BTreeSet<(usize, usize)>,
+    /// Agents of members that say that they hold for the round that they were last told to suspend in.
+    pub holding: BTreeSet<(usize, usize)>,
 }
 
 pub(super) fn claim_uid(member: usize) -> String {
@@ -46,15 +50,40 @@ pub(super) fn claim_uid(member: usize) -> String {
 }
 
 pub(super) fn pod_uid(member: usize) -> String {
-    format!("pod-{member}")
+    pod_of(member, 0)
 }
 
-fn pod(member: usize) -> PodFacts {
+/// The first pod of a member is named by the member alone.
+fn numbered(member: usize, agent: usize) -> String {
+    if agent == 0 { member.to_string() } else { format!("{member}.{agent}") }
+}
+
+/// UID of the pod in which this agent of a member runs.
+pub(super) fn pod_of(member: usize, agent: usize) -> String {
+    format!("pod-{}", numbered(member, agent))
+}
+
+/// The key of the first agent of a member.
+pub(super) fn agent(member: usize) -> AgentKey {
+    agent_of(member, 0)
+}
+
+pub(super) fn agent_of(member: usize, agent: usize) -> AgentKey {
+    AgentKey::of_pod(pod_of(member, agent))
+}
+
+pub(super) fn key(member: usize, agent: usize) -> AssignmentKey {
+    AssignmentKey::new(claim_uid(member), agent_of(member, agent))
+}
+
+fn pod(member: usize, agent: usize) -> PodFacts {
+    let mount = AgentMount { path: "/data".into(), sub_path: false };
     PodFacts {
-        name: format!("db-{member}"),
-        uid: pod_uid(member),
+        name: format!("db-{}", numbered(member, agent)),
+        uid: pod_of(member, agent),
         claims: [format!("data-{member}")].into(),
         has_agent: true,
+        agent_mounts: [(format!("data-{member}"), mount)].into(),
         running: true,
         containers: vec![RunningContainer { name: "db".into(), id: format!("id-{member}") }],
         ..PodFacts::default()
@@ -64,23 +93,26 @@ fn pod(member: usize) -> PodFacts {
 impl World {
     /// `mounted` members with a pod each, then `unmounted` ones.
     pub fn new(mode: Mode, mounted: usize, unmounted: usize) -> Self {
+        Self::with_agents(mode, &[vec![1; mounted], vec![0; unmounted]].concat())
+    }
+
+    /// Members that are mounted by so many pods, each with an agent.
+    pub fn with_agents(mode: Mode, agents: &[usize]) -> Self {
         let now = Moment { monotonic: Duration::from_secs(100), wall: Timestamp::UNIX_EPOCH };
         let mut observed = Observed { watching: true, ..Observed::default() };
-        let members = (0..mounted + unmounted).map(|member| {
+        let members = agents.iter().enumerate().map(|(member, agents)| {
             let reference = ClaimReference { name: format!("data-{member}"), uid: claim_uid(member) };
             observed.claims.insert(
                 reference.uid.clone(),
                 Claim { name: reference.name.clone(), uid: reference.uid.clone(), ..Claim::default() },
             );
-            let member_pod = (member < mounted).then(|| {
-                observed.pods.insert(pod_uid(member), pod(member));
-                observed.connected.insert(pod_uid(member));
-                MemberPod { name: format!("db-{member}"), uid: pod_uid(member), node: None, mount_path: "/data".into() }
-            });
+            let pods: Vec<PodFacts> = (0..*agents).map(|agent| pod(member, agent)).collect();
+            observed.pods.extend(pods.iter().map(|pod| (pod.uid.clone(), pod.clone())));
+            observed.connected.extend(pods.iter().map(|pod| AgentKey::of_pod(&pod.uid)));
             Member::new(
                 reference,
-                snapshot_name("nightly", "uid", 1, &format!("data-{member}"), &claim_uid(member)),
-                member_pod,
+                pods.iter().map(Mount::from).collect(),
+                pods.iter().map(|pod| AgentRef::sidecar(pod, &format!("data-{member}"))).collect(),
             )
         });
         let members = members.collect();
@@ -92,6 +124,7 @@ impl World {
             observed,
             now,
             sent: Vec::new(),
+            told: BTreeMap::new(),
             cuts: 0,
             deletions: 0,
             statuses: Vec::new(),
@@ -109,20 +142,21 @@ impl World {
         self.statuses.extend(plan.statuses);
         for step in &plan.steps {
             match step {
-                Step::Send { member, pod_uid: to, command, .. } => {
-                    let index = member.trim_start_matches("claim-").parse().unwrap();
-                    self.observed.asking(member);
-                    self.sent.push((index, *command));
-                    self.holding.remove(&index);
-                    if self.unreachable.contains(&index) || !self.observed.connected.contains(to) {
-                        self.observed.lost(to, [member.clone()]);
+                Step::Send { to, command, .. } => {
+                    let one = self.agents().into_iter().find(|(member, agent)| key(*member, *agent) == *to).unwrap();
+                    self.observed.asking(to);
+                    self.sent.push((one.0, *command));
+                    self.told.insert(one, *command);
+                    self.holding.remove(&one);
+                    if self.unreachable.contains(&one) || !self.observed.connected.contains(&to.agent) {
+                        self.observed.lost(&to.agent, [to.clone()]);
                     }
                 }
-                Step::Cut(snapshots) => {
+                Step::Ask(asks) => {
                     self.cuts += 1;
-                    self.observed.open_creations += snapshots.len();
+                    self.observed.open_creations += asks.len();
                 }
-                Step::DeleteReplicas(_) => self.deletions += 1,
+                Step::Remove(_) => self.deletions += 1,
                 Step::RecheckPods => self.observed.rechecked = true,
             }
         }
@@ -130,22 +164,34 @@ impl World {
     }
 
     pub fn answer(&mut self, member: usize, content: AnswerContent) {
-        let suspends = self.last_command(member) == Some(Command::Suspend);
+        self.say(member, 0, content);
+    }
+
+    /// An agent of a member answers.
+    pub fn say(&mut self, member: usize, agent: usize, content: AnswerContent) {
+        let one = (member, agent);
+        let suspends = self.told.get(&one) == Some(&Command::Suspend);
         match content {
             AnswerContent::Ready { round, .. } if suspends && round == self.run.round => {
-                self.holding.insert(member);
+                self.holding.insert(one);
             }
             AnswerContent::NotReady { round, .. } if round != self.run.round => {}
             AnswerContent::NotReady { .. } | AnswerContent::Released { .. } => {
-                self.holding.remove(&member);
+                self.holding.remove(&one);
             }
             AnswerContent::Ready { .. } | AnswerContent::Waiting { .. } | AnswerContent::Prepared { .. } => {}
         }
-        self.observed.answers.insert(claim_uid(member), Answer { at: self.now, content });
+        self.observed.answers.insert(key(member, agent), Answer { at: self.now, content });
     }
 
     pub fn lose(&mut self, member: usize) {
-        self.observed.lost(&pod_uid(member), [claim_uid(member)]);
+        self.lose_agent(member, 0);
+    }
+
+    /// The session of an agent of a member is lost.
+    pub fn lose_agent(&mut self, member: usize, agent: usize) {
+        let assignments: Vec<AssignmentKey> = self.run.assigned_to(&agent_of(member, agent)).collect();
+        self.observed.lost(&agent_of(member, agent), assignments);
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -158,19 +204,18 @@ impl World {
     }
 
     pub fn snapshot(&mut self, member: usize, status: VolumeSnapshotStatus) {
-        let mut snapshot = VolumeSnapshot::new(
-            "x",
-            stillpoint_api::snapshot::VolumeSnapshotSpec {
-                volume_snapshot_class_name: None,
-                source: stillpoint_api::snapshot::VolumeSnapshotSource::default(),
-            },
-        );
-        snapshot.status = Some(status);
-        self.observed.replicas.insert(self.run.members[member].replica_name.clone(), snapshot);
+        let snapshot = fixtures::snapshot(Some(&status));
+        self.observed.replicas.insert(fixtures::replica(&self.run.members[member]), snapshot);
     }
 
     pub fn mounted(&self) -> Vec<usize> {
-        (0..self.run.members.len()).filter(|member| self.run.members[*member].pod.is_some()).collect()
+        (0..self.run.members.len()).filter(|member| !self.run.members[*member].mounts.is_empty()).collect()
+    }
+
+    /// Every agent of every member.
+    pub fn agents(&self) -> Vec<(usize, usize)> {
+        let members = self.run.members.iter().enumerate();
+        members.flat_map(|(member, own)| (0..own.assignments.len()).map(move |agent| (member, agent))).collect()
     }
 
     /// The last command to each mounted member that was sent any.
@@ -243,9 +288,9 @@ impl World {
 
     /// Answers every release and completes every creation and deletion.
     pub fn settle(&mut self) {
-        for member in self.mounted() {
-            if self.last_command(member) == Some(Command::Release) {
-                self.answer(member, released(false));
+        for (member, agent) in self.agents() {
+            if self.told.get(&(member, agent)) == Some(&Command::Release) {
+                self.say(member, agent, released(false));
             }
         }
         self.observed.open_creations = 0;

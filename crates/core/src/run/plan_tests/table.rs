@@ -119,7 +119,7 @@ fn every_mishap_ends_with_everything_given_back() {
         Case { name: "suspend: deleted", world: half_ready, happens: deleted, ends: aborted("Deleted") },
         Case { name: "suspend: another pod mounts", world: half_ready, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedByMorePods") },
         Case { name: "suspend: unmounted is mounted", world: unmounted, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedMeanwhile") },
-        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(w.run.members[1].replica_name.clone(), "quota".into())), ends: failed("SnapshotFailed") },
+        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(fixtures::replica(&w.run.members[1]), "quota".into())), ends: failed("SnapshotFailed") },
         Case { name: "cut: error", world: cutting, happens: |w| { w.created(1); w.snapshot(1, snapshot_error()); }, ends: failed("SnapshotFailed") },
         Case { name: "cut: too slow", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut(true)); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("CutTimeout") },
         Case { name: "cut: lost", world: cutting, happens: lost, ends: failed("AgentLost") },
@@ -196,7 +196,7 @@ fn an_aborted_attempt_is_followed_by_another_one_within_the_limit() {
     second.run = Run::new(second.run.members, status, second.now);
     assert_eq!(
         (second.run.attempt, second.run.stage.clone()),
-        (2, Stage::Recording),
+        (2, Stage::Declaring),
         "nobody hears of it before it is stored"
     );
     let second = blocked(second);
@@ -250,7 +250,7 @@ fn what_does_not_matter_changes_nothing() {
     world.answer(1, not_ready(0, false));
     world.turn();
     assert_eq!(world.run.stage, Stage::Suspending, "answers of other rounds say nothing");
-    assert_eq!(world.run.members[0].state, MemberState::Suspending);
+    assert_eq!(world.run.members[0].state(), MemberState::Suspending);
 }
 
 #[test]
@@ -306,11 +306,11 @@ fn an_agent_that_comes_late_or_back_is_asked() {
     world.observed.recorded = true;
     world.turn();
     assert_eq!(world.sent, []);
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     world.lose(0);
     world.turn();
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     assert_eq!(world.sent, [(0, Command::Prepare), (0, Command::Prepare)]);
 }
@@ -353,7 +353,7 @@ fn a_release_that_did_not_arrive_is_sent_again() {
     assert!(matches!(world.run.stage, Stage::Abandoning { .. }));
     let releases = |world: &World| world.sent.iter().filter(|sent| **sent == (1, Command::Release)).count();
     let before = releases(&world);
-    world.observed.connected.insert(pod_uid(1));
+    world.observed.connected.insert(agent(1));
     world.turn();
     assert_eq!(releases(&world), before + 1);
 }
@@ -385,7 +385,7 @@ fn a_member_that_was_never_suspended_has_no_time_of_suspension() {
     world.answer(1, never);
     world.turn();
     assert_eq!(world.phases().last(), Some(&Phase::Aborted));
-    assert!(world.run.members.iter().all(|member| member.released.is_some() && member.suspended_for.is_none()));
+    assert!(world.run.assignments().all(|(_, one)| one.released.is_some() && one.suspended_for.is_none()));
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn no_round_begins_while_a_member_is_away_that_may_still_hold() {
     world.turn();
     assert!(matches!(world.run.stage, Stage::Pausing { .. }), "{:?}", world.run.stage);
 
-    world.observed.connected.insert(pod_uid(0));
+    world.observed.connected.insert(agent(0));
     world.turn();
     assert_eq!(world.last_command(0), Some(Command::Release), "it is told again when it is back");
     world.answer(0, let_go);

@@ -3,13 +3,13 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
-use k8s_openapi::jiff::SignedDuration;
 use serde_json::json;
 
 use super::super::fixtures;
 use super::*;
-use stillpoint_api::ReplicationStatus;
+use std::time::Duration;
+
+use stillpoint_api::{Mode, Phase, ReplicationStatus};
 
 fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
     let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
@@ -23,9 +23,15 @@ fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
     object
 }
 
+async fn drive(context: Context, object: ConsistencyGroupReplication) -> Over {
+    let (_newest, updates) = watch::channel(Some(Arc::new(object.clone())));
+    let (aside, _asides) = mpsc::channel(1);
+    Shell::new(context, &object, updates, aside).drive().await
+}
+
 /// Runs over an object with this status as the leader of epoch 5, while everything that is written meets a conflict. Gives the
 /// result, and what was asked of the API server.
-async fn run_over(status: ReplicationStatus) -> (anyhow::Result<Option<Duration>>, Vec<(Method, String)>) {
+async fn run_over(status: ReplicationStatus) -> (Over, Vec<(Method, String)>) {
     let object = replication(status);
     let stored = serde_json::to_string(&object).unwrap();
     let (ask, mut asked) = mpsc::unbounded_channel();
@@ -41,11 +47,7 @@ async fn run_over(status: ReplicationStatus) -> (anyhow::Result<Option<Duration>
             (StatusCode::CONFLICT, conflict.to_string())
         }
     });
-    let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
-    let context = fixtures::context(Client::new(server, "shop"), config);
-    let (_newest, updates) = watch::channel(Some(Arc::new(object)));
-    let result = replicate(&context, updates, context.places.try_run().unwrap()).await;
-    drop(context);
+    let result = drive(fixtures::context(Client::new(server, "shop"), 5), object).await;
     let mut all = Vec::new();
     while let Ok(one) = asked.try_recv() {
         all.push(one);
@@ -65,7 +67,7 @@ async fn nothing_is_done_about_an_earlier_leaders_status_before_it_is_claimed() 
     let status =
         ReplicationStatus { phase: Some(Phase::Replicating), attempt: 1, leader_epoch: 4, ..Default::default() };
     let (result, asked) = run_over(status).await;
-    assert!(result.is_err(), "what was stored meanwhile is to be read");
+    assert!(matches!(result, Over::Failed(_)), "what was stored meanwhile is to be read");
     assert_eq!(asked, [get(), (Method::PUT, format!("{OBJECT}/status"))]);
 }
 
@@ -73,24 +75,7 @@ async fn nothing_is_done_about_an_earlier_leaders_status_before_it_is_claimed() 
 async fn what_a_newer_leader_works_on_is_left_alone() {
     let status = ReplicationStatus { phase: Some(Phase::Checking), attempt: 1, leader_epoch: 6, ..Default::default() };
     let (result, asked) = run_over(status).await;
-    assert_eq!((result.unwrap(), asked), (None, vec![get()]));
-}
-
-#[tokio::test]
-async fn a_cool_down_is_waited_for_and_believed_no_longer_than_it_can_be() {
-    let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
-    let left = |seconds: i64, deleting: bool| {
-        let next_attempt_at = Some(MicroTime(now.wall + SignedDuration::from_secs(seconds)));
-        let mut object = replication(ReplicationStatus { attempt: 1, next_attempt_at, ..Default::default() });
-        object.spec.retry = Some(stillpoint_api::Retry { limit: 1, cool_down: Duration::from_secs(60).into() });
-        object.metadata.deletion_timestamp = deleting.then_some(Time(now.wall));
-        cool_down(&object, now)
-    };
-    assert_eq!(left(20, false), Some(Duration::from_secs(20)));
-    assert_eq!(left(0, false), None);
-    assert_eq!(left(-5, false), None, "its time has passed while nobody led");
-    assert_eq!(left(86_400, false), Some(Duration::from_secs(60)), "another clock");
-    assert_eq!(left(20, true), None, "nobody waits with a deletion");
+    assert_eq!((result, asked), (Over::Ended, vec![get()]));
 }
 
 /// An API server with one bound claim that no pod mounts. It stores what is put, and gives every status that was stored.
@@ -131,12 +116,9 @@ async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
         object.spec.mode = Mode::Check;
         object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
         let (client, mut stored) = server_with_a_claim(object.clone());
-        let config = Config { hold_ceiling: Duration::from_secs(30), max_runs: 1, epoch: 5, instance: "test".into() };
-        let mut context = fixtures::context(client, config);
+        let mut context = fixtures::context(client, 5);
         context.tenure = Tenure::new(watch::channel(Instant::now()).1, lasts);
-        let (_newest, updates) = watch::channel(Some(Arc::new(object)));
-        let run = replicate(&context, updates, context.places.try_run().unwrap());
-        tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), drive(context, object)).await.unwrap();
         let mut last = None;
         while let Ok(status) = stored.try_recv() {
             last = Some(status);

@@ -1,30 +1,12 @@
-//! How a run ends, whatever happened: writes go on, and no half group is kept. Pure.
+//! Everything is given back and removed.
 
-use super::plan::{Draft, Step};
-use super::state::{CleanUp, Moment, Stage, Verdict};
-use crate::limits::RELEASE_TIMEOUT;
 use stillpoint_api::Phase;
 
-impl Draft<'_> {
-    /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
-    pub fn interrupted(&mut self) -> bool {
-        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
-            return false;
-        }
-        if self.observed.deleted {
-            return self
-                .abandon(Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done"));
-        }
-        if let (Some(why), true) = (&self.observed.cut_off, self.run.stage.needs_agents()) {
-            let verdict = Verdict::new("ControllerInterrupted", why.clone());
-            return self.abandon(verdict);
-        }
-        match self.disturbance() {
-            Some(verdict) => self.abandon(verdict),
-            None => false,
-        }
-    }
+use super::super::plan::{Draft, Step};
+use super::super::state::{CleanUp, Moment, Stage, Verdict};
+use crate::limits::RELEASE_TIMEOUT;
 
+impl Draft<'_> {
     /// Gives everything back: every agent that was asked is told to release, whether it answered or not, and every replica
     /// that was asked for is deleted.
     pub fn abandon(&mut self, verdict: Verdict) -> bool {
@@ -42,8 +24,7 @@ impl Draft<'_> {
         self.release_returned();
         // A creation that is still open could put a snapshot behind the deletion's back.
         if clean_up == CleanUp::Needed && self.observed.open_creations == 0 {
-            let names = self.run.members.iter().map(|member| member.replica_name.clone()).collect();
-            self.steps.push(Step::DeleteReplicas(names));
+            self.steps.push(Step::Remove(self.all_replicas()));
             self.run.stage = Stage::Abandoning { since, clean_up: CleanUp::Begun };
             return true;
         }
@@ -56,10 +37,10 @@ impl Draft<'_> {
             return false;
         }
         let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
-        if self.run.members.iter().any(|member| member.ready.is_some()) {
+        if self.run.assignments().any(|(_, one)| one.ready.is_some()) {
             // The agents' answers say when; without one of them it may have lasted until now.
-            let ends = self.run.members.iter().filter(|member| member.asked.is_some());
-            let ends = ends.map(|member| member.released.as_ref().map_or(self.now, |released| released.at));
+            let ends = self.run.assignments().filter(|(_, one)| one.asked.is_some());
+            let ends = ends.map(|(_, one)| one.released.as_ref().map_or(self.now, |released| released.at));
             self.run.hold_ended = ends.max_by_key(|at| at.monotonic);
         }
         for member in &mut self.run.members {
@@ -73,12 +54,5 @@ impl Draft<'_> {
             self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
         }
         self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
-    }
-
-    /// Ends the attempt.
-    pub fn finish(&mut self, phase: Phase) -> bool {
-        self.run.stage = Stage::Ended;
-        self.enter(phase);
-        true
     }
 }

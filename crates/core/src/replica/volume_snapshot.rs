@@ -1,0 +1,241 @@
+//! Replicas as CSI `VolumeSnapshot` objects, one for every member: their content, what their status means, which class is meant.
+
+use std::collections::BTreeMap;
+
+use kube::Resource;
+use kube::core::{ApiResource, DynamicObject};
+use serde_json::{Value, json};
+
+use super::ask::{Ask, Recipe, Remove, RunId};
+use super::seen::{Cut, Facts, Judged, ObjectName, Seen};
+use super::{Kind, MemberFacts, Words};
+use crate::run::state::Verdict;
+use stillpoint_api::snapshot::{
+    DEFAULT_CLASS_ANNOTATION, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotSource, VolumeSnapshotSpec,
+    VolumeSnapshotStatus,
+};
+use stillpoint_api::{ClaimReference, Replication};
+
+/// The kind.
+pub struct VolumeSnapshots;
+
+impl Kind for VolumeSnapshots {
+    fn words(&self) -> Words {
+        Words {
+            kind: "VolumeSnapshot",
+            many: "VolumeSnapshots",
+            uncut: "had no creationTime",
+            unusable: "was not readyToUse",
+        }
+    }
+
+    fn is_asked_for(&self, replication: &Replication) -> bool {
+        replication.volume_snapshot.is_some()
+    }
+
+    fn objects(&self) -> Vec<ApiResource> {
+        vec![resource()]
+    }
+
+    fn reads(&self) -> Vec<ApiResource> {
+        vec![ApiResource::erase::<VolumeSnapshotClass>(&())]
+    }
+
+    fn available(&self, facts: &Facts) -> Result<(), Verdict> {
+        if classes(facts).is_some() {
+            return Ok(());
+        }
+        Err(Verdict::new(
+            "SnapshotApiMissing",
+            "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
+        ))
+    }
+
+    fn resolve(&self, how: &Replication, member: &MemberFacts<'_>, facts: &Facts) -> Result<Recipe, Verdict> {
+        let MemberFacts { claim, driver } = member;
+        if driver.is_empty() {
+            return Err(Verdict::new(
+                "NotACsiVolume",
+                format!(
+                    "the volume of PersistentVolumeClaim {} has no CSI driver, so it has no snapshots; leave the claim out",
+                    claim.name
+                ),
+            ));
+        }
+        let asked = how.volume_snapshot.as_ref().and_then(|how| how.volume_snapshot_class_name.as_deref());
+        match choose_class(asked, driver, &classes(facts).unwrap_or_default()) {
+            Ok(class) => Ok(Recipe { class: Some(class) }),
+            Err(error) => Err(Verdict::new(
+                error.reason(),
+                format!("PersistentVolumeClaim {} cannot be cut: {error}", claim.name),
+            )),
+        }
+    }
+
+    fn ask(&self, run: &RunId<'_>, members: &[(&ClaimReference, &Recipe)]) -> Vec<Ask> {
+        let ask = |(claim, recipe): &(&ClaimReference, &Recipe)| Ask::Create {
+            resource: resource(),
+            object: Box::new(snapshot(run, claim, recipe)),
+        };
+        members.iter().map(ask).collect()
+    }
+
+    fn judge(&self, run: &RunId<'_>, members: &[&ClaimReference], seen: &Seen<'_>) -> BTreeMap<String, Judged> {
+        members.iter().map(|claim| (claim.uid.clone(), judge(run, claim, seen))).collect()
+    }
+
+    fn remove(&self, run: &RunId<'_>, members: &[&ClaimReference]) -> Vec<Remove> {
+        vec![run.remove(resource(), members.iter().map(|claim| run.replica_name(claim)).collect())]
+    }
+}
+
+fn resource() -> ApiResource {
+    ApiResource::erase::<VolumeSnapshot>(&())
+}
+
+/// The object that asks for one snapshot.
+fn snapshot(run: &RunId<'_>, claim: &ClaimReference, recipe: &Recipe) -> DynamicObject {
+    let spec = VolumeSnapshotSpec {
+        volume_snapshot_class_name: recipe.class.clone(),
+        source: VolumeSnapshotSource { persistent_volume_claim_name: Some(claim.name.clone()) },
+    };
+    let object = DynamicObject::new("", &resource()).data(json!({"spec": spec}));
+    DynamicObject { metadata: run.metadata_of_member(claim), ..object }
+}
+
+fn judge(run: &RunId<'_>, claim: &ClaimReference, seen: &Seen<'_>) -> Judged {
+    let name = run.replica_name(claim);
+    let failed = |message: &str| {
+        Verdict::new(
+            "SnapshotFailed",
+            format!("VolumeSnapshot {name} of PersistentVolumeClaim {} failed: {message}", claim.name),
+        )
+    };
+    let object = ObjectName { kind: VolumeSnapshot::kind(&()).into_owned(), name: name.clone() };
+    Judged {
+        refused: seen.refused.get(&object).map(|message| failed(message)),
+        cut: seen.objects.get(&object).map(|snapshot| how_far(&snapshot.data["status"], failed)),
+        name,
+    }
+}
+
+/// What the status of a snapshot says.
+///
+/// `creationTime` is set when the driver's CreateSnapshot has returned, which CSI allows only once the cut is taken
+/// (CSI specification, CreateSnapshot: the snapshot may still be "post processing", with `ready_to_use` false).
+fn how_far(status: &Value, failed: impl Fn(&str) -> Verdict) -> Cut {
+    let status = match serde_json::from_value::<Option<VolumeSnapshotStatus>>(status.clone()) {
+        Ok(Some(status)) => status,
+        Ok(None) => return Cut::Pending,
+        Err(error) => return Cut::Trouble(failed(&format!("its status cannot be understood: {error}"))),
+    };
+    let ready = status.ready_to_use == Some(true);
+    // A usable snapshot can carry the error of an earlier try.
+    if let (Some(error), false) = (&status.error, ready) {
+        return Cut::Trouble(failed(error.message.as_deref().unwrap_or("the driver gave no message")));
+    }
+    match &status.creation_time {
+        None => Cut::Pending,
+        Some(time) if ready => Cut::Usable { creation_time: time.0 },
+        Some(time) => Cut::Taken { creation_time: time.0 },
+    }
+}
+
+/// A `VolumeSnapshotClass`, as far as the choice needs it.
+#[derive(Clone, Debug, PartialEq)]
+struct Class {
+    name: String,
+    /// The CSI driver that it is for.
+    driver: String,
+    /// Whether it is marked as the default of its driver.
+    default: bool,
+}
+
+/// The classes of the cluster; `None`: it has no snapshot API.
+fn classes(facts: &Facts) -> Option<Vec<Class>> {
+    let classes = facts.read.get(&*VolumeSnapshotClass::kind(&()))?;
+    Some(classes.iter().map(class).collect())
+}
+
+fn class(object: &DynamicObject) -> Class {
+    let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION));
+    Class {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        driver: object.data["driver"].as_str().unwrap_or_default().to_owned(),
+        default: annotation.is_some_and(|value| value == "true"),
+    }
+}
+
+/// Why no class could be chosen.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+enum ClassError {
+    /// The class that was asked for is not there.
+    #[error("VolumeSnapshotClass {name} does not exist; create it, or name another one")]
+    NotFound {
+        /// The class.
+        name: String,
+    },
+    /// The class is for another driver.
+    #[error(
+        "VolumeSnapshotClass {name} is for the driver {class_driver}, but the volume is of the driver {driver}; leave \
+         volumeSnapshotClassName out so that every member gets the default class of its own driver"
+    )]
+    DriverMismatch {
+        /// The class.
+        name: String,
+        /// The driver of the class.
+        class_driver: String,
+        /// The driver of the volume.
+        driver: String,
+    },
+    /// No class of the driver is marked as default, or more than one is.
+    #[error(
+        "the driver {driver} has {found} default VolumeSnapshotClasses instead of one; mark one with the annotation \
+         snapshot.storage.kubernetes.io/is-default-class: \"true\", or set volumeSnapshotClassName"
+    )]
+    NoSingleDefault {
+        /// The driver of the volume.
+        driver: String,
+        /// Classes marked as its default.
+        found: usize,
+    },
+}
+
+impl ClassError {
+    /// The CamelCase word for programs.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "SnapshotClassNotFound",
+            Self::DriverMismatch { .. } => "SnapshotClassDriverMismatch",
+            Self::NoSingleDefault { .. } => "NoDefaultSnapshotClass",
+        }
+    }
+}
+
+/// Chooses the class for a volume of `driver`: the one asked for, or the driver's only default.
+///
+/// # Errors
+/// When there is no such class, or not exactly one.
+fn choose_class(asked: Option<&str>, driver: &str, classes: &[Class]) -> Result<String, ClassError> {
+    if let Some(name) = asked {
+        let class = classes.iter().find(|class| class.name == name);
+        return match class {
+            None => Err(ClassError::NotFound { name: name.to_owned() }),
+            Some(class) if class.driver != driver => Err(ClassError::DriverMismatch {
+                name: name.to_owned(),
+                class_driver: class.driver.clone(),
+                driver: driver.to_owned(),
+            }),
+            Some(class) => Ok(class.name.clone()),
+        };
+    }
+    let defaults: Vec<&Class> = classes.iter().filter(|class| class.driver == driver && class.default).collect();
+    match defaults.as_slice() {
+        [only] => Ok(only.name.clone()),
+        found => Err(ClassError::NoSingleDefault { driver: driver.to_owned(), found: found.len() }),
+    }
+}
+
+#[cfg(test)]
+#[path = "volume_snapshot_tests.rs"]
+mod tests;

@@ -1,0 +1,513 @@
+//! One replication from its first look to its end: what happened and the time go in, what is to be done comes out. Pure.
+//!
+//! ```text
+//! Reading → TakingOver → Looking ─┬─ Resolving → Guarding → Following → Attempting → Reading again ─┬─ Over
+//!                (of an earlier   ├─ (declared)  ───┘                                              └─ Parting → Over
+//!                 leader's status)└─ Refusing ───────────────────────────────────────→ Reading again
+//! ```
+//!
+//! The caller carries out the [`Effect`]s and answers with [`Input`]s: [`Driver::hear`] as they come, then [`Driver::turn`].
+//! Production's shell, the simulation and the model checker drive this same code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kube::{Resource, ResourceExt};
+use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase};
+
+use super::agents::AgentKey;
+use super::attempt::AttemptDriver;
+use super::effect::{Effect, Facts, Input, Refused, Storage};
+use super::goodbye::{Goodbye, with_finalizer};
+use super::happened::Happened;
+use super::membership::{self, Candidates, Refusal};
+use super::report;
+use super::resume::{is_under_way, resume};
+use super::state::{Moment, Request, Run, Verdict};
+use super::writer::{Lost, Write, Writer};
+use crate::limits::MAX_CONFLICTS;
+use crate::replica;
+
+type Object = Box<ConsistencyGroupReplication>;
+
+/// What every driver of one controller is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Rises with every new leader among the controllers. Agents refuse commands of an older one.
+    pub epoch: u64,
+    /// The longest `holdTimeout` that a replication may ask for.
+    pub hold_ceiling: Duration,
+}
+
+/// How driving a replication ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing is to be done before the object changes.
+    Ended,
+    /// Another attempt begins after this time.
+    Later(Duration),
+    /// It could not go on, for this reason. It is safe to begin again: what the status declares is taken up again.
+    Failed(String),
+}
+
+/// One replication that is driven.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    settings: Settings,
+    uid: String,
+    life: Life,
+    /// Its deletion was seen, or the object is gone.
+    deleted: bool,
+    /// The process is to stop.
+    stopping: bool,
+    /// What is to be done, and was not given yet.
+    effects: Vec<Effect>,
+}
+
+/// What is going on. Each but the last four waits for one answer.
+#[derive(Clone, Debug)]
+enum Life {
+    /// The object is read: a watch may lag, and an old status would be taken for an attempt to be voided.
+    Reading,
+    /// The object is read again after an attempt.
+    ReadingAgain,
+    /// The status of an earlier leader is made this one's.
+    TakingOver,
+    /// The namespace is read.
+    Looking { object: Object },
+    /// Claims are reserved, and storage is looked at.
+    Resolving { object: Object, facts: Box<Facts>, reserved: BTreeMap<String, String> },
+    /// The finalizer is put on, or the object is read after a conflict.
+    Guarding { beginning: Box<Beginning>, conflicts: u32 },
+    /// The members' present state is asked for.
+    Following { beginning: Box<Beginning> },
+    /// An attempt is driven.
+    Attempting(Box<AttemptDriver>),
+    /// An attempt that cannot begin is told of.
+    Refusing(Box<Writer>),
+    /// The object is let go.
+    Parting(Goodbye),
+    /// Nothing is left to do.
+    Over(Over),
+}
+
+/// An attempt that is about to begin.
+#[derive(Clone, Debug)]
+struct Beginning {
+    request: Request,
+    run: Run,
+    /// The object as it was read.
+    object: Object,
+}
+
+impl Driver {
+    /// Begins with the object of this UID.
+    pub fn new(settings: Settings, uid: &str) -> Self {
+        let (uid, effects) = (uid.to_owned(), vec![Effect::GetObject]);
+        Self { settings, uid, life: Life::Reading, deleted: false, stopping: false, effects }
+    }
+
+    /// Takes note of what happened. [`Driver::turn`] says what is to be done.
+    pub fn hear(&mut self, input: Input, now: Moment) {
+        match &input {
+            Input::Deletion => self.deleted = true,
+            Input::Stop => self.stopping = true,
+            _ => {}
+        }
+        let life = std::mem::replace(&mut self.life, Life::Over(Over::Ended));
+        self.life = match (life, input) {
+            (Life::Reading, Input::Object(read)) => self.object_read(read, now),
+            (Life::ReadingAgain, Input::Object(read)) => self.object_read_again(read, now),
+            (Life::TakingOver, Input::Stored(stored)) => self.taken_over(stored),
+            (Life::Looking { object }, Input::Looked(looked)) => self.looked(object, looked, now),
+            (Life::Resolving { object, facts, .. }, Input::Reserved(reserved)) => {
+                Life::Resolving { object, facts, reserved }
+            }
+            (Life::Resolving { object, facts, reserved }, Input::LookedUp(storage)) => {
+                self.looked_up(object, *facts, reserved, storage, now)
+            }
+            (Life::Guarding { beginning, conflicts }, Input::Patched(patched)) => {
+                self.guarded(beginning, conflicts, patched)
+            }
+            (Life::Guarding { beginning, conflicts }, Input::Object(read)) => {
+                self.read_for_guarding(beginning, conflicts, read)
+            }
+            (Life::Following { beginning }, Input::Following(following)) => self.followed(*beginning, following, now),
+            (Life::Attempting(mut attempt), input) => {
+                self.effects.extend(attempt.hear(input, now));
+                Life::Attempting(attempt)
+            }
+            (Life::Refusing(mut writer), Input::Stored(stored)) => {
+                let news = writer.stored(stored.map(|object| *object), now.monotonic);
+                self.effects.push(Effect::Tell(news));
+                Life::Refusing(writer)
+            }
+            (Life::Refusing(mut writer), Input::Object(read)) => {
+                writer.read(read.map(|object| object.map(|it| *it)), now.monotonic);
+                Life::Refusing(writer)
+            }
+            (Life::Parting(goodbye), input) => self.parting(goodbye, input),
+            // Not asked for here: what is told of the world is read again before it is needed.
+            (life, _) => life,
+        };
+    }
+
+    /// Goes on, and gives what is to be done now, in order. `leads`: nobody else can lead.
+    pub fn turn(&mut self, now: Moment, leads: bool) -> Vec<Effect> {
+        let over = match &mut self.life {
+            Life::Attempting(attempt) => {
+                self.effects.extend(attempt.turn(now, leads));
+                attempt.over()
+            }
+            Life::Refusing(writer) => {
+                match writer.step(now.monotonic) {
+                    Some(Write::Put(object)) => self.effects.push(Effect::PutStatus(object)),
+                    Some(Write::Get) => self.effects.push(Effect::GetObject),
+                    None => {}
+                }
+                writer.is_over().then(|| writer.lost())
+            }
+            _ => None,
+        };
+        if let Some(lost) = over {
+            self.life = self.attempt_over(lost);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When, on the monotonic clock, a turn is due even if nothing is heard.
+    pub fn wake_at(&self) -> Option<Duration> {
+        match &self.life {
+            Life::Attempting(attempt) => attempt.wake_at(),
+            Life::Refusing(writer) => writer.wake_at(),
+            _ => None,
+        }
+    }
+
+    /// How it ended; `None` while it goes on.
+    pub fn over(&self) -> Option<&Over> {
+        match &self.life {
+            Life::Over(over) => Some(over),
+            _ => None,
+        }
+    }
+
+    /// The attempt that is under way.
+    pub fn attempt(&self) -> Option<&AttemptDriver> {
+        match &self.life {
+            Life::Attempting(attempt) => Some(attempt),
+            _ => None,
+        }
+    }
+
+    fn ask(&mut self, effect: Effect, life: Life) -> Life {
+        self.effects.push(effect);
+        life
+    }
+
+    fn object_read(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
+        match read {
+            Ok(Some(object)) if has_ended(&object) => self.object_read_again(Ok(Some(object)), now),
+            Ok(Some(object)) if object.uid().as_deref() == Some(&self.uid) => match cool_down(&object, now) {
+                Some(left) => Life::Over(Over::Later(left)),
+                None => self.take_over(object),
+            },
+            Ok(_) => Life::Over(Over::Ended),
+            Err(why) => failed("the object could not be read", why),
+        }
+    }
+
+    /// What follows an attempt: a goodbye, another attempt, or nothing.
+    fn object_read_again(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
+        match read {
+            Ok(Some(object)) if object.uid().as_deref() != Some(&self.uid) => Life::Over(Over::Ended),
+            Ok(Some(object)) if object.metadata.deletion_timestamp.is_some() => self.say_goodbye(object),
+            Ok(Some(object)) => Life::Over(cool_down(&object, now).map_or(Over::Ended, Over::Later)),
+            Ok(None) => Life::Over(Over::Ended),
+            Err(why) => failed("the object could not be read", why),
+        }
+    }
+
+    /// Stores this leader's epoch in a status that an earlier leader wrote, before anything is done about what it says: from
+    /// then on the earlier leader, should it still be there, can store nothing, and what it has stored before is known here.
+    ///
+    /// A replication without a status needs none of it: the first status of its run is this leader's.
+    fn take_over(&mut self, mut object: Object) -> Life {
+        let epoch = self.settings.epoch;
+        match object.status.as_mut().filter(|status| status.leader_epoch != epoch) {
+            None => self.ask(Effect::Look, Life::Looking { object }),
+            // A newer leader works on it.
+            Some(status) if status.leader_epoch > epoch => Life::Over(Over::Ended),
+            Some(status) => {
+                status.leader_epoch = epoch;
+                self.ask(Effect::PutStatus(object), Life::TakingOver)
+            }
+        }
+    }
+
+    fn taken_over(&mut self, stored: Result<Object, Refused>) -> Life {
+        match stored {
+            Ok(object) => self.ask(Effect::Look, Life::Looking { object }),
+            // A conflict too: what was stored meanwhile is read the next time.
+            Err(why) => failed("the status of an earlier leader could not be taken over", why),
+        }
+    }
+
+    fn looked(&mut self, object: Object, looked: Result<Box<Facts>, String>, now: Moment) -> Life {
+        let facts = match looked {
+            Ok(facts) => facts,
+            Err(why) => return Life::Over(Over::Failed(why)),
+        };
+        if let Some(status) = object.status.as_ref().filter(|status| is_under_way(status)) {
+            let request = self.request(&object);
+            let run = resume(&request, status, &facts.pods, now);
+            let claims = run.members.iter().map(|member| member.claim.uid.clone()).collect();
+            self.effects.push(Effect::Reserve { claims, whole: false });
+            return self.guard(Beginning { request, run, object });
+        }
+        if object.metadata.deletion_timestamp.is_some() {
+            return self.end_deleted(object, now);
+        }
+        let claims: Vec<_> = facts.claims.values().cloned().collect();
+        let chosen = match membership::select(&object.spec.source, &claims) {
+            Ok(selection) => selection.claims,
+            Err(verdict) => {
+                let request = self.request(&object);
+                return refuse(&request, object, verdict.into(), now);
+            }
+        };
+        let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
+        let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
+        let kind = replica::asked_for(&object.spec).filter(|_| object.spec.mode == Mode::Replicate);
+        self.effects.push(Effect::Reserve { claims: uids, whole: true });
+        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts, reserved: BTreeMap::new() })
+    }
+
+    fn looked_up(
+        &mut self,
+        object: Object,
+        facts: Facts,
+        reserved: BTreeMap<String, String>,
+        storage: Result<Box<Storage>, String>,
+        now: Moment,
+    ) -> Life {
+        let Storage { drivers, facts: of_kind } = match storage {
+            Ok(storage) => *storage,
+            Err(why) => return Life::Over(Over::Failed(why)),
+        };
+        let candidates = Candidates {
+            drivers,
+            facts: of_kind,
+            taken: reserved,
+            pods: facts.pods.into_values().collect(),
+            claims: facts.claims.into_values().collect(),
+        };
+        let request = self.request(&object);
+        match membership::resolve(&object.spec, &request, self.settings.hold_ceiling, &candidates) {
+            // A claim that changed meanwhile may be no member any more; those that were asked for were not reserved.
+            Ok(_) if !candidates.taken.is_empty() => {
+                let why = "a member belongs to another replication that is still running";
+                refuse(&request, object, Verdict::new("HeldByAnother", why).into(), now)
+            }
+            Ok(members) => {
+                let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
+                self.guard(Beginning { request, run, object })
+            }
+            Err(refusal) => refuse(&request, object, refusal, now),
+        }
+    }
+
+    /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended. An object
+    /// that is being deleted takes no new finalizer, and needs none for being cleaned up after.
+    fn guard(&mut self, beginning: Beginning) -> Life {
+        let patch = match beginning.object.metadata.deletion_timestamp {
+            Some(_) => None,
+            None => with_finalizer(&beginning.object, true),
+        };
+        match patch {
+            Some(patch) => {
+                let beginning = Box::new(beginning);
+                self.ask(Effect::SetFinalizers(patch), Life::Guarding { beginning, conflicts: 0 })
+            }
+            None => self.follow(beginning),
+        }
+    }
+
+    fn guarded(&mut self, beginning: Box<Beginning>, conflicts: u32, patched: Result<Object, Refused>) -> Life {
+        match patched {
+            Ok(object) => self.begin_with(*beginning, object),
+            Err(Refused::NotFound) => self.read_again(),
+            Err(Refused::Conflict) if conflicts < MAX_CONFLICTS => {
+                self.ask(Effect::GetObject, Life::Guarding { beginning, conflicts: conflicts + 1 })
+            }
+            Err(why) => failed("the finalizer could not be put on", why),
+        }
+    }
+
+    fn read_for_guarding(
+        &mut self,
+        beginning: Box<Beginning>,
+        conflicts: u32,
+        read: Result<Option<Object>, Refused>,
+    ) -> Life {
+        match read {
+            Ok(Some(object)) if object.uid() == beginning.object.uid() => match with_finalizer(&object, true) {
+                Some(patch) => self.ask(Effect::SetFinalizers(patch), Life::Guarding { beginning, conflicts }),
+                None => self.begin_with(*beginning, object),
+            },
+            Ok(_) => self.read_again(),
+            Err(why) => failed("the object could not be read", why),
+        }
+    }
+
+    /// A leader that was stopped for a while and has not noticed yet that it leads no longer must not begin from an old status.
+    fn begin_with(&mut self, beginning: Beginning, object: Object) -> Life {
+        if object.status != beginning.object.status {
+            let why = "another controller has written the status of this replication meanwhile";
+            return Life::Over(Over::Failed(why.to_owned()));
+        }
+        self.follow(Beginning { object, ..beginning })
+    }
+
+    fn follow(&mut self, beginning: Beginning) -> Life {
+        let follow = AttemptDriver::interest(&beginning.request, &beginning.run);
+        self.ask(follow, Life::Following { beginning: Box::new(beginning) })
+    }
+
+    fn followed(
+        &mut self,
+        beginning: Beginning,
+        following: Result<(Box<Facts>, BTreeSet<AgentKey>), String>,
+        now: Moment,
+    ) -> Life {
+        let (facts, agents) = match following {
+            Ok(following) => following,
+            Err(why) => return Life::Over(Over::Failed(why)),
+        };
+        let Beginning { request, run, object } = beginning;
+        let deleted = self.deleted || object.metadata.deletion_timestamp.is_some();
+        let mut attempt = AttemptDriver::new(request, run, *object, *facts, agents);
+        attempt.observed.deleted = deleted;
+        if self.stopping {
+            self.effects.extend(attempt.hear(Input::Stop, now));
+        }
+        Life::Attempting(Box::new(attempt))
+    }
+
+    /// Ends a run whose object is being deleted while it waits: for its turn, or for its next attempt.
+    fn end_deleted(&mut self, object: Object, now: Moment) -> Life {
+        if object.status.is_none() {
+            return self.say_goodbye(object);
+        }
+        let verdict = Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done");
+        let last = Request { retry: None, ..self.request(&object) };
+        refuse(&last, object, verdict.into(), now)
+    }
+
+    fn attempt_over(&mut self, lost: Option<Lost>) -> Life {
+        match lost {
+            Some(Lost::Changed) => Life::Over(Over::Failed("somebody else changed the status of this run".to_owned())),
+            // Quietly: the object is the newer leader's.
+            Some(Lost::Overtaken) => Life::Over(Over::Ended),
+            None => self.read_again(),
+        }
+    }
+
+    fn read_again(&mut self) -> Life {
+        self.ask(Effect::GetObject, Life::ReadingAgain)
+    }
+
+    fn part(&mut self, goodbye: Goodbye, next: Option<Effect>) -> Life {
+        match next {
+            Some(effect) => self.ask(effect, Life::Parting(goodbye)),
+            None => Life::Over(Over::Ended),
+        }
+    }
+
+    fn parting(&mut self, mut goodbye: Goodbye, input: Input) -> Life {
+        let next = match input {
+            Input::Removed(_) => Ok(goodbye.removed()),
+            Input::Patched(patched) => goodbye.patched(patched),
+            Input::Object(Ok(object)) => Ok(goodbye.read(object)),
+            Input::Object(Err(why)) => return failed("the object could not be read", why),
+            _ => return Life::Parting(goodbye),
+        };
+        match next {
+            Ok(next) => self.part(goodbye, next),
+            Err(why) => Life::Over(Over::Failed(why)),
+        }
+    }
+
+    fn say_goodbye(&mut self, object: Object) -> Life {
+        let request = self.request(&object);
+        let (goodbye, first) = Goodbye::begin(&request, object);
+        self.part(goodbye, first)
+    }
+
+    fn request(&self, object: &ConsistencyGroupReplication) -> Request {
+        let suspension = &object.spec.suspension;
+        Request {
+            name: object.name_any(),
+            namespace: object.namespace().unwrap_or_default(),
+            uid: object.uid().unwrap_or_default(),
+            generation: object.metadata.generation,
+            mode: object.spec.mode,
+            kind: replica::asked_for(&object.spec),
+            prepare_timeout: suspension.prepare_timeout.into(),
+            hold_timeout: suspension.hold_timeout.into(),
+            deletion_policy: object.spec.deletion_policy,
+            retry: object.spec.retry,
+            owner: object.owner_ref(&()),
+            epoch: self.settings.epoch,
+        }
+    }
+}
+
+fn failed(what: &str, why: Refused) -> Life {
+    let why = match why {
+        Refused::NotFound => "it is gone".to_owned(),
+        Refused::Conflict => "somebody else has written it meanwhile".to_owned(),
+        Refused::Trouble(why) => why,
+    };
+    Life::Over(Over::Failed(format!("{what}: {why}")))
+}
+
+/// Ends an attempt that cannot begin. Nothing was asked of anybody.
+fn refuse(request: &Request, object: Object, Refusal { verdict, members }: Refusal, now: Moment) -> Life {
+    let mut run = Run::refused(request, members, verdict, object.status.clone().unwrap_or_default(), now);
+    let status = report::render_refused(request, &run, now);
+    let blocked = run.news().into_iter();
+    let happened = blocked.chain(Happened::began(&status)).collect();
+    let mut writer = Writer::new(*object);
+    writer.push(status, happened);
+    writer.close();
+    Life::Refusing(Box::new(writer))
+}
+
+/// How long it is until the next attempt may begin. A stored time is believed no further than the pause that was asked for:
+/// the clock that it was taken from may be another one. `None`: it may begin, or none follows.
+fn cool_down(object: &ConsistencyGroupReplication, now: Moment) -> Option<Duration> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let next = object.status.as_ref()?.next_attempt_at.as_ref()?;
+    let left = Duration::try_from(next.0.duration_since(now.wall)).ok()?;
+    Some(left.min(object.spec.retry.unwrap_or_default().pause())).filter(|left| !left.is_zero())
+}
+
+/// Whether the run has ended for good.
+pub fn has_ended(object: &ConsistencyGroupReplication) -> bool {
+    object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final)
+}
+
+/// Whether there is anything to do about an object: it has not ended, or it has and waits for its finalizer.
+pub fn needs_work(object: &ConsistencyGroupReplication) -> bool {
+    if object.metadata.deletion_timestamp.is_some() {
+        return object.finalizers().iter().any(|one| one == stillpoint_api::labels::FINALIZER);
+    }
+    !has_ended(object)
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

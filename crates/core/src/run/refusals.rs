@@ -1,0 +1,96 @@
+//! What follows when members are not ready, and what is said of it. Pure.
+
+use stillpoint_api::{Blocker, MemberState};
+
+use super::agents::AgentRef;
+use super::observed::Observed;
+use super::plan::Draft;
+use super::state::{Refused, Stage, Verdict};
+use crate::limits::{MAX_ROUNDS, ROUND_PAUSE};
+
+impl Draft<'_> {
+    /// `Some` when an agent refused: whether that moved the run.
+    pub fn handle_refusals(&mut self) -> Option<bool> {
+        let refused = |how| self.run.members.iter().any(|member| member.is_refused(how));
+        let blind = self.run.members.iter().any(|member| member.uncovered().is_some());
+        if blind || refused(Refused::ForGood) {
+            let verdict = self.not_ready("NotReady", "an agent cannot suspend its member");
+            return Some(self.abandon(verdict));
+        }
+        refused(Refused::ForNow).then(|| self.try_again())
+    }
+
+    /// Releases everybody at once, so that the trouble of one member does not stop the writes of the others, and pauses.
+    pub fn try_again(&mut self) -> bool {
+        let pause = ROUND_PAUSE * 2_u32.saturating_pow(self.run.round - 1);
+        let until = self.now.monotonic + pause;
+        let in_time = self.run.prepare_deadline.is_none_or(|end| until < end);
+        if self.run.round >= MAX_ROUNDS || !in_time {
+            let verdict = self.not_ready("NotReady", "the members were not ready together in any round");
+            return self.abandon(verdict);
+        }
+        self.release_all();
+        self.run.stage = Stage::Pausing { until };
+        true
+    }
+
+    pub fn give_up_in_time(&mut self) -> bool {
+        if self.run.prepare_deadline.is_none_or(|end| self.now.monotonic < end) {
+            return false;
+        }
+        self.blame_the_silent();
+        let verdict = self.not_ready("NotReadyInTime", "not all members were ready within prepareTimeout");
+        self.abandon(verdict)
+    }
+
+    /// An agent that is not ready and says nothing gets a blocker that says so.
+    fn blame_the_silent(&mut self) {
+        let observed = self.observed;
+        for member in &mut self.run.members {
+            for one in &mut member.assignments {
+                let expected =
+                    matches!(one.state, MemberState::Pending | MemberState::Preparing | MemberState::Suspending);
+                if expected && one.blockers.is_empty() {
+                    one.blockers.push(silence(&one.agent, &member.claim.name, observed));
+                    one.state = MemberState::NotReady;
+                }
+            }
+        }
+    }
+
+    /// The verdict over members that were not ready: the first blocker, and how many more there are.
+    pub fn not_ready(&self, reason: &str, message: &str) -> Verdict {
+        let mut blocked = self.run.members.iter().filter_map(|member| Some((member, member.blockers().next()?)));
+        let Some((member, first)) = blocked.next() else { return Verdict::new(reason, message) };
+        let all = blocked.fold(member.count_blockers(), |all, (member, _)| all + member.count_blockers());
+        let more = if all > 1 { format!(" (and {} more, see status.members)", all - 1) } else { String::new() };
+        Verdict::new(&first.reason, format!("{}: {}{more}", member.claim.name, first.message))
+    }
+}
+
+/// Why an agent says nothing of the claim of this name, as far as it can be seen from here.
+fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
+    let pod = &agent.own_pod().name;
+    let running = agent.watched_pod(&observed.pods).is_some_and(|pod| pod.running);
+    let (reason, message) = if !running {
+        (
+            "PodNotRunning",
+            format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
+        )
+    } else if !observed.connected.contains(&agent.key()) {
+        (
+            "AgentNotConnected",
+            format!(
+                "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; see the logs of its container stillpoint-agent"
+            ),
+        )
+    } else {
+        (
+            "AgentSilent",
+            format!(
+                "{agent} did not answer for PersistentVolumeClaim {claim} in time; see the logs of its container stillpoint-agent"
+            ),
+        )
+    };
+    Blocker { reason: reason.into(), message, pod: Some(pod.clone()), ..Blocker::default() }
+}

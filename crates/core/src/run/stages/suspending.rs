@@ -1,0 +1,34 @@
+//! Agents suspend, and those that are ready hold.
+
+use stillpoint_api::{MemberState, Mode, Phase};
+
+use super::super::plan::Draft;
+use super::super::state::Member;
+
+impl Draft<'_> {
+    /// All hold at once, or nobody does.
+    pub fn suspending(&mut self) -> bool {
+        if self.run.hold_began.is_none() {
+            let ready = self.run.assignments().filter_map(|(_, one)| Some(one.ready?.at));
+            self.run.hold_began = ready.min_by_key(|at| at.monotonic);
+        }
+        if let Some(moved) = self.handle_refusals() {
+            return moved;
+        }
+        let ready = |member: &Member| member.all_are(MemberState::Ready);
+        if self.run.members.iter().all(ready) && self.cut_deadline().is_none_or(|end| self.now.monotonic < end) {
+            self.run.hold_began.get_or_insert(self.now);
+            self.enter(Phase::Ready);
+            if self.request.mode == Mode::Check {
+                return self.begin_release();
+            }
+            return self.begin_cut();
+        }
+        if self.cut_deadline().is_some_and(|end| end <= self.now.monotonic) {
+            let verdict =
+                self.not_ready("NotReadyTogether", "not all members were ready within holdTimeout of the first");
+            return self.abandon(verdict);
+        }
+        self.give_up_in_time()
+    }
+}

@@ -1,0 +1,111 @@
+//! What is watched, and what is kept of it. The objects themselves are never kept.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{ListParams, WatchParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use stillpoint_api::labels;
+use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_core::limits::{LIST_PAGE, WATCH_TIMEOUT};
+use stillpoint_core::run::facts::{Claim, PodFacts};
+
+/// One kind of objects.
+pub trait Subject: Send + Sync + 'static {
+    /// As the API server has it.
+    type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
+    /// What is kept of it.
+    type Fact: Clone + PartialEq + Send + Sync + 'static;
+
+    /// What it is called in a sentence.
+    const WHAT: &'static str;
+    /// Which of them are of interest, by their labels.
+    const LABELS: Option<&'static str> = None;
+    /// Which of them are of interest, by their fields.
+    const FIELDS: Option<&'static str> = None;
+
+    /// What tells this one from all others, for all time or at least from those that are there with it.
+    fn key(object: &Self::Object) -> String;
+    /// What is to be kept; `None`: nothing.
+    fn fact(object: Self::Object) -> Option<Self::Fact>;
+
+    /// Asks for the first page of a list that shows what is stored at that moment (without a resource version, it is a
+    /// consistent read).
+    fn list() -> ListParams {
+        let mut params = ListParams::default().limit(LIST_PAGE);
+        params.label_selector = Self::LABELS.map(str::to_owned);
+        params.field_selector = Self::FIELDS.map(str::to_owned);
+        params
+    }
+
+    /// Asks for the changes, and from time to time for the version up to which there were none.
+    fn watch() -> WatchParams {
+        let timeout = u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        let mut params = WatchParams::default().timeout(timeout);
+        params.label_selector = Self::LABELS.map(str::to_owned);
+        params.field_selector = Self::FIELDS.map(str::to_owned);
+        params
+    }
+}
+
+/// The claims of a namespace, by UID.
+pub enum Claims {}
+
+impl Subject for Claims {
+    type Object = PersistentVolumeClaim;
+    type Fact = Claim;
+    const WHAT: &'static str = "claims";
+
+    fn key(claim: &PersistentVolumeClaim) -> String {
+        claim.uid().unwrap_or_default()
+    }
+
+    fn fact(claim: PersistentVolumeClaim) -> Option<Claim> {
+        Some(claim.into())
+    }
+}
+
+/// The unfinished pods of a namespace that mount claims, by UID.
+pub enum Pods {}
+
+impl Subject for Pods {
+    type Object = Pod;
+    type Fact = PodFacts;
+    const WHAT: &'static str = "pods";
+    // Finished pods can write no more; of jobs there may be many. A pod that finishes is told of as one that is gone.
+    const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
+
+    fn key(pod: &Pod) -> String {
+        pod.uid().unwrap_or_default()
+    }
+
+    fn fact(pod: Pod) -> Option<PodFacts> {
+        PodFacts::of(pod).filter(|pod| !pod.claims.is_empty())
+    }
+}
+
+/// The snapshots of the cluster that a replication made, by [`replica_key`].
+pub enum Replicas {}
+
+impl Subject for Replicas {
+    type Object = VolumeSnapshot;
+    type Fact = VolumeSnapshot;
+    const WHAT: &'static str = "replicas";
+    const LABELS: Option<&'static str> = Some(labels::REPLICATION_UID);
+
+    fn key(snapshot: &VolumeSnapshot) -> String {
+        replica_key(&snapshot.namespace().unwrap_or_default(), &snapshot.name_any())
+    }
+
+    fn fact(mut snapshot: VolumeSnapshot) -> Option<VolumeSnapshot> {
+        snapshot.metadata.managed_fields = None;
+        Some(snapshot)
+    }
+}
+
+/// The key of a snapshot. No name has a slash, so all of a namespace follow each other.
+pub fn replica_key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}

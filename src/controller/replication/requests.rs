@@ -1,0 +1,103 @@
+//! The requests of a run, each with its limit of time, and their answers as a driver hears them.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::{DynamicObject, Status};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_core::limits::API_TIMEOUT;
+use stillpoint_core::replica::ask::Ask;
+use stillpoint_core::run::effect::{Input, Refused};
+
+/// The object of a run as the API server has it, and how it is written.
+#[derive(Clone)]
+pub struct Stored {
+    api: Api<ConsistencyGroupReplication>,
+    name: String,
+}
+
+impl Stored {
+    /// The object of this name.
+    pub fn new(client: Client, namespace: &str, name: &str) -> Self {
+        Self { api: Api::namespaced(client, namespace), name: name.to_owned() }
+    }
+
+    /// Reads it.
+    pub async fn get(self) -> Input {
+        let read = asked(self.api.get_opt(&self.name)).await;
+        Input::Object(read.map(|object| object.map(Box::new)))
+    }
+
+    /// Replaces its status.
+    pub async fn put_status(self, object: Box<ConsistencyGroupReplication>) -> Input {
+        let params = PostParams::default();
+        let stored = asked(self.api.replace_subresource("status", &self.name, &params, &*object)).await;
+        Input::Stored(stored.map(Box::new))
+    }
+
+    /// Replaces its list of finalizers.
+    pub async fn set_finalizers(self, object: Box<ConsistencyGroupReplication>) -> Input {
+        // The resource version makes this a change of the list that was read, not of another one.
+        let patch =
+            json!({"metadata": {"finalizers": object.finalizers(), "resourceVersion": object.resource_version()}});
+        let patched = asked(self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))).await;
+        Input::Patched(patched.map(Box::new))
+    }
+}
+
+/// Asks for a replica, in a namespace.
+pub async fn ask(client: Client, namespace: String, ask: Ask) -> Input {
+    let name = ask.name();
+    let Ask::Create { resource, object } = ask;
+    let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
+    // An object that is there already is refused too: it may be from before the hold, and then it shows another moment.
+    let created = within(API_TIMEOUT, api.create(&PostParams::default(), &object)).await;
+    Input::Asked { name, result: created.map(Box::new).map_err(|error| format!("{error:#}")) }
+}
+
+/// Opens so many connections: the client speaks HTTP/1.1, in which each request that is under way has one of its own, and a
+/// handshake of TCP and TLS within a hold would lengthen it. What is asked for does not matter; everybody may ask for it.
+pub fn warm(client: &Client, connections: usize) {
+    for _ in 0..connections {
+        let client = client.clone();
+        tokio::spawn(async move { within(API_TIMEOUT, client.apiserver_version()).await.is_ok() });
+    }
+}
+
+/// A request as a driver hears of it.
+async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Refused> {
+    match tokio::time::timeout(API_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(Refused::NotFound),
+        Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(Refused::Conflict),
+        Ok(Err(error)) => Err(Refused::Trouble(sentence(&error))),
+        Err(_) => Err(Refused::Trouble(format!("the API server did not answer within {API_TIMEOUT:?}"))),
+    }
+}
+
+/// A request with a limit of time.
+///
+/// # Errors
+/// When it fails, or takes longer.
+pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+    let answer = tokio::time::timeout(limit, request).await;
+    let answer = answer.with_context(|| format!("the API server did not answer within {limit:?}"))?;
+    answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
+}
+
+/// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
+/// [`Status::is_not_found`] looks for.
+pub fn is_absent(status: &Status) -> bool {
+    status.code == 404
+}
+
+/// What the API server said, without the fields of its answer that the sentence repeats.
+pub fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,319 @@
+//! Drives one replication: carries out what its [`Driver`] decides, and tells it what happened.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, Resource, ResourceExt};
+use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, RUN_QUEUE};
+use stillpoint_core::replica::removal::Removal;
+use stillpoint_core::run::agents::AgentKey;
+use stillpoint_core::run::driver::{Driver, Over, Settings};
+use stillpoint_core::run::effect::{Effect, Input, Interest, Refused};
+use stillpoint_core::run::happened::Happened;
+use stillpoint_core::run::state::Moment;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::events::Events;
+use super::observe::{self, Watches};
+use super::removal::remove;
+use super::requests::{Stored, ask, warm};
+use super::reserved::{Reservation, Reserved};
+use crate::controller::leadership::Tenure;
+use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
+
+/// What every run is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The agents.
+    pub sessions: Sessions,
+    /// What every driver is given.
+    pub settings: Settings,
+    /// Whether this controller leads.
+    pub tenure: Tenure,
+    /// Kubernetes Events.
+    pub events: Events,
+    /// Claims that runs have reserved.
+    pub reserved: Reserved,
+    /// The zero of the monotonic clock.
+    pub started: Instant,
+    /// The controller stops.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// The clocks.
+    pub fn now(&self) -> Moment {
+        Moment { monotonic: self.started.elapsed(), wall: Timestamp::now() }
+    }
+}
+
+/// The newest state of the object of a run; `None`: it is gone.
+pub type ObjectWatch = watch::Receiver<Option<Arc<ConsistencyGroupReplication>>>;
+
+/// The shell of one replication.
+pub struct Shell {
+    context: Context,
+    namespace: String,
+    name: String,
+    uid: String,
+    reference: ObjectReference,
+    driver: Driver,
+    updates: ObjectWatch,
+    /// Answers to what was asked of the API server.
+    answers: mpsc::Receiver<Input>,
+    answer: mpsc::Sender<Input>,
+    /// What the run is about, once it is followed.
+    watches: Option<Watches>,
+    interest: Interest,
+    /// `None` before the agents are listened to, and once events were missed.
+    agents: Option<Attachment>,
+    /// Keeps other runs away from the members; dropped when no agent is needed any more, long before an upload ends.
+    reservation: Option<Reservation>,
+    /// Told when the place among the runs is free.
+    aside: mpsc::Sender<String>,
+    /// The trouble that was logged last: a refusal may last for hours, and each cause is worth one line.
+    trouble: Option<String>,
+    /// The controller's shutdown has been noticed.
+    stopping: bool,
+}
+
+impl Shell {
+    /// Begins with the object that `updates` shows; `aside` is told its UID when it needs no agents any more.
+    pub fn new(
+        context: Context,
+        object: &ConsistencyGroupReplication,
+        updates: ObjectWatch,
+        aside: mpsc::Sender<String>,
+    ) -> Self {
+        let (answer, answers) = mpsc::channel(RUN_QUEUE);
+        let uid = object.uid().unwrap_or_default();
+        Self {
+            driver: Driver::new(context.settings, &uid),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid,
+            reference: object.object_ref(&()),
+            context,
+            updates,
+            answers,
+            answer,
+            watches: None,
+            interest: Interest::default(),
+            agents: None,
+            reservation: None,
+            aside,
+            trouble: None,
+            stopping: false,
+        }
+    }
+
+    /// Drives it until it is over.
+    pub async fn drive(mut self) -> Over {
+        self.note_deletion();
+        loop {
+            let effects = self.driver.turn(self.context.now(), self.context.tenure.is_certain());
+            let mut news = false;
+            for effect in effects {
+                news |= self.carry_out(effect).await;
+            }
+            if let Some(over) = self.driver.over() {
+                return over.clone();
+            }
+            // What could not be queued is news for the planner, and so is what was answered at once.
+            if !news {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Carries out an effect. What takes time goes on in the background, bounded by its own limits, and is answered later.
+    /// Says whether it was answered already.
+    async fn carry_out(&mut self, effect: Effect) -> bool {
+        let client = self.context.client.clone();
+        let stored = || Stored::new(client.clone(), &self.namespace, &self.name);
+        let namespace = self.namespace.clone();
+        match effect {
+            Effect::GetObject => self.spawn(stored().get()),
+            Effect::PutStatus(object) => self.spawn(stored().put_status(object)),
+            Effect::SetFinalizers(object) => self.spawn(stored().set_finalizers(object)),
+            Effect::Look => self.spawn(async move {
+                let looked = observe::look(&client, &namespace).await;
+                Input::Looked(looked.map(Box::new).map_err(|error| format!("{error:#}")))
+            }),
+            Effect::LookUp { volumes, kind } => self.spawn(async move {
+                let storage = observe::storage(&client, volumes, kind).await;
+                Input::LookedUp(storage.map(Box::new).map_err(|error| format!("{error:#}")))
+            }),
+            Effect::Reserve { claims, whole } => {
+                let (reservation, others) = self.context.reserved.reserve(claims, &self.name, whole);
+                self.reservation = Some(reservation);
+                self.hear(Input::Reserved(others));
+                return true;
+            }
+            Effect::Follow { interest, agents } => {
+                let following = self.follow(interest, agents).await;
+                self.hear(following);
+                return true;
+            }
+            Effect::Send { to, command, message } => {
+                if let Err(error) = self.context.sessions.send(&to.agent, message) {
+                    tracing::warn!(?command, member = to.claim, agent = %to.agent, %error, "a command could not be sent");
+                    self.hear(Input::Unsent(to));
+                    return true;
+                }
+            }
+            Effect::Warm(connections) => warm(&client, connections),
+            Effect::Ask(asks) => {
+                for one in asks {
+                    self.spawn(ask(client.clone(), namespace.clone(), one));
+                }
+            }
+            Effect::Remove { removes, last_attempt } => {
+                let removal = Removal::new(removes, last_attempt);
+                self.spawn(async move { Input::Removed(remove(&client, &namespace, removal).await) });
+            }
+            Effect::Recheck => {
+                let interest = self.interest.clone();
+                self.spawn(recheck(client, namespace, interest));
+            }
+            Effect::StepAside => {
+                self.reservation = None;
+                self.aside.send(self.uid.clone()).await.ok();
+            }
+            Effect::Tell(happened) => {
+                happened.iter().for_each(log);
+                self.context.events.tell(happened, &self.reference);
+            }
+        }
+        false
+    }
+
+    async fn follow(&mut self, interest: Interest, agents: BTreeSet<AgentKey>) -> Input {
+        self.interest = interest.clone();
+        let watches = Watches::start(&self.context.client, &self.namespace, &self.uid, interest).await;
+        let (watches, facts) = match watches {
+            Ok(watches) => watches,
+            Err(error) => return Input::Following(Err(format!("{error:#}"))),
+        };
+        self.watches = Some(watches);
+        // Listening comes before looking who is connected, so that no change falls between the two.
+        self.agents = Some(self.context.sessions.attach(&self.uid, agents.iter().cloned()));
+        let connected = agents.into_iter().filter(|agent| self.context.sessions.connected(agent)).collect();
+        Input::Following(Ok((Box::new(facts), connected)))
+    }
+
+    fn spawn(&self, request: impl Future<Output = Input> + Send + 'static) {
+        let answer = self.answer.clone();
+        // A run that is over does not listen any more.
+        tokio::spawn(async move { answer.send(request.await).await.ok() });
+    }
+
+    /// Waits for news, or until it is time, and takes all that is there: the driver decides once about it.
+    async fn wait(&mut self) {
+        let wake_at = self.driver.wake_at();
+        let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
+        tokio::select! {
+            Some(input) = self.answers.recv() => self.hear(input),
+            event = next_event(&mut self.agents) => self.hear_agent(event),
+            changes = next_changes(&mut self.watches) => changes.into_iter().for_each(|change| self.hear(change)),
+            Ok(()) = self.updates.changed() => self.note_deletion(),
+            () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
+            () = self.context.shutdown.cancelled(), if !self.stopping => {
+                self.stopping = true;
+                self.hear(Input::Stop);
+            }
+        }
+        while let Ok(input) = self.answers.try_recv() {
+            self.hear(input);
+        }
+        while let Some(event) = self.agents.as_mut().and_then(Attachment::try_recv) {
+            self.hear_agent(Some(event));
+        }
+    }
+
+    fn hear(&mut self, input: Input) {
+        if let Input::Stored(Err(Refused::Trouble(trouble))) = &input
+            && self.trouble.as_ref() != Some(trouble)
+        {
+            tracing::warn!("the status cannot be written; it is tried again until it can: {trouble}");
+            self.trouble = Some(trouble.clone());
+        }
+        self.driver.hear(input, self.context.now());
+    }
+
+    fn hear_agent(&mut self, event: Option<AgentEvent>) {
+        let input = match event {
+            Some(AgentEvent::Connected { agent }) => Input::Connected(agent),
+            Some(AgentEvent::Lost { agent }) => Input::Lost(agent),
+            Some(AgentEvent::Report { agent, report }) => Input::Report(agent, report),
+            None => {
+                self.agents = None;
+                Input::Missed
+            }
+        };
+        self.hear(input);
+    }
+
+    fn note_deletion(&mut self) {
+        let gone = |object: &ConsistencyGroupReplication| object.metadata.deletion_timestamp.is_some();
+        if self.updates.borrow_and_update().as_deref().is_none_or(gone) {
+            self.hear(Input::Deletion);
+        }
+    }
+}
+
+/// One line for one thing that happened. The span says in which run.
+fn log(happened: &Happened) {
+    match happened {
+        Happened::Stage { attempt, round, stage } => tracing::info!(attempt, round, stage, "stage"),
+        Happened::Began { attempt, phase, message } => {
+            tracing::info!(attempt, ?phase, "{}", message.as_deref().unwrap_or_default());
+        }
+        Happened::Blocked { attempt, claim, blocker, .. } => {
+            tracing::info!(attempt, member = claim.name, reason = blocker.reason, "{}", blocker.message);
+        }
+    }
+}
+
+/// The pods that mount members, listed until it succeeds.
+async fn recheck(client: Client, namespace: String, interest: Interest) -> Input {
+    let mut pause = API_RETRY_MIN;
+    loop {
+        match observe::pods(&client, &namespace).await {
+            Ok(mut pods) => {
+                pods.retain(|_, pod| observe::mounts_any(&interest, pod));
+                return Input::Rechecked(pods);
+            }
+            Err(error) => tracing::warn!("the pods could not be listed anew, and it is tried again: {error:#}"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(API_RETRY_MAX);
+    }
+}
+
+/// The next event of the agents, as long as none was missed.
+async fn next_event(agents: &mut Option<Attachment>) -> Option<AgentEvent> {
+    match agents {
+        Some(agents) => agents.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next changes of what is followed.
+async fn next_changes(watches: &mut Option<Watches>) -> Vec<Input> {
+    match watches {
+        Some(watches) => watches.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[path = "shell_tests.rs"]
+mod tests;

@@ -1,0 +1,114 @@
+//! Reads what is known of storage before anybody is asked.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use futures::stream;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
+use stillpoint_core::replica::Kind;
+use stillpoint_core::replica::seen;
+use stillpoint_core::run::effect::Storage;
+
+use crate::controller::api::{is_absent, sentence, within};
+
+/// What is known of storage: the drivers of these volumes, and what a kind of replica reads of the cluster.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn storage(client: &Client, volumes: Vec<String>, kind: Option<&dyn Kind>) -> anyhow::Result<Storage> {
+    let drivers = drivers(client, volumes).await?;
+    let facts = match kind {
+        Some(kind) => facts(client, kind).await?,
+        None => seen::Facts::default(),
+    };
+    Ok(Storage { drivers, facts })
+}
+
+/// The CSI drivers of volumes, by the volume's name.
+///
+/// # Errors
+/// When the API server does not answer. A volume that is not there, or has no CSI driver, is left out.
+async fn drivers(client: &Client, volumes: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
+    let api: Api<PersistentVolume> = Api::all(client.clone());
+    let found: Vec<Option<(String, String)>> = stream::iter(volumes)
+        .map(|name| {
+            let api = api.clone();
+            async move {
+                let volume = within(API_TIMEOUT, api.get_opt(&name)).await?;
+                let driver = volume.and_then(|volume| Some(volume.spec?.csi?.driver));
+                anyhow::Ok(driver.map(|driver| (name, driver)))
+            }
+        })
+        .buffer_unordered(RESOLVE_CONCURRENCY)
+        .try_collect()
+        .await
+        .context("the PersistentVolumes of the members could not be read")?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// What a kind of replica needs to know of the cluster. A resource that is not installed is left out.
+///
+/// # Errors
+/// When the API server does not answer.
+async fn facts(client: &Client, kind: &dyn Kind) -> anyhow::Result<seen::Facts> {
+    let mut facts = seen::Facts::default();
+    for resource in kind.reads() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
+            Ok(list) => drop(facts.read.insert(resource.kind, list.items)),
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
+            Err(error) => {
+                return Err(anyhow::anyhow!(sentence(&error)))
+                    .with_context(|| format!("the {} could not be read", many(&resource)));
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// Several objects of a resource, as people write it.
+fn many(resource: &ApiResource) -> String {
+    let ending = resource.plural.strip_prefix(&resource.kind.to_lowercase());
+    ending.map_or_else(|| resource.plural.clone(), |ending| format!("{}{ending}", resource.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use axum::Router;
+    use axum::http::StatusCode;
+
+    use super::super::removal::remove;
+    use super::*;
+    use stillpoint_core::replica::KINDS;
+    use stillpoint_core::replica::ask::RunId;
+    use stillpoint_core::replica::removal::Removal;
+
+    /// An API server that answers every request so.
+    fn answering(status: StatusCode, body: &'static str) -> Client {
+        Client::new(Router::new().fallback(move || async move { (status, body) }), "shop")
+    }
+
+    #[tokio::test]
+    async fn without_the_snapshot_crds_there_are_neither_classes_nor_snapshots() {
+        // What kube-apiserver says of a group that nobody serves: not a Status object.
+        let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
+        assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
+        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
+        assert_eq!(remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), 1)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_one_sentence() {
+        let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not allowed to list",
+            "reason": "Forbidden", "code": 403}"#;
+        let error = facts(&answering(StatusCode::FORBIDDEN, status), KINDS[0]).await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "the VolumeSnapshotClasses could not be read: not allowed to list");
+    }
+}

@@ -1,0 +1,193 @@
+//! Starts runs: follows all replications, and gives each one that has work a task of its own when it is its turn.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt};
+use kube::api::PostParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Resource, ResourceExt};
+use stillpoint_api::{ConsistencyGroupReplication, ReplicationStatus};
+use stillpoint_core::limits::{API_TIMEOUT, RUN_QUEUE, WAITING_CONCURRENCY};
+use stillpoint_core::run::driver::Over;
+use stillpoint_core::run::happened::Happened;
+use stillpoint_core::run::turns::Turns;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::requests::within;
+use super::shell::{Context, Shell};
+use super::sweeper::Sweeper;
+
+type Object = Arc<ConsistencyGroupReplication>;
+
+/// Follows all replications.
+pub struct Supervisor {
+    context: Context,
+    sweeper: Sweeper,
+    turns: Turns,
+    /// Where the newest state of those that are driven is put, by UID.
+    driven: HashMap<String, watch::Sender<Option<Object>>>,
+    /// Runs, which end with the UID of their replication.
+    runs: JoinSet<(String, Over)>,
+    /// Writes that say of one that it waits.
+    waiting: JoinSet<()>,
+    /// Runs that need no agents any more.
+    asides: mpsc::Receiver<String>,
+    aside: mpsc::Sender<String>,
+}
+
+impl Supervisor {
+    /// Begins with nothing, and with places for so many runs.
+    pub fn new(context: Context, max_runs: usize, sweeper: Sweeper) -> Self {
+        let (aside, asides) = mpsc::channel(RUN_QUEUE);
+        Self {
+            context,
+            sweeper,
+            turns: Turns::new(max_runs),
+            driven: HashMap::new(),
+            runs: JoinSet::new(),
+            waiting: JoinSet::new(),
+            asides,
+            aside,
+        }
+    }
+
+    /// Follows all replications until the controller stops; then waits until every run has resumed its writes.
+    pub async fn follow(mut self) {
+        let api: Api<ConsistencyGroupReplication> = Api::all(self.context.client.clone());
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let shutdown = self.context.shutdown.clone();
+        loop {
+            let wake_at = self.turns.wake_at();
+            let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(event) = events.next() => match event {
+                    Ok(event) => self.handle(event),
+                    Err(error) => tracing::warn!(%error, "replications cannot be watched; it is tried again"),
+                },
+                Some(ended) = self.runs.join_next() => self.ended(ended),
+                Some(uid) = self.asides.recv() => self.turns.step_aside(&uid),
+                Some(_) = self.waiting.join_next() => {}
+                () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
+            }
+            self.start_waiting();
+        }
+        // Nobody needs a place any more, and nobody waits for one.
+        self.asides.close();
+        while let Some(ended) = self.runs.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a run ended early");
+            }
+        }
+    }
+
+    fn handle(&mut self, event: watcher::Event<ConsistencyGroupReplication>) {
+        let now = self.context.now().monotonic;
+        match event {
+            watcher::Event::Init => self.turns.list_begins(),
+            watcher::Event::InitApply(object) => {
+                let object = self.note(object);
+                self.turns.listed(object, now);
+            }
+            watcher::Event::Apply(object) => {
+                let object = self.note(object);
+                self.turns.update(object, now);
+            }
+            watcher::Event::Delete(object) => self.gone(&object.uid().unwrap_or_default()),
+            watcher::Event::InitDone => {
+                for uid in self.turns.list_ends() {
+                    self.gone(&uid);
+                }
+            }
+        }
+    }
+
+    /// Tells the sweeper, and the run if there is one, of the newest state of an object.
+    fn note(&self, object: ConsistencyGroupReplication) -> Object {
+        self.sweeper.remember(&object);
+        let object = Arc::new(object);
+        if let Some(newest) = self.driven.get(&object.uid().unwrap_or_default()) {
+            newest.send_replace(Some(Arc::clone(&object)));
+        }
+        object
+    }
+
+    fn gone(&mut self, uid: &str) {
+        self.turns.gone(uid);
+        if let Some(newest) = self.driven.get(uid) {
+            newest.send_replace(None);
+        }
+    }
+
+    fn start_waiting(&mut self) {
+        while let Some(object) = self.turns.start(self.context.now().monotonic) {
+            self.start(object);
+        }
+        while self.waiting.len() < WAITING_CONCURRENCY
+            && let Some((object, status)) = self.turns.waits(self.context.settings.epoch, self.context.now())
+        {
+            self.waiting.spawn(show_waiting(self.context.clone(), object, status));
+        }
+    }
+
+    fn start(&mut self, object: Object) {
+        let uid = object.uid().unwrap_or_default();
+        let span = tracing::info_span!("run", namespace = object.namespace(), name = object.name_any());
+        let (newest, updates) = watch::channel(Some(Arc::clone(&object)));
+        self.driven.insert(uid.clone(), newest);
+        let shell = Shell::new(self.context.clone(), &object, updates, self.aside.clone());
+        self.runs.spawn(async move { (uid, contained(shell.drive()).await) }.instrument(span));
+    }
+
+    fn ended(&mut self, ended: Result<(String, Over), tokio::task::JoinError>) {
+        let (uid, over) = match ended {
+            Ok(ended) => ended,
+            // Panics are contained, and nobody aborts a run.
+            Err(error) => return tracing::error!(%error, "a run ended early"),
+        };
+        if let Over::Failed(why) = &over {
+            tracing::warn!(%uid, "a run could not go on and is tried again: {why}");
+        }
+        let there = self.driven.remove(&uid).is_some_and(|newest| newest.borrow().is_some());
+        self.turns.ended(&uid, &over, there, self.context.now().monotonic);
+    }
+}
+
+/// Runs to the end, or to a panic, which is then a failure of this run alone.
+async fn contained(run: impl Future<Output = Over>) -> Over {
+    // What a run shares with others is whole after every step: maps behind locks, and channels.
+    let ended = AssertUnwindSafe(run).catch_unwind().await;
+    ended.unwrap_or_else(|_| Over::Failed("the run panicked; the log says where".to_owned()))
+}
+
+/// Writes that one waits, unless the object is not any more what it was. Tries once: it only tells of a run that waits.
+async fn show_waiting(context: Context, object: Object, status: ReplicationStatus) {
+    let name = object.name_any();
+    let reference = object.object_ref(&());
+    let api: Api<ConsistencyGroupReplication> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let object = ConsistencyGroupReplication { status: Some(status), ..(*object).clone() };
+    match within(API_TIMEOUT, api.replace_subresource("status", &name, &PostParams::default(), &object)).await {
+        Ok(stored) => {
+            let began = stored.status.as_ref().and_then(Happened::began);
+            context.events.tell(began.into_iter().collect(), &reference);
+        }
+        Err(error) => tracing::debug!(name, "that a run waits was not written: {error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_panics_has_failed() {
+        let over = contained(async { panic!("as a bug would") }).await;
+        assert!(matches!(over, Over::Failed(_)));
+    }
+}
