@@ -63,7 +63,7 @@ fn every_reason_is_explained() {
 #[test]
 fn links_lead_to_files() {
     let mut pages = files(&path("docs"), "md");
-    pages.extend(["README.md", "ARCHITECTURE.md"].map(path));
+    pages.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(path));
     for page in pages {
         let text = read(&page);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
