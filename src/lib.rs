@@ -11,3 +11,4 @@ pub mod note;
 pub mod picture;
 pub mod rpc;
 pub mod telemetry;
+pub mod undo;

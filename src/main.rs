@@ -32,7 +32,10 @@ enum Command {
     Guardian(guardian::Args),
     /// The process of an agent that does the system calls that can hang.
     #[command(hide = true)]
-    Freezer,
+    Freezer {
+        /// How it suspends writes.
+        method: String,
+    },
     /// Draw who was suspended from when to when and where the cuts fell, from a finished replication.
     Picture(picture::Args),
 }
@@ -43,7 +46,7 @@ impl Command {
             Self::Controller(args) => controller::run(args),
             Self::Agent(args) => agent::run(args),
             Self::Guardian(args) => guardian::run(args),
-            Self::Freezer => agent::freezer::run(),
+            Self::Freezer { method } => agent::freezer::run(&method),
             Self::Picture(args) => picture::run(args),
         }
     }

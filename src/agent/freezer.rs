@@ -1,27 +1,34 @@
-//! The freezer: the process that flushes, freezes and thaws one member.
+//! The freezer: the process that carries out the acts of a method for one member, and resumes.
 //!
-//! A freeze can hang for ever in a state that no signal ends, so it happens in a process that can hang without taking the
+//! A suspension can hang for ever in a state that no signal ends, so it happens in a process that can hang without taking the
 //! agent along. It is started before writes are suspended, because nothing may be executed while they are. Its standard
-//! input is the root directory of the dataset, its standard output the socket to the agent.
+//! input is the root directory of the dataset, its standard output the socket to the agent, and the first packet there carries
+//! the method's handle.
 //!
-//! One order per packet (a code and a ticket), one answer per order (the same, and an errno, 0 for OK).
+//! Then one order per packet (a code and a ticket), one answer per order (the same, and an errno, 0 for OK; `EINVAL` of a
+//! Resume that found nothing suspended).
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use rustix::fs::syncfs;
+use anyhow::Context;
 use rustix::io::{Errno, Result as KernelResult};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use super::method::{self, Method};
 use super::record::Process;
-use crate::fsfreeze::{freeze, thaw, thaw_for_certain};
-use stillpoint_core::hold::Ticket;
+use crate::undo;
+use stillpoint_core::hold::{Ticket, WasSuspended};
 
 const ORDER_BYTES: usize = 9;
 const ANSWER_BYTES: usize = ORDER_BYTES + 4;
@@ -29,17 +36,17 @@ const ANSWER_BYTES: usize = ORDER_BYTES + 4;
 /// What the freezer does on order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// syncfs(2).
+    /// [`Method::flush`].
     Flush,
-    /// Freeze and thaw at once.
+    /// [`Method::warm`].
     Warm,
-    /// Freeze.
-    Freeze,
-    /// Thaw.
-    Thaw,
+    /// [`Method::suspend`].
+    Suspend,
+    /// [`Method::undo`].
+    Resume,
 }
 
-/// The agent's end of one freezer. Dropping it ends the freezer, which thaws first if it has frozen.
+/// The agent's end of one freezer. Dropping it ends the freezer, which resumes first if it has suspended.
 pub struct Freezer {
     socket: UnixStream,
     process: Arc<OwnedFd>,
@@ -49,18 +56,20 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    /// Starts a freezer for the filesystem of `root`. Call it inside a tokio runtime.
+    /// Starts a freezer that flushes the filesystem of `root`, and suspends by way of `handle`. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub fn start(root: &OwnedFd) -> io::Result<Self> {
+    pub fn start(method: &dyn Method, root: &OwnedFd, handle: &OwnedFd) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        hand_over(&ours, handle)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         let socket = UnixStream::from_std(ours.into())?;
         let child = Command::new("/proc/self/exe")
             .arg0("stillpoint")
             .arg("freezer")
+            .arg(method.name())
             .env_clear()
             .stdin(Stdio::from(root.try_clone()?))
             .stdout(Stdio::from(theirs))
@@ -106,16 +115,37 @@ impl Freezer {
     }
 }
 
-/// The freezer's own life. Ends when the agent's end of the socket closes; a freeze that stands is thawed before.
+fn hand_over(socket: &OwnedFd, handle: &OwnedFd) -> KernelResult<()> {
+    let descriptors = [handle.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(b"H")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+fn receive(socket: BorrowedFd<'_>) -> anyhow::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut received) => received.next(),
+        _ => None,
+    });
+    received.context("the agent handed over no handle")
+}
+
+/// The freezer's own life. Ends when the agent's end of the socket closes; what is suspended is resumed before.
 ///
 /// # Errors
-/// If the process cannot be named.
-pub fn run() -> anyhow::Result<()> {
+/// If there is no such method, or no agent that hands over its handle.
+pub fn run(method: &str) -> anyhow::Result<()> {
+    let method = method::find(method).with_context(|| format!("there is no method {method:?}"))?;
     // Without it, `ps` would call the process "exe".
     rustix::thread::set_name(c"freezer")?;
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let (root, socket) = (stdin.as_fd(), stdout.as_fd());
-    let mut frozen = false;
+    let handle = receive(socket)?;
+    let mut suspended = false;
     loop {
         let mut buffer = [0; ORDER_BYTES];
         let order = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
@@ -124,31 +154,32 @@ pub fn run() -> anyhow::Result<()> {
             Err(_) => None,
         };
         let Some((order, ticket)) = order else { break };
-        let result = carry_out(order, root);
+        let result = carry_out(method, order, root, handle.as_fd());
         match order {
-            Order::Freeze => frozen |= result.is_ok(),
-            Order::Thaw => frozen &= result.is_err() && result != Err(Errno::INVAL),
+            Order::Suspend => suspended |= result.is_ok(),
+            Order::Resume => suspended &= result.is_err() && result != Err(Errno::INVAL),
             Order::Flush | Order::Warm => {}
         }
         if send(socket, &encode_answer(order, ticket, result), SendFlags::NOSIGNAL).is_err() {
             break;
         }
     }
-    if frozen {
-        // `EINVAL`: the guardian or somebody else was faster.
-        let _ = thaw_for_certain(root);
+    if suspended {
+        // Or the guardian or somebody else was faster.
+        let _ = undo::for_certain(method.undo(), &handle);
     }
     Ok(())
 }
 
-fn carry_out(order: Order, root: BorrowedFd<'_>) -> KernelResult<()> {
+fn carry_out(method: &dyn Method, order: Order, root: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> KernelResult<()> {
     match order {
-        Order::Flush => syncfs(root),
-        // Nobody owes a thaw after a warming, so this one must have been answered before it is said to be over; meanwhile the
-        // agent's limit and the guardian stand behind it.
-        Order::Warm => freeze(root).and_then(|()| thaw_for_certain(root)),
-        Order::Freeze => freeze(root),
-        Order::Thaw => thaw(root),
+        Order::Flush => method.flush(root),
+        Order::Warm => method.warm(handle),
+        Order::Suspend => method.suspend(handle),
+        Order::Resume => match undo::undo(method.undo(), handle)? {
+            WasSuspended::Yes => Ok(()),
+            WasSuspended::No => Err(Errno::INVAL),
+        },
     }
 }
 
@@ -157,8 +188,8 @@ fn encode_order(order: Order, ticket: Ticket) -> [u8; ORDER_BYTES] {
     bytes[0] = match order {
         Order::Flush => b'S',
         Order::Warm => b'W',
-        Order::Freeze => b'F',
-        Order::Thaw => b'T',
+        Order::Suspend => b'F',
+        Order::Resume => b'T',
     };
     bytes[1..].copy_from_slice(&ticket.to_le_bytes());
     bytes
@@ -169,8 +200,8 @@ fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket)> {
     let order = match code {
         b'S' => Order::Flush,
         b'W' => Order::Warm,
-        b'F' => Order::Freeze,
-        b'T' => Order::Thaw,
+        b'F' => Order::Suspend,
+        b'T' => Order::Resume,
         _ => return None,
     };
     Some((order, Ticket::from_le_bytes(ticket.try_into().ok()?)))
@@ -203,7 +234,7 @@ mod tests {
     use super::*;
 
     fn order() -> impl Strategy<Value = Order> {
-        prop_oneof![Just(Order::Flush), Just(Order::Warm), Just(Order::Freeze), Just(Order::Thaw)]
+        prop_oneof![Just(Order::Flush), Just(Order::Warm), Just(Order::Suspend), Just(Order::Resume)]
     }
 
     proptest! {

@@ -1,29 +1,32 @@
 //! One member: carries out what its [`Hold`] decides.
 //!
-//! What may hang runs elsewhere: freezing in the freezer, looking and thawing from outside on threads that may block. This
+//! What may hang runs elsewhere: suspending in the freezer, looking and resuming from outside on threads that may block. This
 //! task itself never waits for the dataset, so that its deadlines hold.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Result as KernelResult;
+use rustix::io::{Errno, Result as KernelResult};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::dataset::{self, Dataset};
+use super::dataset::Dataset;
 use super::freezer::{Freezer, Order};
 use super::locks::{self, Sightings};
+use super::method::{self, Handles, Method};
 use super::record::{self, Record};
 use super::recovery::Recovery;
-use crate::fsfreeze::thaw_until_settled;
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Answer, Scope};
 use crate::note;
+use crate::undo;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::{
-    Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket, no_guardian, not_recorded,
+    Act, Action, Command, Equipped, Event, Hold, Outcome, Refused, Session, Ticket, WasSuspended, no_guardian,
+    not_recorded,
 };
 use stillpoint_core::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
 use stillpoint_core::locks::{Look, Suspension};
@@ -47,7 +50,7 @@ pub struct Settings {
     pub guardian: PathBuf,
     /// Longest hold that is accepted.
     pub max_hold: Duration,
-    /// Where what is about to be frozen is recorded.
+    /// Where what is about to be suspended is recorded.
     pub records: PathBuf,
     /// What earlier agents left suspended.
     pub recovery: Arc<Recovery>,
@@ -83,7 +86,9 @@ struct Member {
 
 /// What a hold needs, from Prepare to the end.
 struct Equipment {
+    method: &'static dyn Method,
     dataset: Arc<Dataset>,
+    handle: Arc<OwnedFd>,
     containers: Arc<[wire::Container]>,
     freezer: Freezer,
     freezer_lost: bool,
@@ -152,10 +157,11 @@ impl Member {
                     Scope::Node => wire::Protection::NodeGuardian,
                     Scope::Pod => wire::Protection::PodGuardian,
                 };
+                let plan = equipment.method.plan();
                 if ticket == self.preflight {
                     self.equipment = Some(*equipment);
                 }
-                Outcome::Preflighted(Ok(Equipped { filesystem, protection }))
+                Outcome::Preflighted(Ok(Equipped { filesystem, protection, plan }))
             }
             Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
             Work::Looked(mut look) => {
@@ -175,8 +181,8 @@ impl Member {
             Action::Look(ticket, when) => self.look(ticket, when),
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
             Action::Warm(ticket) => self.order(Order::Warm, ticket),
-            Action::Freeze(ticket) => self.order(Order::Freeze, ticket),
-            Action::Thaw(ticket) => self.order(Order::Thaw, ticket),
+            Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
+            Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => self.settle(ticket),
             Action::Record(ticket) => self.record(ticket),
             Action::Arm(ticket, limit) => {
@@ -241,10 +247,12 @@ impl Member {
 
     fn settle(&mut self, ticket: Ticket) {
         let Some(equipment) = &self.equipment else { return };
-        let (dataset, process) = (Arc::clone(&equipment.dataset), equipment.freezer.process());
+        let (handle, process) = (Arc::clone(&equipment.handle), equipment.freezer.process());
+        let (undo, mount) = (equipment.method.undo(), equipment.dataset.mount_path.clone());
         self.work.spawn_blocking(move || {
-            if let Err(errno) = thaw_until_settled(&dataset.root, &process) {
-                tracing::info!(%errno, mount = %dataset.mount_path.display(), "thawed from outside the freezer");
+            let settled = undo::until_settled(undo, &handle, &process);
+            if settled != Ok(WasSuspended::Yes) {
+                tracing::info!(?settled, mount = %mount.display(), "resumed from outside the freezer");
             }
             (ticket, Work::Settled)
         });
@@ -261,17 +269,17 @@ impl Member {
     }
 }
 
-/// Opens and checks the dataset, starts its freezer and engages the guardian.
+/// Opens and checks the dataset as its method says, starts its freezer and engages the guardian.
 fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<wire::Blocker>> {
     let claim_uid = request.attempt.as_ref().map_or("", |attempt| &attempt.member);
     if !settings.recovery.wait(claim_uid, RECOVERY_TIMEOUT) {
         return Err(vec![stuck_recovery(request)]);
     }
-    let dataset = dataset::open(Path::new(&request.mount_path)).map_err(|why| vec![why])?;
-    dataset::exclusive(&dataset)?;
+    let method = method::find("").ok_or_else(Vec::new)?;
+    let Handles { dataset, handle } = method.open(request)?;
     record::usable(&settings.records, &dataset)
         .map_err(|why| vec![not_recorded(&format!("{}: {why}", settings.records.display()))])?;
-    let freezer = Freezer::start(&dataset.root).map_err(|error| {
+    let freezer = Freezer::start(method, &dataset.root, &handle).map_err(|error| {
         vec![blocker("FreezerFailed", &format!("the agent cannot start its freezer process: {error}"))]
     })?;
     let boot_id = note::boot_id().map_err(|error| vec![not_recorded(&format!("this boot has no id: {error}"))])?;
@@ -282,12 +290,15 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
         device: dataset.device,
         boot_id,
         freezer: freezer.identity(),
+        undo: method.undo(),
     };
     let label = format!("{} ({claim_uid})", request.claim);
-    let guardian = Guardian::engage(&settings.guardian, &label, &dataset.root, &freezer.process())
+    let guardian = Guardian::engage(&settings.guardian, &label, method.undo(), &handle, &freezer.process())
         .map_err(|why| vec![no_guardian(&why)])?;
     Ok(Equipment {
+        method,
         dataset: Arc::new(dataset),
+        handle: Arc::new(handle),
         containers: request.containers.as_slice().into(),
         freezer,
         freezer_lost: false,
@@ -322,12 +333,12 @@ fn stuck_look(request: &wire::Prepare) -> wire::Blocker {
 
 /// The next thing that the freezer or the guardian says; the end of either is said once.
 async fn heard(equipment: Option<&mut Equipment>) -> Event {
-    let Some(Equipment { freezer, freezer_lost, guardian, guardian_lost, .. }) = equipment else {
+    let Some(Equipment { method, dataset, freezer, freezer_lost, guardian, guardian_lost, .. }) = equipment else {
         return std::future::pending().await;
     };
     tokio::select! {
         answer = freezer.answer(), if !*freezer_lost => match answer {
-            Ok((ticket, order, result)) => Event::Done(ticket, outcome(order, result)),
+            Ok((ticket, order, result)) => Event::Done(ticket, outcome(*method, dataset, order, result)),
             Err(_) => {
                 *freezer_lost = true;
                 Event::FreezerLost
@@ -345,12 +356,17 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
     }
 }
 
-fn outcome(order: Order, result: KernelResult<()>) -> Outcome {
+fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelResult<()>) -> Outcome {
+    let refused = |act: Act| -> Result<(), Refused> { result.map_err(|errno| method.refused(act, errno, dataset)) };
     match order {
-        Order::Flush => Outcome::Flushed(result),
-        Order::Warm => Outcome::Warmed(result),
-        Order::Freeze => Outcome::Frozen(result),
-        Order::Thaw => Outcome::Thawed(result),
+        Order::Flush => Outcome::Flushed(refused(Act::Flush)),
+        Order::Warm => Outcome::Warmed(refused(Act::Warm)),
+        Order::Suspend => Outcome::Suspended(refused(Act::Suspend)),
+        Order::Resume => Outcome::Resumed(match result {
+            Ok(()) => Ok(WasSuspended::Yes),
+            Err(Errno::INVAL) => Ok(WasSuspended::No),
+            Err(errno) => Err(errno.to_string()),
+        }),
     }
 }
 

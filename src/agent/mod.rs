@@ -1,13 +1,14 @@
 //! The agent: it stands beside the data, suspends writes to the members of one pod and gives them back.
 //!
 //! [`session`] hears the controllers' commands, [`member`] carries them out for one claim as its [`hold`] decides, the
-//! [`freezer`] does what can hang, [`dataset`] says what may be frozen and [`locks`] who stands in the way. What is about to
+//! [`freezer`] does what can hang as a [`method`] says, [`dataset`] says what may be frozen and [`locks`] who stands in the way. What is about to
 //! be frozen is kept as a [`record`], for the [`recovery`] of an agent that is started anew.
 
 pub mod dataset;
 pub mod freezer;
 pub mod locks;
 pub mod member;
+pub mod method;
 mod offer;
 pub mod procfs;
 pub mod record;

@@ -1,23 +1,21 @@
-//! What a starting agent does for the guardian: it shows it every filesystem that may have been left frozen.
+//! What a starting agent does for the guardian: it shows it all that may have been left suspended.
 //!
-//! A guardian that was killed together with a whole pod knows by its [ledger](crate::guardian::ledger) that it owes a thaw, and
+//! A guardian that was killed together with a whole pod knows by its [ledger](crate::guardian::ledger) what it owes, and
 //! has no descriptor to do it with. The next pod that mounts the volume on this node has one.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::dataset;
-use super::procfs::{self, mountinfo};
+use super::method::METHODS;
 use crate::guardian::client;
-use stillpoint_core::limits::{MAX_GUARDED, OFFER_RETRY, OFFER_TIMEOUT};
+use stillpoint_core::limits::{OFFER_RETRY, OFFER_TIMEOUT};
 
 /// Stack of the thread: it opens and sends, and logs.
 const STACK: usize = 256 * 1024;
 
-/// Shows the guardian every filesystem of its own that the agent mounts, on a thread that may hang with the storage.
+/// Shows the guardian all that earlier agents of this pod may have left suspended, on a thread that may hang with the storage.
 pub fn begin(guardian: PathBuf) {
     let started =
         std::thread::Builder::new().name("offer".to_owned()).stack_size(STACK).spawn(move || offer(&guardian));
@@ -28,11 +26,12 @@ pub fn begin(guardian: PathBuf) {
 
 fn offer(guardian: &Path) {
     let begun = Instant::now();
-    for (mount, root) in mounted() {
+    let left = METHODS.iter().flat_map(|method| method.may_be_left().into_iter().map(|left| (method.undo(), left)));
+    for (undo, left) in left {
         loop {
-            let label = format!("{} of an agent that starts", mount.display());
+            let label = format!("{} of an agent that starts", left.what);
             let Ok(own) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
-            match client::show(guardian, &label, &root, &own) {
+            match client::show(guardian, &label, undo, &left.handle, &own) {
                 Ok(()) => break,
                 // The guardian may be starting too.
                 Err(_) if begun.elapsed() < OFFER_TIMEOUT => std::thread::sleep(OFFER_RETRY),
@@ -42,16 +41,4 @@ fn offer(guardian: &Path) {
             }
         }
     }
-}
-
-/// The whole filesystems that can be frozen, each once.
-fn mounted() -> Vec<(PathBuf, OwnedFd)> {
-    let table = procfs::read(Path::new("/proc/thread-self/mountinfo")).ok();
-    let Some(mut mounts) = table.and_then(|table| mountinfo::parse(&table)) else { return Vec::new() };
-    mounts.retain(|mount| mount.root == Path::new("/") && dataset::can_be_frozen(&mount.filesystem));
-    mounts.sort_by_key(|mount| mount.device);
-    mounts.dedup_by_key(|mount| mount.device);
-    let open =
-        |mount: mountinfo::Mount| Some((mount.mount_point.clone(), dataset::open(&mount.mount_point).ok()?.root));
-    mounts.into_iter().take(MAX_GUARDED).filter_map(open).collect()
 }

@@ -1,4 +1,4 @@
-//! What an agent writes down before it freezes, so that the agent that is started in its place can undo it.
+//! What an agent writes down before it suspends, so that the agent that is started in its place can undo it.
 //!
 //! One small file per member, in a directory that outlives the agent's process and lies on no dataset. A frozen filesystem
 //! does not say who froze it, so a restarted agent may thaw only what such a file names (see [`super::recovery`]).
@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::dataset::{Dataset, mount_of};
 use super::procfs::{self, Device, stat};
 use crate::note;
+use crate::undo::Undo;
 use stillpoint_core::limits::MAX_WORD_CHARS;
 
-/// What one member's agent is about to freeze, and by which process.
+/// What one member's agent is about to suspend, by which process, and what undoes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The claim's name, for people.
@@ -29,8 +30,11 @@ pub struct Record {
     pub device: Device,
     /// The boot in which this was written; a freeze does not outlive it.
     pub boot_id: String,
-    /// The process that will freeze.
+    /// The process that will suspend.
     pub freezer: Process,
+    /// What resumes writes.
+    #[serde(default)]
+    pub undo: Undo,
 }
 
 /// A process, told apart from a later one with the same id.
@@ -164,6 +168,7 @@ mod tests {
             device: Device { major: 7, minor: 3 },
             boot_id: "b".to_owned(),
             freezer: Process { pid: 17, started: 4711 },
+            undo: Undo::Thaw,
         }
     }
 
@@ -253,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_of_before_recorded_is_understood() {
+        let mut old = serde_json::to_value(record("uid")).unwrap();
+        assert_eq!(old.as_object_mut().unwrap().remove("undo"), Some("thaw".into()));
+        assert_eq!(Record::parse(old.to_string().as_bytes()), Some(record("uid")));
+        old["undo"] = "unknown".into();
+        assert_eq!(Record::parse(old.to_string().as_bytes()), None, "what cannot be undone is left to people");
+    }
+
+    #[test]
     fn this_process_is_found_and_a_gone_one_is_not() {
         let own = Process::find(std::process::id().cast_signed()).unwrap();
         assert!(own.started > 0);
@@ -281,7 +295,7 @@ mod tests {
         ) {
             let (major, minor, pid, started) = numbers;
             let (mount_path, device, freezer) = (mount_path.into(), Device { major, minor }, Process { pid, started });
-            let record = Record { claim, claim_uid, mount_path, device, boot_id, freezer };
+            let record = Record { claim, claim_uid, mount_path, device, boot_id, freezer, undo: Undo::Thaw };
             prop_assert_eq!(Record::parse(&serde_json::to_vec(&record).unwrap()), Some(record));
         }
     }

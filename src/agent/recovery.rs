@@ -1,7 +1,7 @@
 //! What a restarted agent does first: it gives back what the agent before it may have left suspended.
 //!
-//! Only what a [`Record`] names is thawed, and only if the same device is still mounted at the same place in the same boot.
-//! Every record has a thread of its own, because a thaw can hang with the storage and must not hold up the other members;
+//! Only what a [`Record`] names is undone, and only if the same device is still mounted at the same place in the same boot.
+//! Every record has a thread of its own, because an undo can hang with the storage and must not hold up the other members;
 //! one that hangs keeps its own member from being prepared.
 
 use std::collections::HashSet;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dataset;
 use super::record::{self, Process, Record};
-use crate::fsfreeze::{thaw_for_certain, thaw_until_settled};
 use crate::note;
+use crate::undo::{self, Undo};
+use stillpoint_core::hold::WasSuspended;
 use stillpoint_core::limits::MAX_AGENT_MEMBERS;
 
 /// Stack of one thread: it opens, calls ioctl, and logs.
@@ -96,8 +96,8 @@ fn find(directory: &Path) -> Vec<(PathBuf, Record)> {
 
 fn recover(path: &Path, record: &Record) {
     let Record { claim, mount_path, .. } = record;
-    let dataset = match still_there(record) {
-        Ok(root) => root,
+    let handle = match still_there(record) {
+        Ok(handle) => handle,
         Err(Absent::Void(why)) => {
             tracing::warn!(claim, ?mount_path, why, "the record of an earlier agent is void");
             return remove(path);
@@ -114,21 +114,21 @@ fn recover(path: &Path, record: &Record) {
     };
     tracing::warn!(claim, ?mount_path, "an earlier agent ended before it had given writes back: giving them back");
     let begun = Instant::now();
-    let thawed = match living(record.freezer) {
-        Some(freezer) => thaw_until_settled(&dataset, &freezer),
-        None => thaw_for_certain(&dataset),
+    let undone = match living(record.freezer) {
+        Some(freezer) => undo::until_settled(record.undo, &handle, &freezer),
+        None => undo::for_certain(record.undo, &handle),
     };
     let took = begun.elapsed();
-    match thawed {
-        Ok(()) => tracing::warn!(claim, ?took, "gave writes back in the place of an earlier agent"),
-        Err(Errno::INVAL) => tracing::info!(claim, ?took, "writes had already been given back"),
+    match undone {
+        Ok(WasSuspended::Yes) => tracing::warn!(claim, ?took, "gave writes back in the place of an earlier agent"),
+        Ok(WasSuspended::No) => tracing::info!(claim, ?took, "writes had already been given back"),
         // The record stays: an agent with the right capabilities may follow.
         Err(errno) => return tracing::error!(claim, %errno, "cannot give writes back in the place of an earlier agent"),
     }
     remove(path);
 }
 
-/// Why what a record names is not to be thawed.
+/// Why what a record names is not to be undone.
 enum Absent {
     /// It is gone.
     Void(String),
@@ -136,7 +136,7 @@ enum Absent {
     Unknown(String),
 }
 
-/// The root of what the record names, if it is what it was.
+/// The handle of what the record names, if it is what it was.
 fn still_there(record: &Record) -> Result<OwnedFd, Absent> {
     let unknown = |error| Absent::Unknown(format!("the boot's id cannot be read: {error}"));
     if note::boot_id().map_err(unknown)? != record.boot_id {
@@ -147,7 +147,9 @@ fn still_there(record: &Record) -> Result<OwnedFd, Absent> {
         let why = format!("device {} is mounted there now, not {}", dataset.device, record.device);
         return Err(Absent::Void(why));
     }
-    Ok(dataset.root)
+    match record.undo {
+        Undo::Thaw => Ok(dataset.root),
+    }
 }
 
 /// The recorded process, if it lives. Its start is compared after it was opened, so that it cannot be another's.

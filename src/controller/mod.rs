@@ -6,7 +6,7 @@
 
 mod api;
 pub mod certificates;
-pub mod cluster;
+mod cluster;
 mod health;
 pub mod identity;
 mod leadership;

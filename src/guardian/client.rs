@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::protocol::{Answer, Request, Scope};
+use crate::undo::Undo;
 use stillpoint_core::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// A guardian that has the descriptors of one member.
@@ -24,13 +25,13 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Connects and hands over the dataset's root and the freezer's pidfd. Blocks for at most [`GUARDIAN_TIMEOUT`] per
+    /// Connects and hands over the undo's handle and the freezer's pidfd. Blocks for at most [`GUARDIAN_TIMEOUT`] per
     /// step; call it where blocking is allowed, inside a tokio runtime.
     ///
     /// # Errors
     /// A sentence that says why nobody guards.
-    pub fn engage(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Result<Self, String> {
-        let (connection, scope) = begin(socket, label, root, freezer)?;
+    pub fn engage(socket: &Path, label: &str, undo: Undo, handle: &OwnedFd, freezer: &OwnedFd) -> Result<Self, String> {
+        let (connection, scope) = begin(socket, label, undo, handle, freezer)?;
         rustix::io::ioctl_fionbio(&connection, true).map_err(|errno| errno.to_string())?;
         let connection = UnixStream::from_std(connection.into()).map_err(|error| error.to_string())?;
         Ok(Self { connection, scope })
@@ -41,7 +42,7 @@ impl Guardian {
         self.scope
     }
 
-    /// Asks for a thaw after `limit`; the promise is [`Answer::Armed`] with this ticket.
+    /// Asks that writes be resumed after `limit`; the promise is [`Answer::Armed`] with this ticket.
     ///
     /// # Errors
     /// If the guardian is gone.
@@ -49,7 +50,7 @@ impl Guardian {
         self.send(&Request::Arm { ticket, limit })
     }
 
-    /// Says that no thaw is owed. A guardian that is gone owes none either.
+    /// Says that nothing is owed. A guardian that is gone owes none either.
     pub fn disarm(&self) {
         let _ = self.send(&Request::Disarm);
     }
@@ -74,17 +75,23 @@ impl Guardian {
     }
 }
 
-/// Shows the guardian a filesystem, and lets go again: what an earlier guardian owed for it is given back before the answer.
+/// Shows the guardian what may be suspended, and lets go again: what an earlier guardian owed for it is given back before the answer.
 /// Blocks for at most [`GUARDIAN_TIMEOUT`] per step.
 ///
 /// # Errors
 /// A sentence that says why no guardian has seen it.
-pub fn show(socket: &Path, label: &str, root: &OwnedFd, process: &OwnedFd) -> Result<(), String> {
-    begin(socket, label, root, process).map(drop)
+pub fn show(socket: &Path, label: &str, undo: Undo, handle: &OwnedFd, process: &OwnedFd) -> Result<(), String> {
+    begin(socket, label, undo, handle, process).map(drop)
 }
 
-fn begin(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Result<(OwnedFd, Scope), String> {
-    let connection = hand_over(socket, label, root, freezer)
+fn begin(
+    socket: &Path,
+    label: &str,
+    undo: Undo,
+    handle: &OwnedFd,
+    freezer: &OwnedFd,
+) -> Result<(OwnedFd, Scope), String> {
+    let connection = hand_over(socket, label, undo, handle, freezer)
         .map_err(|error| format!("the guardian at {} does not answer: {error}", socket.display()))?;
     let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
     let (bytes, _) = recv(&connection, &mut buffer[..], RecvFlags::empty())
@@ -96,17 +103,17 @@ fn begin(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> Resul
     }
 }
 
-fn hand_over(socket: &Path, label: &str, root: &OwnedFd, freezer: &OwnedFd) -> io::Result<OwnedFd> {
+fn hand_over(socket: &Path, label: &str, undo: Undo, handle: &OwnedFd, freezer: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // On a Unix socket the send timeout bounds connect as well (unix(7)).
     set_socket_timeout(&connection, Timeout::Send, Some(GUARDIAN_TIMEOUT))?;
     set_socket_timeout(&connection, Timeout::Recv, Some(GUARDIAN_TIMEOUT))?;
     connect(&connection, &SocketAddrUnix::new(socket)?)?;
-    let descriptors = [root.as_fd(), freezer.as_fd()];
+    let descriptors = [handle.as_fd(), freezer.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let request = Request::Guard { label: label.to_owned() }.encode();
+    let request = Request::Guard { undo, label: label.to_owned() }.encode();
     sendmsg(&connection, &[IoSlice::new(&request)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(connection)
 }

@@ -8,25 +8,26 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, FsWord, PROC_SUPER_MAGIC, fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send};
 
 use super::Counted;
 use super::ledger::{Ledger, Promise};
 use super::protocol::{Answer, Request, Scope};
-use crate::fsfreeze::thaw_until_settled;
+use crate::undo::{self, Undo};
+use stillpoint_core::hold::WasSuspended;
 use stillpoint_core::hold::guard::{Event, Reason, Step, Watch};
 use stillpoint_core::limits::{GUARDIAN_TIMEOUT, MAX_GUARDIAN_MESSAGE};
 
 /// What is guarded.
 struct Guarded {
     label: String,
-    root: OwnedFd,
+    undo: Undo,
+    handle: OwnedFd,
     freezer: OwnedFd,
 }
 
-/// Guards until the connection ends or the deadline passes, and thaws if a thaw is owed.
+/// Guards until the connection ends or the deadline passes, and resumes writes if that is owed.
 pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>, ledger: &Arc<Ledger>) {
     let guarded = match receive(connection) {
         Ok(guarded) => guarded,
@@ -35,20 +36,20 @@ pub(super) fn guard(connection: &OwnedFd, scope: Scope, owed: &Arc<AtomicUsize>,
             return refuse(connection, &why);
         }
     };
-    ledger.give_back(&guarded.root, &guarded.label);
+    ledger.give_back(guarded.undo, &guarded.handle, &guarded.label);
     if answer(connection, &Answer::Guarding { scope }).is_err() {
         return;
     }
     let Some((reason, owed)) = watch(connection, &guarded, owed, ledger) else { return };
-    // The agent must see at once that the hold is over, also while the thaw is still being repeated.
+    // The agent must see at once that the hold is over, also while the undo is still being repeated.
     let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Both);
     let begun = Instant::now();
-    let thawed = thaw_until_settled(&guarded.root, &guarded.freezer);
+    let undone = undo::until_settled(guarded.undo, &guarded.handle, &guarded.freezer);
     drop(owed);
     let (member, why, took) = (guarded.label, reason.text(), begun.elapsed());
-    match thawed {
-        Ok(()) => tracing::warn!(member, why, ?took, "gave writes back in the agent's place"),
-        Err(Errno::INVAL) => tracing::info!(member, why, ?took, "writes had already been given back"),
+    match undone {
+        Ok(WasSuspended::Yes) => tracing::warn!(member, why, ?took, "gave writes back in the agent's place"),
+        Ok(WasSuspended::No) => tracing::info!(member, why, ?took, "writes had already been given back"),
         Err(errno) => tracing::error!(member, why, %errno, "cannot give writes back: has the guardian SYS_ADMIN?"),
     }
 }
@@ -64,8 +65,8 @@ struct Owed {
     _noted: Promise,
 }
 
-/// Follows the agent's orders until a thaw is owed, and returns why, or until nothing is. What is owed is counted and noted
-/// without a gap, from before the agent is promised anything to the end of the thaw.
+/// Follows the agent's orders until an undo is owed, and returns why, or until nothing is. What is owed is counted and noted
+/// without a gap, from before the agent is promised anything to the end of the undo.
 fn watch(
     connection: &OwnedFd,
     guarded: &Guarded,
@@ -85,10 +86,10 @@ fn watch(
         if !watch.owes() {
             owed = None;
         } else if owed.is_none() {
-            match ledger.promise(&guarded.root, &guarded.label) {
+            match ledger.promise(guarded.undo, &guarded.handle, &guarded.label) {
                 Ok(noted) => owed = Some(Owed { _counted: Counted::new(count), _noted: noted }),
                 Err(error) => {
-                    // Nothing was promised, so the agent does not freeze.
+                    // Nothing was promised, so the agent does not suspend.
                     tracing::error!(member = guarded.label, %error, "cannot note what would be owed, so nothing is promised");
                     refuse(connection, &format!("it cannot note what it would owe: {error}"));
                     return None;
@@ -134,29 +135,14 @@ fn receive(connection: &OwnedFd) -> std::result::Result<Guarded, String> {
             descriptors.extend(received);
         }
     }
-    let (Some(Request::Guard { label }), Ok([root, freezer])) =
+    let (Some(Request::Guard { undo, label }), Ok([handle, freezer])) =
         (Request::decode(&buffer[..received.bytes]), <[OwnedFd; 2]>::try_from(descriptors))
     else {
         return Err("the first message must be Guard with two descriptors".to_owned());
     };
-    check_root(&root)?;
+    undo.check(&handle)?;
     check_process(&freezer)?;
-    Ok(Guarded { label, root, freezer })
-}
-
-/// A guardian thaws what it is handed; what can never have been frozen is a mistake.
-fn check_root(root: &OwnedFd) -> std::result::Result<(), String> {
-    const TMPFS: FsWord = 0x0102_1994;
-    const OVERLAY: FsWord = 0x794c_7630;
-    let stat = fstat(root).map_err(|errno| format!("the first descriptor cannot be read: {errno}"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return Err("the first descriptor must be the root directory of the dataset".to_owned());
-    }
-    let magic = fstatfs(root).map_err(|errno| format!("the first descriptor has no filesystem: {errno}"))?.f_type;
-    if matches!(magic, PROC_SUPER_MAGIC | TMPFS | OVERLAY) {
-        return Err(format!("a filesystem of type {magic:#x} lies on no block device and cannot be frozen"));
-    }
-    Ok(())
+    Ok(Guarded { label, undo, handle, freezer })
 }
 
 fn check_process(process: &OwnedFd) -> std::result::Result<(), String> {

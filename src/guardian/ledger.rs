@@ -12,43 +12,23 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{fstat, fstatvfs, major, minor};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::fsfreeze::thaw_for_certain;
 use crate::note;
+use crate::undo::{self, Undo};
+use stillpoint_core::hold::WasSuspended;
 use stillpoint_core::limits::MAX_GUARDED;
-
-/// One filesystem of this boot, as every descriptor of its root shows it. The device alone could be another's by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Filesystem {
-    device: u64,
-    id: u64,
-}
-
-impl Filesystem {
-    /// That which this directory lies on.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn of(root: &OwnedFd) -> rustix::io::Result<Self> {
-        Ok(Self { device: fstat(root)?.st_dev, id: fstatvfs(root)?.f_fsid })
-    }
-
-    /// The name of its note.
-    fn name(self) -> String {
-        format!("{}-{}-{:016x}", major(self.device), minor(self.device), self.id)
-    }
-}
 
 /// What a note says.
 #[derive(Serialize, Deserialize)]
 struct Note {
     /// For people.
     member: String,
-    /// The boot in which a thaw was owed.
+    /// The boot in which it was owed.
     boot_id: String,
+    /// What is owed.
+    #[serde(default)]
+    undo: Undo,
 }
 
 /// The promises of one guardian, and those that were left by the one before.
@@ -61,18 +41,18 @@ pub struct Ledger {
 /// Held while the note is changed, or while what was left is given back.
 #[derive(Default)]
 struct Entry {
-    /// An earlier guardian promised a thaw, and did not see it through.
-    left: bool,
+    /// An earlier guardian promised this, and did not see it through.
+    left: Option<Undo>,
     promises: usize,
 }
 
 impl Entry {
     fn is_idle(&self) -> bool {
-        self.promises == 0 && !self.left
+        self.promises == 0 && self.left.is_none()
     }
 }
 
-/// A noted promise. Dropping it means that no thaw is owed any more.
+/// A noted promise. Dropping it means that nothing is owed any more.
 pub struct Promise {
     ledger: Arc<Ledger>,
     name: String,
@@ -89,14 +69,14 @@ impl Ledger {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             match ledger.left(&path) {
-                Ok(Some(name)) if lock(&ledger.entries).len() < MAX_GUARDED => {
+                Ok(Some((name, undo))) if lock(&ledger.entries).len() < MAX_GUARDED => {
                     tracing::warn!(
                         filesystem = name,
                         "an earlier guardian owed a thaw; an agent that mounts it is awaited"
                     );
-                    lock(&ledger.entries).insert(name, Arc::new(Mutex::new(Entry { left: true, promises: 0 })));
+                    lock(&ledger.entries).insert(name, Arc::new(Mutex::new(Entry { left: Some(undo), promises: 0 })));
                 }
-                Ok(Some(name)) => {
+                Ok(Some((name, _))) => {
                     tracing::error!(filesystem = name, "more notes than {MAX_GUARDED}: this one is ignored")
                 }
                 Ok(None) => note::remove(&path)?,
@@ -106,42 +86,42 @@ impl Ledger {
         Ok(Arc::new(ledger))
     }
 
-    /// The filesystem that a note names; `None`: it is void.
-    fn left(&self, path: &Path) -> Result<Option<String>, String> {
+    /// What a note names, and what is owed for it; `None`: it is void.
+    fn left(&self, path: &Path) -> Result<Option<(String, Undo)>, String> {
         let Some(bytes) = note::read(path)? else { return Ok(None) };
         let note: Note = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is not understood")?;
-        Ok((note.boot_id == self.boot_id).then(|| name.to_owned()))
+        Ok((note.boot_id == self.boot_id).then(|| (name.to_owned(), note.undo)))
     }
 
-    /// Gives back what an earlier guardian owed for the filesystem of `root`, before anything new is promised for it. Blocks
+    /// Gives back what an earlier guardian owed for what this handle resumes, before anything new is promised for it. Blocks
     /// until the kernel has answered.
-    pub fn give_back(&self, root: &OwnedFd, member: &str) {
-        let Ok(name) = Filesystem::of(root).map(Filesystem::name) else { return };
+    pub fn give_back(&self, undo: Undo, handle: &OwnedFd, member: &str) {
+        let Ok(name) = undo.name_of(handle) else { return };
         let Some(entry) = lock(&self.entries).get(&name).cloned() else { return };
         let mut entry = lock(&entry);
-        if !entry.left {
+        if entry.left != Some(undo) {
             return;
         }
-        match thaw_for_certain(root) {
-            Ok(()) => tracing::warn!(member, "gave writes back in the place of an earlier guardian"),
-            Err(Errno::INVAL) => tracing::info!(member, "what an earlier guardian owed had already been given back"),
+        match undo::for_certain(undo, handle) {
+            Ok(WasSuspended::Yes) => tracing::warn!(member, "gave writes back in the place of an earlier guardian"),
+            Ok(WasSuspended::No) => tracing::info!(member, "what an earlier guardian owed had already been given back"),
             Err(errno) => return tracing::error!(member, %errno, "cannot give back what an earlier guardian owed"),
         }
-        entry.left = false;
+        entry.left = None;
         self.remove(&name);
     }
 
-    /// Notes that a thaw of the filesystem of `root` may be owed from now on.
+    /// Notes that this undo of this handle may be owed from now on.
     ///
     /// # Errors
     /// If it cannot be noted; then nothing may be promised.
-    pub fn promise(self: &Arc<Self>, root: &OwnedFd, member: &str) -> io::Result<Promise> {
-        let name = Filesystem::of(root)?.name();
+    pub fn promise(self: &Arc<Self>, undo: Undo, handle: &OwnedFd, member: &str) -> io::Result<Promise> {
+        let name = undo.name_of(handle)?;
         let entry = Arc::clone(lock(&self.entries).entry(name.clone()).or_default());
         let mut entry = lock(&entry);
         if entry.promises == 0 {
-            let note = Note { member: member.to_owned(), boot_id: self.boot_id.clone() };
+            let note = Note { member: member.to_owned(), boot_id: self.boot_id.clone(), undo };
             note::write(&self.directory.join(&name), &serde_json::to_vec(&note)?)?;
         }
         entry.promises += 1;
@@ -208,8 +188,8 @@ mod tests {
         let directory = Directory::new("promises");
         let ledger = Ledger::open(&directory.0).unwrap();
         let root: OwnedFd = File::open(&directory.0).unwrap().into();
-        let first = ledger.promise(&root, "orders").unwrap();
-        let second = ledger.promise(&root, "orders").unwrap();
+        let first = ledger.promise(Undo::Thaw, &root, "orders").unwrap();
+        let second = ledger.promise(Undo::Thaw, &root, "orders").unwrap();
         assert_eq!(directory.notes(), 1);
         drop(first);
         assert_eq!(directory.notes(), 1);
@@ -221,9 +201,9 @@ mod tests {
     fn what_an_earlier_guardian_owed_is_found_unless_it_is_void() {
         let directory = Directory::new("left");
         let root: OwnedFd = File::open(std::env::temp_dir()).unwrap().into();
-        let name = Filesystem::of(&root).unwrap().name();
+        let name = Undo::Thaw.name_of(&root).unwrap();
         // It is killed: nothing is dropped.
-        std::mem::forget(Ledger::open(&directory.0).unwrap().promise(&root, "orders").unwrap());
+        std::mem::forget(Ledger::open(&directory.0).unwrap().promise(Undo::Thaw, &root, "orders").unwrap());
         fs::write(directory.0.join("0-0-0"), br#"{"member":"ledger","boot_id":"another"}"#).unwrap();
         fs::write(directory.0.join("0-0-1.new"), b"{").unwrap();
         fs::write(directory.0.join("garbage"), b"{").unwrap();
@@ -231,7 +211,7 @@ mod tests {
         assert_eq!(lock(&ledger.entries).keys().collect::<Vec<_>>(), [&name]);
         assert_eq!(directory.notes(), 2, "this one, and the garbage");
         // What was left outlives a promise of this guardian.
-        drop(ledger.promise(&root, "orders").unwrap());
+        drop(ledger.promise(Undo::Thaw, &root, "orders").unwrap());
         assert_eq!((directory.notes(), lock(&ledger.entries).len()), (2, 1));
     }
 }

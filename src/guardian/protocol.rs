@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
+use crate::undo::Undo;
 use stillpoint_core::limits::MAX_GUARDIAN_MESSAGE;
 
 /// From the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// First, with two descriptors (SCM_RIGHTS): the root directory of the dataset, and a pidfd of the freezer. The label
-    /// names the member in the guardian's log.
+    /// First, with two descriptors (SCM_RIGHTS): the handle of the undo (the root directory of the dataset), and a pidfd of the
+    /// freezer. The label names the member in the guardian's log.
     Guard {
+        /// What resumes writes. The message begins with its [code](Undo::code).
+        undo: Undo,
         /// For people.
         label: String,
     },
@@ -68,7 +71,7 @@ impl Request {
     /// At most [`MAX_GUARDIAN_MESSAGE`] bytes; a longer label is cut.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Guard { label } => text(GUARD, label),
+            Self::Guard { undo, label } => text(undo.code(), label),
             Self::Arm { ticket, limit } => {
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
                 let mut bytes = vec![ARM];
@@ -83,14 +86,16 @@ impl Request {
     /// `None`: not a request.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
-            (&GUARD, label) => Some(Self::Guard { label: String::from_utf8_lossy(label).into_owned() }),
             (&ARM, numbers) => {
                 let (ticket, limit_ms) = numbers.split_first_chunk()?;
                 let limit = Duration::from_millis(u64::from_le_bytes(limit_ms.try_into().ok()?));
                 Some(Self::Arm { ticket: u64::from_le_bytes(*ticket), limit })
             }
             (&DISARM, []) => Some(Self::Disarm),
-            _ => None,
+            (code, label) => {
+                let undo = Undo::of_code(*code)?;
+                Some(Self::Guard { undo, label: String::from_utf8_lossy(label).into_owned() })
+            }
         }
     }
 }
@@ -135,7 +140,11 @@ mod tests {
     #[test]
     fn requests_and_answers_survive_the_wire() {
         let limit = Duration::from_millis(10_200);
-        for request in [Request::Guard { label: "orders".into() }, Request::Arm { ticket: 7, limit }, Request::Disarm] {
+        for request in [
+            Request::Guard { undo: Undo::Thaw, label: "orders".into() },
+            Request::Arm { ticket: 7, limit },
+            Request::Disarm,
+        ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });
@@ -145,8 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn guardians_and_agents_of_before_are_understood() {
+        let guard = Request::Guard { undo: Undo::Thaw, label: "orders".into() };
+        assert_eq!(guard.encode(), b"Gorders");
+        for code in 0..=u8::MAX {
+            let known = Undo::ALL.iter().any(|undo| undo.code() == code);
+            assert_eq!(matches!(Request::decode(&[code, b'x']), Some(Request::Guard { .. })), known);
+            assert!(!(known && [ARM, DISARM].contains(&code)), "another message begins so");
+        }
+    }
+
+    #[test]
     fn a_long_label_is_cut() {
-        let bytes = Request::Guard { label: "ä".repeat(MAX_GUARDIAN_MESSAGE) }.encode();
+        let bytes = Request::Guard { undo: Undo::Thaw, label: "ä".repeat(MAX_GUARDIAN_MESSAGE) }.encode();
         assert_eq!(bytes.len(), MAX_GUARDIAN_MESSAGE);
         assert!(Request::decode(&bytes).is_some());
     }
@@ -161,7 +181,7 @@ mod tests {
         #[test]
         fn every_message_survives_the_wire(text in ".{0,80}", ticket: u64, limit_ms: u64) {
             let limit = Duration::from_millis(limit_ms);
-            for request in [Request::Guard { label: text.clone() }, Request::Arm { ticket, limit }, Request::Disarm] {
+            for request in [Request::Guard { undo: Undo::Thaw, label: text.clone() }, Request::Arm { ticket, limit }, Request::Disarm] {
                 proptest::prop_assert!(request.encode().len() <= MAX_GUARDIAN_MESSAGE);
                 proptest::prop_assert_eq!(Request::decode(&request.encode()), Some(request));
             }

@@ -9,6 +9,7 @@ use stillpoint::agent::procfs::Device;
 use stillpoint::agent::record::{Process, Record};
 use stillpoint::fsfreeze;
 use stillpoint::note::boot_id;
+use stillpoint::undo::Undo;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Suspend};
@@ -116,8 +117,15 @@ async fn a_void_record_and_garbage_thaw_nothing() {
     let record = |name: &str, boot_id: &str, device: Device| {
         let (claim_uid, mount_path) = (name.to_owned(), volume.mount.clone());
         let freezer = Process { pid: i32::MAX, started: 0 };
-        let record =
-            Record { claim: "orders".to_owned(), claim_uid, mount_path, device, boot_id: boot_id.to_owned(), freezer };
+        let record = Record {
+            claim: "orders".to_owned(),
+            claim_uid,
+            mount_path,
+            device,
+            boot_id: boot_id.to_owned(),
+            freezer,
+            undo: Undo::Thaw,
+        };
         fs::write(volume.records.join(name), serde_json::to_vec(&record).unwrap()).unwrap();
     };
     let boot = boot_id().unwrap();
@@ -139,6 +147,7 @@ async fn a_void_record_and_garbage_thaw_nothing() {
         device,
         boot_id: boot,
         freezer: Process { pid: i32::MAX, started: 0 },
+        undo: Undo::Thaw,
     };
     fs::write(volume.records.join("valid"), serde_json::to_vec(&valid).unwrap()).unwrap();
     scene.restart_agent().await;

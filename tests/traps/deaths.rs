@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, test_kill_process};
 use stillpoint::fsfreeze;
 use stillpoint::guardian::client::Guardian;
 use stillpoint::guardian::protocol::Answer;
+use stillpoint::undo::Undo;
 use stillpoint_core::limits::GUARDIAN_GRACE;
 
 use crate::roles::{Role, threads, until, waits_for_a_thaw};
@@ -72,7 +73,7 @@ impl Member {
         let root = volume.root();
         let freezer = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = pidfd_open(Pid::from_child(&freezer), PidfdFlags::empty()).unwrap();
-        let guardian = Guardian::engage(socket, "orders", &root, &process).unwrap();
+        let guardian = Guardian::engage(socket, "orders", Undo::Thaw, &root, &process).unwrap();
         guardian.arm(7, limit).unwrap();
         assert_eq!(guardian.answer().await.unwrap(), Answer::Armed { ticket: 7 });
         fsfreeze::freeze(&root).unwrap();
@@ -170,7 +171,7 @@ fn trap_02_an_agent_learns_at_once_that_its_guardian_was_killed() {
         // And with nobody to thaw, no other hold begins.
         let volume = Volume::new("ext4");
         let process = pidfd_open(Pid::from_child(&member.freezer), PidfdFlags::empty()).unwrap();
-        let engaged = Guardian::engage(&socket, "orders", &volume.root(), &process);
+        let engaged = Guardian::engage(&socket, "orders", Undo::Thaw, &volume.root(), &process);
         assert!(engaged.is_err_and(|why| why.contains("does not answer")));
     });
 }

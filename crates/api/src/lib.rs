@@ -6,10 +6,12 @@
 pub mod duration;
 pub mod labels;
 pub mod limits;
+mod reason;
 mod replication;
 pub mod snapshot;
 
 pub use duration::Duration;
+pub use reason::Reason;
 pub use replication::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -1,54 +1,20 @@
 //! Those who want to hear of changes: a run of its members, the sweeper of every replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
+use kube::core::{ApiResource, DynamicObject};
 use tokio::sync::Notify;
 
+use super::Watches;
 use super::picture::{Picture, Watched};
 use super::subject::{Claims, Pods, Replicas, Subject, replica_key};
 use super::table::Wanted;
-use super::Watches;
 use stillpoint_api::labels;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::LIST_PAGE;
-use stillpoint_core::run::facts::{Claim, PodFacts};
-
-/// What concerns one run.
-#[derive(Clone, Debug, Default)]
-pub struct Interest {
-    /// The members: names of claims, by UID.
-    pub claims: BTreeMap<String, String>,
-    /// Whose replicas; `None`: replicas are of no interest.
-    pub replication_uid: Option<String>,
-}
-
-/// The newest state of one object; `None`: it is gone, or does not concern the run any more.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Of a member.
-    Claim {
-        /// UID of the claim.
-        uid: String,
-        /// What it is now.
-        claim: Option<Claim>,
-    },
-    /// Of a pod that mounts a member.
-    Pod {
-        /// UID of the pod.
-        uid: String,
-        /// What it is now.
-        pod: Option<PodFacts>,
-    },
-    /// Of a replica.
-    Replica {
-        /// Name of the snapshot.
-        name: String,
-        /// What it is now.
-        replica: Option<Box<VolumeSnapshot>>,
-    },
-}
+use stillpoint_core::replica::seen::ObjectName;
+use stillpoint_core::run::effect::{Facts, Input, Interest};
 
 /// The place of one follower in one picture.
 struct Place<S: Subject> {
@@ -81,8 +47,9 @@ struct Members {
     _watches: Arc<Watches>,
 }
 
-/// The same for replicas.
+/// The same for the replicas of one resource.
 struct Made {
+    resource: ApiResource,
     replicas: Place<Replicas>,
     _watched: Arc<Watched<Replicas>>,
 }
@@ -93,18 +60,28 @@ pub struct Follower {
     /// Beginning of the keys of all replicas of its namespace.
     prefix: String,
     members: Option<Members>,
-    made: Option<Made>,
+    made: Vec<Made>,
 }
 
 impl Follower {
-    pub(super) fn new(watches: &Arc<Watches>, replicas: &Arc<Watched<Replicas>>, interest: Interest) -> Self {
+    pub(super) fn new(
+        watches: &Arc<Watches>,
+        replicas: &[(ApiResource, Arc<Watched<Replicas>>)],
+        replication_uid: &str,
+        interest: &Interest,
+    ) -> Self {
         let wake = Arc::new(Notify::new());
         let prefix = replica_key(&watches.name, "");
-        let made = interest.replication_uid.map(|uid| Made {
-            replicas: Place::take(replicas, made_by(uid, prefix.clone()), BTreeSet::new(), &wake),
-            _watched: replicas.clone(),
-        });
-        let (uids, names) = interest.claims.into_iter().unzip::<_, _, BTreeSet<_>, BTreeSet<_>>();
+        let of_interest = interest.replicas.map(|kind| kind.objects()).unwrap_or_default();
+        let made =
+            replicas.iter().filter(|(resource, _)| of_interest.contains(resource)).map(|(resource, watched)| Made {
+                resource: resource.clone(),
+                replicas: Place::take(watched, made_by(replication_uid, &prefix), BTreeSet::new(), &wake),
+                _watched: watched.clone(),
+            });
+        let made = made.collect();
+        let claims = interest.claims.clone();
+        let (uids, names) = claims.into_iter().unzip::<_, _, BTreeSet<_>, BTreeSet<_>>();
         let expected = uids.clone();
         let members = Members {
             claims: Place::take(&watches.claims, Box::new(move |uid, _| uids.contains(uid)), expected, &wake),
@@ -119,9 +96,24 @@ impl Follower {
         Self { wake, prefix, members: Some(members), made }
     }
 
-    /// At first what is there, and which members are not; then every change, when there is one: the newest state of each object,
-    /// whatever it went through since it was last told. Safe to cancel.
-    pub async fn next(&mut self) -> Vec<Change> {
+    /// What the run is about, as it is now. To be called before [`Self::next`], which tells what changes after it.
+    pub fn facts(&mut self) -> Facts {
+        let mut facts = Facts::default();
+        for change in self.changes() {
+            match change {
+                Input::Claim(uid, Some(claim)) => drop(facts.claims.insert(uid, claim)),
+                Input::Pod(uid, Some(pod)) => drop(facts.pods.insert(uid, pod)),
+                Input::Replica(name, Some(replica)) => drop(facts.replicas.insert(name, *replica)),
+                // What is not there is not among the facts.
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    /// Every change, when there is one: the newest state of each object, whatever it went through since it was last told.
+    /// Safe to cancel.
+    pub async fn next(&mut self) -> Vec<Input> {
         loop {
             let changes = self.changes();
             if !changes.is_empty() {
@@ -137,55 +129,63 @@ impl Follower {
         self.members = None;
     }
 
-    fn changes(&self) -> Vec<Change> {
+    fn changes(&self) -> Vec<Input> {
         let mut changes = Vec::new();
         if let Some(Members { claims, pods, .. }) = &self.members {
             let claims = claims.changes(usize::MAX).into_iter();
-            changes.extend(claims.map(|(uid, claim)| Change::Claim { uid, claim }));
+            changes.extend(claims.map(|(uid, claim)| Input::Claim(uid, claim)));
             let pods = pods.changes(usize::MAX).into_iter();
-            changes.extend(pods.map(|(uid, pod)| Change::Pod { uid, pod }));
+            changes.extend(pods.map(|(uid, pod)| Input::Pod(uid, pod)));
         }
-        if let Some(Made { replicas, .. }) = &self.made {
-            changes.extend(replicas.changes(usize::MAX).into_iter().map(|(key, replica)| Change::Replica {
-                name: key.strip_prefix(&self.prefix).unwrap_or(&key).to_owned(),
-                replica: replica.map(Box::new),
+        for Made { resource, replicas, .. } in &self.made {
+            changes.extend(replicas.changes(usize::MAX).into_iter().map(|(key, replica)| {
+                let name = key.strip_prefix(&self.prefix).unwrap_or(&key).to_owned();
+                Input::Replica(ObjectName { kind: resource.kind.clone(), name }, replica.map(Box::new))
             }));
         }
         changes
     }
 }
 
-fn made_by(replication_uid: String, prefix: String) -> Wanted<VolumeSnapshot> {
+fn made_by(replication_uid: &str, prefix: &str) -> Wanted<DynamicObject> {
+    let (uid, prefix) = (replication_uid.to_owned(), prefix.to_owned());
     Box::new(move |key, replica| {
-        key.starts_with(&prefix) && replica.labels().get(labels::REPLICATION_UID) == Some(&replication_uid)
+        key.starts_with(&prefix) && replica.labels().get(labels::REPLICATION_UID) == Some(&uid)
     })
 }
 
 /// Hears of every replica of the cluster, whosever it is.
 pub struct EveryReplica {
     wake: Arc<Notify>,
-    place: Place<Replicas>,
-    _watched: Arc<Watched<Replicas>>,
+    made: Vec<Made>,
 }
 
 impl EveryReplica {
-    pub(super) fn new(watched: Arc<Watched<Replicas>>) -> Self {
+    pub(super) fn new(replicas: Vec<(ApiResource, Arc<Watched<Replicas>>)>) -> Self {
         let wake = Arc::new(Notify::new());
-        let place = Place::take(&watched, Box::new(|_, _| true), BTreeSet::new(), &wake);
-        Self { wake, place, _watched: watched }
+        let made = replicas.into_iter().map(|(resource, watched)| Made {
+            resource,
+            replicas: Place::take(&watched, Box::new(|_, _| true), BTreeSet::new(), &wake),
+            _watched: watched,
+        });
+        Self { made: made.collect(), wake }
     }
 
     /// Replicas that are new or have changed, some at a time, as they are now. Safe to cancel.
-    pub async fn next(&mut self) -> Vec<VolumeSnapshot> {
+    pub async fn next(&mut self) -> Vec<(ApiResource, DynamicObject)> {
         loop {
-            let changes = self.place.changes(LIST_PAGE as usize);
-            if changes.is_empty() {
-                self.wake.notified().await;
-                continue;
+            let mut there = Vec::new();
+            let mut changed = false;
+            for Made { resource, replicas, .. } in &self.made {
+                let changes = replicas.changes(LIST_PAGE as usize);
+                changed |= !changes.is_empty();
+                there.extend(changes.into_iter().filter_map(|(_, replica)| Some((resource.clone(), replica?))));
             }
-            let there: Vec<_> = changes.into_iter().filter_map(|(_, replica)| replica).collect();
             if !there.is_empty() {
                 return there;
+            }
+            if !changed {
+                self.wake.notified().await;
             }
         }
     }

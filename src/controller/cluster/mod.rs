@@ -7,22 +7,24 @@
 //! [`table`] is what is known and who is to hear of changes, [`picture`] keeps that current, [`subject`] says what of an object
 //! is kept. See docs/decisions/0013.
 
-mod facts;
 mod follower;
 mod picture;
 mod subject;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use kube::core::ApiResource;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
-pub use facts::Facts;
-pub use follower::{Change, EveryReplica, Follower, Interest};
+pub use follower::{EveryReplica, Follower};
 use picture::{Picture, Trouble, Watched};
 use stillpoint_core::limits::LIST_CONCURRENCY;
+use stillpoint_core::replica::all_objects;
+use stillpoint_core::run::effect::{Facts, Interest};
+use stillpoint_core::run::facts::PodFacts;
 use subject::{Claims, Pods, Replicas};
 
 /// The picture of one cluster. A clone is another handle on the same picture.
@@ -38,8 +40,12 @@ pub struct Cluster {
 #[derive(Default)]
 struct InUse {
     namespaces: HashMap<String, Weak<Watches>>,
-    replicas: Weak<Watched<Replicas>>,
+    /// By kind.
+    replicas: HashMap<String, Weak<Watched<Replicas>>>,
 }
+
+/// The replicas of the cluster, of every resource that there may be.
+type Made = Vec<(ApiResource, Arc<Watched<Replicas>>)>;
 
 /// The watches of one namespace.
 struct Watches {
@@ -77,13 +83,19 @@ impl Cluster {
         EveryReplica::new(self.replicas_of(&mut in_use))
     }
 
-    fn replicas_of(&self, in_use: &mut InUse) -> Arc<Watched<Replicas>> {
-        in_use.replicas.upgrade().unwrap_or_else(|| {
-            let picture = Picture::new(Api::all(self.client.clone()), "of the cluster".to_owned(), self.pages.clone());
-            let watched = Arc::new(Watched::start(picture));
-            in_use.replicas = Arc::downgrade(&watched);
-            watched
-        })
+    fn replicas_of(&self, in_use: &mut InUse) -> Made {
+        let watched = |resource: ApiResource| {
+            let known = in_use.replicas.get(&resource.kind).and_then(Weak::upgrade);
+            let watched = known.unwrap_or_else(|| {
+                let api = Api::all_with(self.client.clone(), &resource);
+                let picture = Picture::new(api, "of the cluster".to_owned(), self.pages.clone());
+                let watched = Arc::new(Watched::start(picture));
+                in_use.replicas.insert(resource.kind.clone(), Arc::downgrade(&watched));
+                watched
+            });
+            (resource, watched)
+        };
+        all_objects().into_iter().map(watched).collect()
     }
 
     fn watch(&self, name: &str) -> Watches {
@@ -98,60 +110,54 @@ impl Cluster {
 #[derive(Clone)]
 pub struct Namespace {
     watches: Arc<Watches>,
-    replicas: Arc<Watched<Replicas>>,
+    replicas: Made,
 }
 
 impl Namespace {
-    /// The facts, with claims and pods at least as new as this call. One request each, and more for a large namespace in which
-    /// nothing happens.
+    /// The claims and pods, at least as new as this call. One request each, and more for a large namespace in which nothing
+    /// happens.
     ///
     /// # Errors
     /// When they cannot be read within [`API_TIMEOUT`](stillpoint_core::limits::API_TIMEOUT): what, and what the API server said.
-    pub async fn fresh(&self) -> anyhow::Result<Arc<Facts>> {
+    pub async fn fresh(&self) -> anyhow::Result<Facts> {
         let Watches { claims, pods, .. } = &*self.watches;
         tokio::try_join!(async { claims.refresh().await.map_err(|trouble| claims.error(&trouble)) }, async {
             pods.refresh().await.map_err(|trouble| pods.error(&trouble))
         },)?;
-        Ok(self.facts())
+        let (claims, pods) = (claims.table().facts(), pods.table().facts());
+        Ok(Facts { claims: (*claims).clone(), pods: (*pods).clone(), ..Facts::default() })
     }
 
-    /// The facts, with pods at least as new as this call.
+    /// The pods that mount what a run is about, at least as new as this call.
     ///
     /// # Errors
     /// As those of [`Self::fresh`].
-    pub async fn fresh_pods(&self) -> anyhow::Result<Arc<Facts>> {
+    pub async fn fresh_pods(&self, interest: &Interest) -> anyhow::Result<BTreeMap<String, PodFacts>> {
         let pods = &self.watches.pods;
         pods.refresh().await.map_err(|trouble| pods.error(&trouble))?;
-        Ok(self.facts())
+        let pods = pods.table().facts();
+        let of_interest = pods.iter().filter(|(_, pod)| interest.claims.values().any(|name| pod.claims.contains(name)));
+        Ok(of_interest.map(|(uid, pod)| (uid.clone(), pod.clone())).collect())
     }
 
-    /// The facts, with replicas at least as new as this call; without any when the snapshot API is not there. For a run that was
-    /// taken over: of what an attempt that begins now will make there is nothing to know yet.
+    /// Makes what is known of replicas at least as new as this call; a resource that is not there has none.
     ///
     /// # Errors
     /// As those of [`Self::fresh`].
-    pub async fn fresh_replicas(&self) -> anyhow::Result<Arc<Facts>> {
-        match self.replicas.refresh().await {
-            Ok(()) | Err(Trouble::Absent) => Ok(self.facts()),
-            Err(trouble) => Err(self.replicas.error(&trouble)),
+    pub async fn refresh_replicas(&self) -> anyhow::Result<()> {
+        for (_, watched) in &self.replicas {
+            match watched.refresh().await {
+                Ok(()) | Err(Trouble::Absent) => {}
+                Err(trouble) => return Err(watched.error(&trouble)),
+            }
         }
+        Ok(())
     }
 
     /// Hears from now on of what concerns a run. Call [`Self::fresh`] first, so that there is something to begin with; what the
     /// follower tells first replaces what the facts said, because it may be newer.
-    pub fn follow(&self, interest: Interest) -> Follower {
-        Follower::new(&self.watches, &self.replicas, interest)
-    }
-
-    /// Whether the snapshot API is there and its replicas were listed.
-    pub fn replicas_known(&self) -> bool {
-        self.replicas.table().is_listed()
-    }
-
-    fn facts(&self) -> Arc<Facts> {
-        let Watches { name, claims, pods } = &*self.watches;
-        let (claims, pods) = (claims.table().facts(), pods.table().facts());
-        Arc::new(Facts::new(name, claims, pods, self.replicas.table().facts()))
+    pub fn follow(&self, replication_uid: &str, interest: &Interest) -> Follower {
+        Follower::new(&self.watches, &self.replicas, replication_uid, interest)
     }
 }
 

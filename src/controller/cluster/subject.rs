@@ -3,19 +3,19 @@
 use std::fmt::Debug;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
 use kube::api::{ListParams, WatchParams};
-use kube::{Resource, ResourceExt};
+use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 
 use stillpoint_api::labels;
-use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::{LIST_PAGE, WATCH_TIMEOUT};
 use stillpoint_core::run::facts::{Claim, PodFacts};
 
 /// One kind of objects.
 pub trait Subject: Send + Sync + 'static {
     /// As the API server has it.
-    type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
+    type Object: ResourceExt + Clone + Debug + DeserializeOwned + Send + 'static;
     /// What is kept of it.
     type Fact: Clone + PartialEq + Send + Sync + 'static;
 
@@ -86,26 +86,26 @@ impl Subject for Pods {
     }
 }
 
-/// The snapshots of the cluster that a replication made, by [`replica_key`].
+/// The objects of one resource in the cluster that replications made, by [`replica_key`].
 pub enum Replicas {}
 
 impl Subject for Replicas {
-    type Object = VolumeSnapshot;
-    type Fact = VolumeSnapshot;
+    type Object = DynamicObject;
+    type Fact = DynamicObject;
     const WHAT: &'static str = "replicas";
     const LABELS: Option<&'static str> = Some(labels::REPLICATION_UID);
 
-    fn key(snapshot: &VolumeSnapshot) -> String {
-        replica_key(&snapshot.namespace().unwrap_or_default(), &snapshot.name_any())
+    fn key(replica: &DynamicObject) -> String {
+        replica_key(&replica.namespace().unwrap_or_default(), &replica.name_any())
     }
 
-    fn fact(mut snapshot: VolumeSnapshot) -> Option<VolumeSnapshot> {
-        snapshot.metadata.managed_fields = None;
-        Some(snapshot)
+    fn fact(mut replica: DynamicObject) -> Option<DynamicObject> {
+        replica.metadata.managed_fields = None;
+        Some(replica)
     }
 }
 
-/// The key of a snapshot. No name has a slash, so all of a namespace follow each other.
+/// The key of a replica. No name has a slash, so all of a namespace follow each other.
 pub fn replica_key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }

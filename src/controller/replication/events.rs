@@ -6,7 +6,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-use super::requests::within;
+use crate::controller::api::within;
 use stillpoint_api::Phase;
 use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_MESSAGE_CHARS};
 use stillpoint_core::run::happened::Happened;

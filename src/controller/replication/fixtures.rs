@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use super::reserved::Reserved;
 use super::shell::Context;
+use crate::controller::cluster::Cluster;
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::Sessions;
 
 /// What runs are given, by a controller that leads for ever in this epoch.
 pub fn context(client: Client, epoch: u64) -> Context {
     Context {
+        cluster: Cluster::new(client.clone()),
         events: Events::start(client.clone(), "test".to_owned()),
         client,
         sessions: Sessions::default(),

@@ -1,17 +1,17 @@
 //! Replications: the shell around the decisions of [`stillpoint_core::run`].
 //!
 //! [`supervisor`] follows all objects and starts who has a turn, [`shell`] carries out what the driver of one replication
-//! decides and tells it what happened, [`requests`] and [`observe`] speak with the API server, [`sweeper`] removes what turns
+//! decides and tells it what happened, [`requests`] and [`storage`] speak with the API server, [`sweeper`] removes what turns
 //! up after its attempt was voided, [`events`] tells people. Nothing here decides.
 
 mod events;
 #[cfg(test)]
 mod fixtures;
-mod observe;
 mod removal;
 mod requests;
 mod reserved;
 mod shell;
+mod storage;
 mod supervisor;
 mod sweeper;
 
@@ -21,6 +21,7 @@ use kube::Client;
 use stillpoint_core::run::driver::Settings;
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::Cluster;
 use super::leadership::Tenure;
 use super::sessions::Sessions;
 
@@ -40,7 +41,10 @@ pub struct Config {
 /// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has resumed its writes.
 /// What fails is tried again.
 pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Tenure, shutdown: CancellationToken) {
+    let cluster = Cluster::new(client.clone());
+    let every_replica = cluster.every_replica();
     let context = shell::Context {
+        cluster,
         events: events::Events::start(client.clone(), config.instance),
         client: client.clone(),
         sessions,
@@ -50,7 +54,7 @@ pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Ten
         started: std::time::Instant::now(),
         shutdown,
     };
-    let (sweeper, sweeping) = sweeper::start(client);
+    let (sweeper, sweeping) = sweeper::start(client, every_replica);
     supervisor::Supervisor::new(context, config.max_runs, sweeper).follow().await;
     sweeping.abort();
 }

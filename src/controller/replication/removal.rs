@@ -7,7 +7,7 @@ use stillpoint_core::limits::API_TIMEOUT;
 use stillpoint_core::replica::removal::{Ask, Removal};
 use stillpoint_core::run::sweep::attempt_of;
 
-use super::requests::is_absent;
+use crate::controller::api::is_absent;
 
 /// Removes replicas of a replication until nothing is left, and says how many there were. The caller's task bounds it.
 pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> usize {

@@ -1,16 +1,15 @@
 //! The requests of a run, each with its limit of time, and their answers as a driver hears them.
 
-use std::time::Duration;
-
-use anyhow::Context as _;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::{DynamicObject, Status};
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use stillpoint_api::ConsistencyGroupReplication;
 use stillpoint_core::limits::API_TIMEOUT;
 use stillpoint_core::replica::ask::Ask;
 use stillpoint_core::run::effect::{Input, Refused};
+
+use crate::controller::api::{sentence, within};
 
 /// The object of a run as the API server has it, and how it is written.
 #[derive(Clone)]
@@ -75,29 +74,5 @@ async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, R
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(Refused::Conflict),
         Ok(Err(error)) => Err(Refused::Trouble(sentence(&error))),
         Err(_) => Err(Refused::Trouble(format!("the API server did not answer within {API_TIMEOUT:?}"))),
-    }
-}
-
-/// A request with a limit of time.
-///
-/// # Errors
-/// When it fails, or takes longer.
-pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
-    let answer = tokio::time::timeout(limit, request).await;
-    let answer = answer.with_context(|| format!("the API server did not answer within {limit:?}"))?;
-    answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
-}
-
-/// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
-/// [`Status::is_not_found`] looks for.
-pub fn is_absent(status: &Status) -> bool {
-    status.code == 404
-}
-
-/// What the API server said, without the fields of its answer that the sentence repeats.
-pub fn sentence(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
     }
 }

@@ -19,10 +19,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
-use super::observe::{self, Watches};
 use super::removal::remove;
 use super::requests::{Stored, ask, warm};
 use super::reserved::{Reservation, Reserved};
+use super::storage::storage;
+use crate::controller::cluster::{Cluster, Follower, Namespace};
 use crate::controller::leadership::Tenure;
 use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
 
@@ -31,6 +32,8 @@ use crate::controller::sessions::{AgentEvent, Attachment, Sessions};
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// What is watched of the cluster.
+    pub cluster: Cluster,
     /// The agents.
     pub sessions: Sessions,
     /// What every driver is given.
@@ -69,8 +72,10 @@ pub struct Shell {
     /// Answers to what was asked of the API server.
     answers: mpsc::Receiver<Input>,
     answer: mpsc::Sender<Input>,
+    /// Its namespace, while anything of it is of interest.
+    used: Option<Namespace>,
     /// What the run is about, once it is followed.
-    watches: Option<Watches>,
+    follower: Option<Follower>,
     interest: Interest,
     /// `None` before the agents are listened to, and once events were missed.
     agents: Option<Attachment>,
@@ -104,7 +109,8 @@ impl Shell {
             updates,
             answers,
             answer,
-            watches: None,
+            used: None,
+            follower: None,
             interest: Interest::default(),
             agents: None,
             reservation: None,
@@ -143,12 +149,13 @@ impl Shell {
             Effect::GetObject => self.spawn(stored().get()),
             Effect::PutStatus(object) => self.spawn(stored().put_status(object)),
             Effect::SetFinalizers(object) => self.spawn(stored().set_finalizers(object)),
-            Effect::Look => self.spawn(async move {
-                let looked = observe::look(&client, &namespace).await;
-                Input::Looked(looked.map(Box::new).map_err(|error| format!("{error:#}")))
-            }),
+            Effect::Look => {
+                let looked = self.look().await;
+                self.hear(looked);
+                return true;
+            }
             Effect::LookUp { volumes, kind } => self.spawn(async move {
-                let storage = observe::storage(&client, volumes, kind).await;
+                let storage = storage(&client, volumes, kind).await;
                 Input::LookedUp(storage.map(Box::new).map_err(|error| format!("{error:#}")))
             }),
             Effect::Reserve { claims, whole } => {
@@ -181,10 +188,15 @@ impl Shell {
             }
             Effect::Recheck => {
                 let interest = self.interest.clone();
-                self.spawn(recheck(client, namespace, interest));
+                let used = self.use_namespace();
+                self.spawn(recheck(used, interest));
             }
             Effect::StepAside => {
                 self.reservation = None;
+                self.used = None;
+                if let Some(follower) = &mut self.follower {
+                    follower.stop_pods_and_claims();
+                }
                 self.aside.send(self.uid.clone()).await.ok();
             }
             Effect::Tell(happened) => {
@@ -195,14 +207,26 @@ impl Shell {
         false
     }
 
+    async fn look(&mut self) -> Input {
+        let facts = self.use_namespace().fresh().await;
+        Input::Looked(facts.map(Box::new).map_err(|error| format!("{error:#}")))
+    }
+
+    fn use_namespace(&mut self) -> Namespace {
+        self.used.get_or_insert_with(|| self.context.cluster.namespace(&self.namespace)).clone()
+    }
+
     async fn follow(&mut self, interest: Interest, agents: BTreeSet<AgentKey>) -> Input {
-        self.interest = interest.clone();
-        let watches = Watches::start(&self.context.client, &self.namespace, &self.uid, interest).await;
-        let (watches, facts) = match watches {
-            Ok(watches) => watches,
-            Err(error) => return Input::Following(Err(format!("{error:#}"))),
-        };
-        self.watches = Some(watches);
+        let namespace = self.use_namespace();
+        if interest.replicas.is_some()
+            && let Err(error) = namespace.refresh_replicas().await
+        {
+            return Input::Following(Err(format!("{error:#}")));
+        }
+        let mut follower = namespace.follow(&self.uid, &interest);
+        let facts = follower.facts();
+        self.follower = Some(follower);
+        self.interest = interest;
         // Listening comes before looking who is connected, so that no change falls between the two.
         self.agents = Some(self.context.sessions.attach(&self.uid, agents.iter().cloned()));
         let connected = agents.into_iter().filter(|agent| self.context.sessions.connected(agent)).collect();
@@ -222,7 +246,7 @@ impl Shell {
         tokio::select! {
             Some(input) = self.answers.recv() => self.hear(input),
             event = next_event(&mut self.agents) => self.hear_agent(event),
-            changes = next_changes(&mut self.watches) => changes.into_iter().for_each(|change| self.hear(change)),
+            changes = next_changes(&mut self.follower) => changes.into_iter().for_each(|change| self.hear(change)),
             Ok(()) = self.updates.changed() => self.note_deletion(),
             () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
             () = self.context.shutdown.cancelled(), if !self.stopping => {
@@ -283,14 +307,11 @@ fn log(happened: &Happened) {
 }
 
 /// The pods that mount members, listed until it succeeds.
-async fn recheck(client: Client, namespace: String, interest: Interest) -> Input {
+async fn recheck(namespace: Namespace, interest: Interest) -> Input {
     let mut pause = API_RETRY_MIN;
     loop {
-        match observe::pods(&client, &namespace).await {
-            Ok(mut pods) => {
-                pods.retain(|_, pod| observe::mounts_any(&interest, pod));
-                return Input::Rechecked(pods);
-            }
+        match namespace.fresh_pods(&interest).await {
+            Ok(pods) => return Input::Rechecked(pods),
             Err(error) => tracing::warn!("the pods could not be listed anew, and it is tried again: {error:#}"),
         }
         tokio::time::sleep(pause).await;
@@ -307,9 +328,9 @@ async fn next_event(agents: &mut Option<Attachment>) -> Option<AgentEvent> {
 }
 
 /// The next changes of what is followed.
-async fn next_changes(watches: &mut Option<Watches>) -> Vec<Input> {
-    match watches {
-        Some(watches) => watches.next().await,
+async fn next_changes(follower: &mut Option<Follower>) -> Vec<Input> {
+    match follower {
+        Some(follower) => follower.next().await,
         None => std::future::pending().await,
     }
 }

@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::requests::within;
 use super::shell::{Context, Shell};
 use super::sweeper::Sweeper;
+use crate::controller::api::within;
 
 type Object = Arc<ConsistencyGroupReplication>;
 

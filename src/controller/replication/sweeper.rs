@@ -1,16 +1,13 @@
-//! Watches all replicas and deletes those of voided attempts, as [`Sweep`] judges.
+//! Deletes the replicas of voided attempts that turn up, as [`Sweep`] judges.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use futures::{FutureExt, StreamExt};
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
-use stillpoint_core::replica::all_objects;
 use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::sweep::{Judgement, Sweep, Voided};
 use tokio::sync::mpsc;
@@ -18,7 +15,8 @@ use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::removal::{delete_replica, remove};
-use super::requests::within;
+use crate::controller::api::within;
+use crate::controller::cluster::EveryReplica;
 
 /// What is known of void attempts. A clone is another handle on the same knowledge.
 #[derive(Clone)]
@@ -27,18 +25,16 @@ pub struct Sweeper {
     voided: mpsc::Sender<Voided>,
 }
 
-type Replica = PartialObjectMeta<DynamicObject>;
-
 /// Something to look at.
 enum Work {
-    Replica(ApiResource, Box<Replica>),
+    Replica(ApiResource, Box<DynamicObject>),
     Voided(Voided),
 }
 
 /// Starts to sweep. The task never ends by itself.
-pub fn start(client: Client) -> (Sweeper, AbortHandle) {
+pub fn start(client: Client, replicas: EveryReplica) -> (Sweeper, AbortHandle) {
     let (sweeper, voided) = Sweeper::new();
-    let task = tokio::spawn(follow(client, sweeper.clone(), voided));
+    let task = tokio::spawn(follow(client, sweeper.clone(), replicas, voided));
     (sweeper, task.abort_handle())
 }
 
@@ -65,10 +61,12 @@ impl Sweeper {
     }
 }
 
-async fn follow(client: Client, sweeper: Sweeper, voided: mpsc::Receiver<Voided>) {
+async fn follow(client: Client, sweeper: Sweeper, replicas: EveryReplica, voided: mpsc::Receiver<Voided>) {
     let voided = ReceiverStream::new(voided).map(Work::Voided).boxed();
-    let replicas = stream::select_all(all_objects().into_iter().map(|resource| replicas(&client, resource)));
-    stream::select(replicas, voided)
+    let replicas = stream::unfold(replicas, |mut replicas| async { Some((replicas.next().await, replicas)) });
+    let replicas =
+        replicas.flat_map(stream::iter).map(|(resource, replica)| Work::Replica(resource, Box::new(replica)));
+    stream::select(replicas.boxed(), voided)
         .for_each_concurrent(LATE_CONCURRENCY, |work| match work {
             Work::Replica(resource, replica) => judge(&client, &sweeper, resource, replica).boxed(),
             Work::Voided(voided) => {
@@ -83,28 +81,8 @@ async fn follow(client: Client, sweeper: Sweeper, voided: mpsc::Receiver<Voided>
         .await;
 }
 
-fn replicas(client: &Client, resource: ApiResource) -> BoxStream<'static, Work> {
-    let config = watcher::Config::default().labels(labels::REPLICATION_UID);
-    watcher(Api::<Replica>::all_with(client.clone(), &resource), config)
-        .default_backoff()
-        .filter_map(move |event| {
-            std::future::ready(match event {
-                Ok(watcher::Event::Apply(replica) | watcher::Event::InitApply(replica)) => {
-                    Some(Work::Replica(resource.clone(), Box::new(replica)))
-                }
-                Ok(watcher::Event::Delete(_) | watcher::Event::Init | watcher::Event::InitDone) => None,
-                // Also: the resource is not installed. It may be later.
-                Err(error) => {
-                    tracing::debug!(%error, "replicas cannot be watched");
-                    None
-                }
-            })
-        })
-        .boxed()
-}
-
 /// Deletes a replica if its attempt is void. Tries until that is decided and done: no event will tell of it again.
-async fn judge(client: &Client, sweeper: &Sweeper, resource: ApiResource, replica: Box<Replica>) {
+async fn judge(client: &Client, sweeper: &Sweeper, resource: ApiResource, replica: Box<DynamicObject>) {
     let mut pause = API_RETRY_MIN;
     while let Err(error) = judge_once(client, sweeper, &resource, &replica).await {
         let (name, namespace) = (replica.name_any(), replica.namespace());
@@ -118,7 +96,7 @@ async fn judge_once(
     client: &Client,
     sweeper: &Sweeper,
     resource: &ApiResource,
-    replica: &Replica,
+    replica: &DynamicObject,
 ) -> anyhow::Result<()> {
     let (Some(name), Some(namespace)) = (replica.labels().get(labels::REPLICATION), replica.namespace()) else {
         return Ok(());

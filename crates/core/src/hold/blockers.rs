@@ -2,39 +2,8 @@
 
 use std::time::Duration;
 
-use rustix::io::Errno;
-
-use crate::blocker::{CANNOT_FREEZE, MISSING_CAPABILITY, blocker};
+use crate::blocker::blocker;
 use crate::wire;
-
-/// Why a freeze was refused, and whether asking again may help.
-pub(super) fn freeze_refused(errno: Errno, filesystem: &str) -> (wire::Blocker, bool) {
-    match errno {
-        Errno::BUSY => (
-            blocker(
-                "AlreadyFrozen",
-                "somebody else has frozen this filesystem (another backup or snapshot tool, or `fsfreeze`); it is left \
-                 frozen, since only its owner knows when to thaw it",
-            ),
-            true,
-        ),
-        Errno::OPNOTSUPP | Errno::NOTTY => (
-            blocker(
-                CANNOT_FREEZE,
-                &format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
-            ),
-            false,
-        ),
-        Errno::PERM => (
-            blocker(
-                MISSING_CAPABILITY,
-                "the agent's container may not freeze: give it the capability SYS_ADMIN, and no user namespace",
-            ),
-            false,
-        ),
-        other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
-    }
-}
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
     blocker(
@@ -79,7 +48,7 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
     )
 }
 
-/// What is about to be frozen cannot be written down.
+/// What is about to be suspended cannot be written down.
 pub fn not_recorded(why: &str) -> wire::Blocker {
     blocker(
         "NotRecorded",
@@ -99,8 +68,4 @@ pub(super) fn freezer_lost() -> wire::Blocker {
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
     blocker("TooSlow", &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
-}
-
-pub(super) fn flush_failed(errno: Errno) -> wire::Blocker {
-    blocker("FlushFailed", &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
 }

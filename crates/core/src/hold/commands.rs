@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::blockers::{held_by_another, not_prepared, stale};
 use super::machine::{Ended, Hold};
-use super::run::{End, Preparing, State, Suspending};
+use super::run::{End, Preparing, Refusal, State, Then, only};
 use super::{Action, Session};
 use crate::locks::Look;
 use crate::wire;
@@ -38,7 +38,7 @@ impl Hold {
     fn prepare_again(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
         let Some(run) = &mut self.run else { return };
         if !matches!((&run.state, &run.said), (State::Prepared { .. }, Some(Report::NotReady(_)))) {
-            return self.repeat(session, attempt);
+            return self.repeat(session, attempt, 0);
         }
         run.session = session;
         run.attempt = attempt;
@@ -69,16 +69,16 @@ impl Hold {
                 run.attempt = attempt;
                 run.round = round;
                 run.said = None;
-                self.step_suspending(Suspending::Flush, now);
+                self.walk(0, now);
             }
             State::Prepared { .. }
-            | State::Suspending { .. }
+            | State::Approaching { .. }
             | State::Warming { .. }
-            | State::Freezing { .. }
-            | State::Rechecking { .. }
+            | State::Suspending { .. }
+            | State::Confirming { .. }
             | State::Held { .. }
-            | State::Thawing { .. }
-            | State::Settling { .. } => self.repeat(session, attempt),
+            | State::Resuming { .. }
+            | State::Settling { .. } => self.repeat(session, attempt, round),
         }
     }
 
@@ -140,12 +140,27 @@ impl Hold {
     }
 
     /// The same command again: the same answer, to whoever asks now. If there is none yet, it will come.
-    fn repeat(&mut self, session: Session, attempt: wire::Attempt) {
+    ///
+    /// But Ready is true only while the hold lasts. Whoever asks again when it has been broken is refused once writes go on;
+    /// whoever released it is answered by Released. The round is that of the command, 0 of a Prepare.
+    fn repeat(&mut self, session: Session, attempt: wire::Attempt, round: u32) {
         let Some(run) = &mut self.run else { return };
         run.session = session;
         run.attempt = attempt;
-        if let Some(said) = run.said.clone() {
-            self.actions.push(Action::Report(session, said));
+        let ready = matches!(run.said, Some(Report::Ready(_)));
+        match &mut run.state {
+            State::Resuming { end, .. } | State::Settling { end, .. } if ready => {
+                if let Some(End { then: Then::LetGo(why), refusal }) = end {
+                    refusal.get_or_insert_with(|| Refusal { retryable: false, look: only(not_prepared(why)) });
+                    run.said = None;
+                    run.round = round;
+                }
+            }
+            _ => {
+                if let Some(said) = run.said.clone() {
+                    self.actions.push(Action::Report(session, said));
+                }
+            }
         }
     }
 

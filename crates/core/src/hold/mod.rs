@@ -10,28 +10,33 @@
 //! [`Hold::handle`] takes what happened and the time and says what to do; [`Hold::poll_timeout`] says when it wants to be
 //! called again. The caller carries out the actions and reports the [`Outcome`] of each that has a [`Ticket`].
 //!
+//! How writes are suspended is the method's: the [`Plan`] that the preflight brings says in which order the machine asks for
+//! its acts.
+//!
 //! Invariants:
-//! - `Warm` and `Freeze` are asked for only after the guardian has acknowledged `Arm`, and only between a `Record` that
+//! - `Warm` and `Suspend` are asked for only after the guardian has acknowledged `Arm`, and only between a `Record` that
 //!   succeeded and the `Forget` that follows it.
-//! - From `Freeze` on, there is always a deadline or a thaw under way until the filesystem is known to be thawed.
-//! - `Ready` is said only while frozen by us, after a clean look before and a clean look after.
-//! - `Released{unbroken}` is said only if the freeze lasted from `Ready` to a planned thaw that answered OK.
-//! - A freeze of somebody else (`EBUSY`) is reported and never thawed.
+//! - From `Suspend` on, there is always a deadline or a resumption under way until writes are known to go on.
+//! - `Ready` is said only while suspended by us, after a clean look before and a clean look after.
+//! - `Released{unbroken}` is said only if the suspension lasted from `Ready` to a planned `Resume` that ended it.
+//! - A suspension of somebody else is refused by the method, reported, and never undone.
 
 mod blockers;
 mod commands;
 pub mod guard;
 mod machine;
+mod outcomes;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
+mod ways_out;
 
 use std::time::Duration;
 
-use rustix::io::Errno;
-
 pub use blockers::{no_guardian, not_recorded};
 pub use machine::Hold;
+pub use plan::{Act, Plan};
 
 use crate::locks::{Look, Suspension};
 use crate::wire;
@@ -52,7 +57,7 @@ pub enum Event {
     SessionLost(Session),
     /// An action is done.
     Done(Ticket, Outcome),
-    /// The guardian's end of the socket closed: nobody else would thaw.
+    /// The guardian's end of the socket closed: nobody else would resume writes.
     GuardianLost,
     /// The freezer process ended without being asked to.
     FreezerLost,
@@ -87,26 +92,25 @@ impl Command {
 pub enum Action {
     /// Open and check the dataset, start the freezer, hand both to the guardian.
     Preflight(Ticket, Box<wire::Prepare>),
-    /// Write dirty pages back while writes go on (syncfs(2)).
+    /// Write dirty pages back.
     Flush(Ticket),
     /// Look for locks.
     Look(Ticket, Suspension),
-    /// Write down, off the dataset, what is about to be frozen: whoever comes after this agent thaws nothing else.
+    /// Write down, off the dataset, what is about to be suspended: whoever comes after this agent undoes nothing else.
     Record(Ticket),
-    /// Tell the guardian to thaw after this time unless disarmed.
+    /// Tell the guardian to resume writes after this time unless disarmed.
     Arm(Ticket, Duration),
-    /// Freeze and thaw at once. It pays for the RCU grace periods of a cold freeze, so that the freeze that follows within
-    /// milliseconds is short.
+    /// Suspend and resume at once.
     Warm(Ticket),
     /// Suspend writes.
-    Freeze(Ticket),
+    Suspend(Ticket),
     /// Resume writes.
-    Thaw(Ticket),
-    /// Kill the freezer and thaw until nothing can freeze any more (see [``stillpoint::fsfreeze::thaw_until_settled`]).
+    Resume(Ticket),
+    /// Kill the freezer and resume until nothing of it can suspend any more (see [``stillpoint::undo::until_settled`]).
     Settle(Ticket),
-    /// Tell the guardian that no thaw is owed.
+    /// Tell the guardian that nothing is owed.
     Disarm,
-    /// Nothing will be frozen in this round any more, and no thaw is owed: what was recorded is void.
+    /// Nothing will be suspended in this round any more, and nothing is owed: what was recorded is void.
     Forget,
     /// Disarm, and let go of the dataset, the freezer and the guardian.
     Close,
@@ -121,6 +125,26 @@ pub struct Equipped {
     pub filesystem: String,
     /// What gives writes back if the agent dies.
     pub protection: wire::Protection,
+    /// How its method suspends writes.
+    pub plan: Plan,
+}
+
+/// Why a method did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refused {
+    /// Says why, and what to do.
+    pub blocker: wire::Blocker,
+    /// Whether another round may go better.
+    pub retryable: bool,
+}
+
+/// What an undo found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WasSuspended {
+    /// Writes were suspended, and go on.
+    Yes,
+    /// Writes went on already: somebody else resumed them, or nobody had suspended them.
+    No,
 }
 
 /// How an action ended.
@@ -129,19 +153,19 @@ pub enum Outcome {
     /// Preflight: what was found, or why the member cannot be held.
     Preflighted(Result<Equipped, Vec<wire::Blocker>>),
     /// The flush.
-    Flushed(Result<(), Errno>),
+    Flushed(Result<(), Refused>),
     /// What stands in the way.
     Looked(Look),
-    /// What is about to be frozen is written down, or why it is not.
+    /// What is about to be suspended is written down, or why it is not.
     Recorded(Result<(), String>),
     /// The guardian acknowledged. One that does not is lost ([`Event::GuardianLost`]) or late.
     Armed,
-    /// The freeze-and-thaw.
-    Warmed(Result<(), Errno>),
-    /// The freeze.
-    Frozen(Result<(), Errno>),
-    /// The thaw.
-    Thawed(Result<(), Errno>),
-    /// Nothing can freeze any more.
+    /// The suspension that was resumed at once.
+    Warmed(Result<(), Refused>),
+    /// Writes are suspended, or nothing of ours is.
+    Suspended(Result<(), Refused>),
+    /// Writes go on, or why nobody can say.
+    Resumed(Result<WasSuspended, String>),
+    /// Nothing can suspend any more.
     Settled,
 }

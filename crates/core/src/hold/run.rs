@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Equipped, Session};
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, MAX_BLOCKERS, RECORD_TIMEOUT};
+use super::{Act, Equipped, Session};
+use crate::limits::MAX_BLOCKERS;
 use crate::locks::Look;
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -29,19 +29,19 @@ pub(super) enum State {
     Preparing { step: Preparing, by: Instant, seen: Look },
     /// Writes go on; let go at `until` if nobody asks.
     Prepared { until: Instant },
-    /// Writes go on.
-    Suspending { step: Suspending, by: Instant },
-    /// The freezer freezes and thaws.
-    Warming { since: Instant, by: Instant, end: Option<End> },
-    /// The freezer freezes. An end that comes meanwhile waits for its answer: `EBUSY` means that the freeze is not ours.
-    Freezing { since: Instant, by: Instant, end: Option<End> },
-    /// Writes are suspended, and the second look is under way.
-    Rechecking { since: Instant },
+    /// Writes go on: the acts of the plan before it suspends. `at` is the place in the plan.
+    Approaching { at: usize, by: Instant },
+    /// The method suspends and resumes.
+    Warming { at: usize, since: Instant, by: Instant, end: Option<End> },
+    /// The method suspends. An end that comes meanwhile waits for its answer: a refusal means that nothing is ours.
+    Suspending { at: usize, since: Instant, by: Instant, end: Option<End> },
+    /// Writes are suspended: the acts of the plan after that.
+    Confirming { at: usize, since: Instant },
     /// Writes are suspended, and Ready was said.
     Held { since: Instant },
-    /// The freezer thaws.
-    Thawing { since: Instant, by: Instant, end: Option<End> },
-    /// The freezer did not answer and is killed; thawed from outside until nothing can freeze any more.
+    /// The method resumes.
+    Resuming { since: Instant, by: Instant, end: Option<End> },
+    /// The freezer did not answer and is killed; resumed from outside until nothing can suspend any more.
     Settling { since: Instant, end: Option<End> },
 }
 
@@ -51,15 +51,6 @@ pub(super) enum Preparing {
     Flush,
     Look,
     Pause { until: Instant },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Suspending {
-    Flush,
-    Look,
-    Record,
-    ArmForWarming,
-    ArmForHold,
 }
 
 /// What is said and done once writes go on.
@@ -96,9 +87,20 @@ impl Run {
         Duration::from_millis(self.prepare.hold_timeout_ms.into())
     }
 
-    /// How long a freeze may take: it suspends writes too, so never longer than a hold.
-    pub fn freeze_limit(&self) -> Duration {
-        FREEZE_TIMEOUT.min(self.hold_limit())
+    /// How long a suspension may take to come about: writes may wait meanwhile, so never longer than a hold.
+    pub fn suspend_limit(&self) -> Duration {
+        Act::Suspend.limit().min(self.hold_limit())
+    }
+
+    /// How long a guardian that is armed at this place of the plan lets writes be suspended.
+    pub fn arm_limit(&self, at: usize) -> Duration {
+        let warms = self.equipped.as_ref().is_some_and(|equipped| equipped.plan.warms_after(at));
+        if warms { self.suspend_limit() } else { self.hold_limit() }
+    }
+
+    /// The act at this place of the plan; `None` behind the last.
+    pub fn act(&self, at: usize) -> Option<Act> {
+        self.equipped.as_ref()?.plan.act(at)
     }
 
     pub fn prepare_timeout(&self) -> Duration {
@@ -110,12 +112,12 @@ impl Run {
         match self.state {
             State::Preparing { step: Preparing::Pause { until }, by, .. } => Some(until.min(by)),
             State::Preparing { by, .. }
-            | State::Suspending { by, .. }
+            | State::Approaching { by, .. }
             | State::Warming { by, .. }
-            | State::Freezing { by, .. }
-            | State::Thawing { by, .. } => Some(by),
+            | State::Suspending { by, .. }
+            | State::Resuming { by, .. } => Some(by),
             State::Prepared { until } => Some(until),
-            State::Rechecking { since } | State::Held { since } => Some(since + self.hold_limit()),
+            State::Confirming { since, .. } | State::Held { since } => Some(since + self.hold_limit()),
             State::Settling { .. } => None,
         }
     }
@@ -124,34 +126,14 @@ impl Run {
     pub fn take_end(&mut self) -> Option<End> {
         match &mut self.state {
             State::Warming { end, .. }
-            | State::Freezing { end, .. }
-            | State::Thawing { end, .. }
+            | State::Suspending { end, .. }
+            | State::Resuming { end, .. }
             | State::Settling { end, .. } => end.take(),
             State::Preparing { .. }
             | State::Prepared { .. }
-            | State::Suspending { .. }
-            | State::Rechecking { .. }
+            | State::Approaching { .. }
+            | State::Confirming { .. }
             | State::Held { .. } => None,
-        }
-    }
-}
-
-impl Suspending {
-    pub fn limit(self) -> Duration {
-        match self {
-            Self::Flush => FLUSH_TIMEOUT,
-            Self::Look => LOOK_TIMEOUT,
-            Self::Record => RECORD_TIMEOUT,
-            Self::ArmForWarming | Self::ArmForHold => GUARDIAN_TIMEOUT,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flush => "writing dirty pages back (syncfs)",
-            Self::Look => "the look for locks",
-            Self::Record => "recording what is to be frozen",
-            Self::ArmForWarming | Self::ArmForHold => "arming the guardian",
         }
     }
 }

@@ -14,7 +14,7 @@ use stillpoint_api::snapshot::{
     DEFAULT_CLASS_ANNOTATION, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotSource, VolumeSnapshotSpec,
     VolumeSnapshotStatus,
 };
-use stillpoint_api::{ClaimReference, Replication};
+use stillpoint_api::{ClaimReference, Reason, Replication};
 
 /// The kind.
 pub struct VolumeSnapshots;
@@ -46,7 +46,7 @@ impl Kind for VolumeSnapshots {
             return Ok(());
         }
         Err(Verdict::new(
-            "SnapshotApiMissing",
+            Reason::SnapshotApiMissing,
             "this cluster has no VolumeSnapshot API (snapshot.storage.k8s.io/v1); install the snapshot CRDs and the snapshot controller",
         ))
     }
@@ -55,7 +55,7 @@ impl Kind for VolumeSnapshots {
         let MemberFacts { claim, driver } = member;
         if driver.is_empty() {
             return Err(Verdict::new(
-                "NotACsiVolume",
+                Reason::NotACsiVolume,
                 format!(
                     "the volume of PersistentVolumeClaim {} has no CSI driver, so it has no snapshots; leave the claim out",
                     claim.name
@@ -107,7 +107,7 @@ fn judge(run: &RunId<'_>, claim: &ClaimReference, seen: &Seen<'_>) -> Judged {
     let name = run.replica_name(claim);
     let failed = |message: &str| {
         Verdict::new(
-            "SnapshotFailed",
+            Reason::SnapshotFailed,
             format!("VolumeSnapshot {name} of PersistentVolumeClaim {} failed: {message}", claim.name),
         )
     };
@@ -203,11 +203,11 @@ enum ClassError {
 
 impl ClassError {
     /// The CamelCase word for programs.
-    fn reason(&self) -> &'static str {
+    fn reason(&self) -> Reason {
         match self {
-            Self::NotFound { .. } => "SnapshotClassNotFound",
-            Self::DriverMismatch { .. } => "SnapshotClassDriverMismatch",
-            Self::NoSingleDefault { .. } => "NoDefaultSnapshotClass",
+            Self::NotFound { .. } => Reason::SnapshotClassNotFound,
+            Self::DriverMismatch { .. } => Reason::SnapshotClassDriverMismatch,
+            Self::NoSingleDefault { .. } => Reason::NoDefaultSnapshotClass,
         }
     }
 }

@@ -27,7 +27,7 @@ fn judged(snapshot: Option<DynamicObject>, refused: Option<&str>) -> Judged {
 fn failed(message: &str) -> Verdict {
     let name = name_of_orders().name;
     let sentence = format!("VolumeSnapshot {name} of PersistentVolumeClaim orders failed: {message}");
-    Verdict::new("SnapshotFailed", sentence)
+    Verdict::new(Reason::SnapshotFailed, sentence)
 }
 
 #[test]
@@ -82,11 +82,11 @@ fn a_class_is_the_one_asked_for_or_the_only_default() {
     let classes = classes(&facts).unwrap();
     let reason = |asked, driver| choose_class(asked, driver, &classes).map_err(|error| error.reason());
     assert_eq!(reason(Some("b"), "one"), Ok("b".into()));
-    assert_eq!(reason(Some("x"), "one"), Err("SnapshotClassNotFound"));
-    assert_eq!(reason(Some("a"), "two"), Err("SnapshotClassDriverMismatch"));
+    assert_eq!(reason(Some("x"), "one"), Err(Reason::SnapshotClassNotFound));
+    assert_eq!(reason(Some("a"), "two"), Err(Reason::SnapshotClassDriverMismatch));
     assert_eq!(reason(None, "one"), Ok("a".into()));
-    assert_eq!(reason(None, "two"), Err("NoDefaultSnapshotClass"), "two defaults are none");
-    assert_eq!(reason(None, "three"), Err("NoDefaultSnapshotClass"));
+    assert_eq!(reason(None, "two"), Err(Reason::NoDefaultSnapshotClass), "two defaults are none");
+    assert_eq!(reason(None, "three"), Err(Reason::NoDefaultSnapshotClass));
 }
 
 #[test]

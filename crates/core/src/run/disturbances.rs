@@ -3,6 +3,7 @@
 use super::assignments::Mount;
 use super::plan::Draft;
 use super::state::{Command, Member, Stage, Verdict};
+use stillpoint_api::Reason;
 
 type Check = fn(&Draft<'_>, &Member) -> Option<Verdict>;
 
@@ -18,11 +19,13 @@ impl Draft<'_> {
             return false;
         }
         if self.observed.deleted {
-            return self
-                .abandon(Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done"));
+            return self.abandon(Verdict::new(
+                Reason::Deleted,
+                "the ConsistencyGroupReplication was deleted before it was done",
+            ));
         }
         if let (Some(why), true) = (&self.observed.cut_off, self.run.stage.needs_agents()) {
-            let verdict = Verdict::new("ControllerInterrupted", why.clone());
+            let verdict = Verdict::new(Reason::ControllerInterrupted, why.clone());
             return self.abandon(verdict);
         }
         match self.disturbance() {
@@ -50,7 +53,9 @@ fn claim_gone(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let name = &member.claim.name;
     match draft.observed.claims.get(&member.claim.uid) {
         Some(claim) if !claim.deleting => None,
-        _ => Some(Verdict::new("ClaimDeleted", format!("PersistentVolumeClaim {name} was deleted during the run"))),
+        _ => {
+            Some(Verdict::new(Reason::ClaimDeleted, format!("PersistentVolumeClaim {name} was deleted during the run")))
+        }
     }
 }
 
@@ -61,7 +66,7 @@ fn pod_changed(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
             "pod {}, which mounts PersistentVolumeClaim {}, was deleted, replaced or finished during the run",
             own.name, member.claim.name
         );
-        Verdict::new("PodChanged", message)
+        Verdict::new(Reason::PodChanged, message)
     });
     gone.or_else(|| another_pod(draft, member))
 }
@@ -73,11 +78,11 @@ pub(super) fn another_pod(draft: &Draft<'_>, member: &Member) -> Option<Verdict>
     let other = draft.mounting(name).find(|pod| !is_own(&pod.uid))?;
     Some(match member.mounts.first() {
         None => Verdict::new(
-            "MountedMeanwhile",
+            Reason::MountedMeanwhile,
             format!("pod {} began to mount PersistentVolumeClaim {name} during the run", other.name),
         ),
         Some(_) => Verdict::new(
-            "MountedByMorePods",
+            Reason::MountedByMorePods,
             format!("pod {} began to mount PersistentVolumeClaim {name} too", other.name),
         ),
     })
@@ -90,7 +95,7 @@ fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
         "{} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
         lost.agent, member.claim.name
     );
-    Some(Verdict::new("AgentLost", message))
+    Some(Verdict::new(Reason::AgentLost, message))
 }
 
 fn hold_lapsed(_: &Draft<'_>, member: &Member) -> Option<Verdict> {
@@ -98,5 +103,5 @@ fn hold_lapsed(_: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let released = suspended.find_map(|one| one.released.as_ref())?;
     let reason = &released.reason;
     let message = format!("PersistentVolumeClaim {} did not stay suspended: {reason}", member.claim.name);
-    Some(Verdict::new("HoldBroken", message))
+    Some(Verdict::new(Reason::HoldBroken, message))
 }

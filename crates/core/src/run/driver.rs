@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase};
+use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, Reason};
 
 use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
@@ -307,7 +307,7 @@ impl Driver {
             // A claim that changed meanwhile may be no member any more; those that were asked for were not reserved.
             Ok(_) if !candidates.taken.is_empty() => {
                 let why = "a member belongs to another replication that is still running";
-                refuse(&request, object, Verdict::new("HeldByAnother", why).into(), now)
+                refuse(&request, object, Verdict::new(Reason::HeldByAnother, why).into(), now)
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
@@ -399,7 +399,7 @@ impl Driver {
         if object.status.is_none() {
             return self.say_goodbye(object);
         }
-        let verdict = Verdict::new("Deleted", "the ConsistencyGroupReplication was deleted before it was done");
+        let verdict = Verdict::new(Reason::Deleted, "the ConsistencyGroupReplication was deleted before it was done");
         let last = Request { retry: None, ..self.request(&object) };
         refuse(&last, object, verdict.into(), now)
     }

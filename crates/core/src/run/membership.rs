@@ -15,7 +15,7 @@ use crate::limits::{MAX_HOLD, MAX_MEMBERS};
 use crate::replica::MemberFacts;
 use crate::replica::ask::Recipe;
 use crate::replica::seen::Facts;
-use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mode, Source};
+use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mode, Reason, Source};
 
 /// Everything that membership is decided from.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl From<Verdict> for Refusal {
 /// When none matches, or too many do.
 pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'a>, Verdict> {
     let selector: Option<Selector> = source.selector.clone().map(TryInto::try_into).transpose().map_err(|error| {
-        Verdict::new("SelectorInvalid", format!("spec.source.selector cannot be understood: {error}"))
+        Verdict::new(Reason::SelectorInvalid, format!("spec.source.selector cannot be understood: {error}"))
     })?;
     let mut missing = Vec::new();
     let mut chosen: Vec<&Claim> = match (&source.persistent_volume_claim_names, &selector) {
@@ -81,7 +81,7 @@ pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'
     if chosen.is_empty() && missing.is_empty() {
         let selector = selector.map(|selector| format!(" `{selector}`")).unwrap_or_default();
         return Err(Verdict::new(
-            "NoMembers",
+            Reason::NoMembers,
             format!(
                 "no PersistentVolumeClaim of this namespace matches the selector{selector}; label the claims, or name them"
             ),
@@ -89,7 +89,7 @@ pub fn select<'a>(source: &'a Source, claims: &'a [Claim]) -> Result<Selection<'
     }
     if chosen.len() > MAX_MEMBERS {
         return Err(Verdict::new(
-            "TooManyMembers",
+            Reason::TooManyMembers,
             format!("spec.source matches {} claims, and a group has at most {MAX_MEMBERS}; narrow it", chosen.len()),
         ));
     }
@@ -132,12 +132,12 @@ pub fn resolve(
         0 => String::new(),
         more => format!(" (and {more} more, see status.members)"),
     };
-    Err(Refusal { verdict: Verdict::new(&first.reason, format!("{}{more}", first.message)), members })
+    Err(Refusal { verdict: Verdict::again(&first.reason, format!("{}{more}", first.message)), members })
 }
 
 fn claim_not_found(name: &str) -> Verdict {
     Verdict::new(
-        "ClaimNotFound",
+        Reason::ClaimNotFound,
         format!("PersistentVolumeClaim {name} does not exist in this namespace; create it, or leave it out"),
     )
 }
@@ -148,7 +148,7 @@ fn check_kind(request: &Request, candidates: &Candidates) -> Result<(), Verdict>
         (Mode::Replicate, Some(kind)) => kind.available(&candidates.facts),
         // The CRD refuses it, but a CRD may be newer than this controller.
         (Mode::Replicate, None) => Err(Verdict::new(
-            "UnknownReplicaKind",
+            Reason::UnknownReplicaKind,
             "spec.replication asks for no kind of replica that this version of Stillpoint knows; name one that it knows, or update it",
         )),
     }
@@ -160,7 +160,7 @@ fn check_hold_timeout(request: &Request, ceiling: Duration) -> Result<(), Verdic
         return Ok(());
     }
     Err(Verdict::new(
-        "HoldTimeoutTooLong",
+        Reason::HoldTimeoutTooLong,
         format!(
             "spec.suspension.holdTimeout is {:?}, and this cluster allows at most {ceiling:?}; shorten it, or raise the chart's ceiling",
             request.hold_timeout
@@ -194,7 +194,7 @@ fn check_not_deleting(claim: &Claim) -> Result<(), Verdict> {
         return Ok(());
     }
     Err(Verdict::new(
-        "ClaimBeingDeleted",
+        Reason::ClaimBeingDeleted,
         format!("PersistentVolumeClaim {} is being deleted; leave it out of the group", claim.name),
     ))
 }
@@ -202,7 +202,7 @@ fn check_not_deleting(claim: &Claim) -> Result<(), Verdict> {
 fn check_bound(claim: &Claim) -> Result<&str, Verdict> {
     claim.volume.as_deref().ok_or_else(|| {
         Verdict::new(
-            "ClaimNotBound",
+            Reason::ClaimNotBound,
             format!("PersistentVolumeClaim {} is not bound to a volume; wait until it is, or leave it out", claim.name),
         )
     })
@@ -213,7 +213,7 @@ fn check_filesystem(claim: &Claim) -> Result<(), Verdict> {
         return Ok(());
     }
     Err(Verdict::new(
-        "BlockVolume",
+        Reason::BlockVolume,
         format!(
             "PersistentVolumeClaim {} is a raw block volume (volumeMode: Block); only filesystems can be suspended, so leave it out",
             claim.name
@@ -224,7 +224,7 @@ fn check_filesystem(claim: &Claim) -> Result<(), Verdict> {
 fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict> {
     let Some(other) = candidates.taken.get(&claim.uid) else { return Ok(()) };
     Err(Verdict::new(
-        "HeldByAnother",
+        Reason::HeldByAnother,
         format!(
             "PersistentVolumeClaim {} is a member of ConsistencyGroupReplication {other}, which is still running; try again when it has ended",
             claim.name
@@ -241,7 +241,7 @@ fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a 
         // Agents of different pods do not see each other's processes, so none of them can say that no lock is held.
         [first, second, ..] => {
             return Err(Verdict::new(
-                "MountedByMorePods",
+                Reason::MountedByMorePods,
                 format!(
                     "PersistentVolumeClaim {} is mounted by {} pods ({}, {}, …); a member may be mounted by one pod only, because an agent sees the locks of its own pod",
                     claim.name,
@@ -255,21 +255,21 @@ fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a 
     let mount = pod.agent_mounts.get(&claim.name);
     match mount {
         None if pod.has_agent => Err(Verdict::new(
-            "AgentDoesNotMount",
+            Reason::AgentDoesNotMount,
             format!(
                 "the container stillpoint-agent of pod {} does not mount PersistentVolumeClaim {}; add a volumeMount of the whole volume, readOnly is enough",
                 pod.name, claim.name
             ),
         )),
         None => Err(Verdict::new(
-            "NoAgent",
+            Reason::NoAgent,
             format!(
                 "pod {} mounts PersistentVolumeClaim {} but has no agent; add the sidecar stillpoint-agent to its initContainers",
                 pod.name, claim.name
             ),
         )),
         Some(mount) if mount.sub_path => Err(Verdict::new(
-            "AgentMountsSubPath",
+            Reason::AgentMountsSubPath,
             format!(
                 "the container stillpoint-agent of pod {} mounts PersistentVolumeClaim {} with a subPath and does not see the whole filesystem; mount it without",
                 pod.name, claim.name

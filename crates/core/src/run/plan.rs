@@ -12,7 +12,7 @@
 //! ```
 
 use std::cell::OnceCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::agents::AssignmentKey;
@@ -98,7 +98,8 @@ pub(super) struct Draft<'a> {
     sent: BTreeSet<AssignmentKey>,
     statuses: Vec<ReplicationStatus>,
     happened: Vec<Happened>,
-    /// The pods that mount a claim, by its name. Made when it is first asked for: a plan is linear in members and pods.
+    /// The pods that mount a member, by the name of its claim. Made when it is first asked for, so that a plan takes time in
+    /// proportion to members and pods, not to one times the other.
     mounting: OnceCell<HashMap<&'a str, Vec<&'a PodFacts>>>,
 }
 
@@ -242,12 +243,13 @@ impl<'a> Draft<'a> {
         self.observed.connected.contains(&one.agent.key())
     }
 
-    /// The pods that mount the claim of this name.
+    /// The pods that mount a member, by the name of its claim.
     pub fn mounting(&self, claim: &str) -> impl Iterator<Item = &'a PodFacts> {
         let mounting = self.mounting.get_or_init(|| {
+            let members: HashSet<&str> = self.run.members.iter().map(|member| member.claim.name.as_str()).collect();
             let mut mounting: HashMap<&str, Vec<&PodFacts>> = HashMap::new();
             for pod in self.observed.pods.values() {
-                for claim in &pod.claims {
+                for claim in pod.claims.iter().filter(|claim| members.contains(claim.as_str())) {
                     mounting.entry(claim).or_default().push(pod);
                 }
             }

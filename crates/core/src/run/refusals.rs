@@ -1,6 +1,6 @@
 //! What follows when members are not ready, and what is said of it. Pure.
 
-use stillpoint_api::{Blocker, MemberState};
+use stillpoint_api::{Blocker, MemberState, Reason};
 
 use super::agents::AgentRef;
 use super::observed::Observed;
@@ -14,7 +14,7 @@ impl Draft<'_> {
         let refused = |how| self.run.members.iter().any(|member| member.is_refused(how));
         let blind = self.run.members.iter().any(|member| member.uncovered().is_some());
         if blind || refused(Refused::ForGood) {
-            let verdict = self.not_ready("NotReady", "an agent cannot suspend its member");
+            let verdict = self.not_ready(Reason::NotReady, "an agent cannot suspend its member");
             return Some(self.abandon(verdict));
         }
         refused(Refused::ForNow).then(|| self.try_again())
@@ -26,7 +26,7 @@ impl Draft<'_> {
         let until = self.now.monotonic + pause;
         let in_time = self.run.prepare_deadline.is_none_or(|end| until < end);
         if self.run.round >= MAX_ROUNDS || !in_time {
-            let verdict = self.not_ready("NotReady", "the members were not ready together in any round");
+            let verdict = self.not_ready(Reason::NotReady, "the members were not ready together in any round");
             return self.abandon(verdict);
         }
         self.release_all();
@@ -39,7 +39,7 @@ impl Draft<'_> {
             return false;
         }
         self.blame_the_silent();
-        let verdict = self.not_ready("NotReadyInTime", "not all members were ready within prepareTimeout");
+        let verdict = self.not_ready(Reason::NotReadyInTime, "not all members were ready within prepareTimeout");
         self.abandon(verdict)
     }
 
@@ -59,12 +59,12 @@ impl Draft<'_> {
     }
 
     /// The verdict over members that were not ready: the first blocker, and how many more there are.
-    pub fn not_ready(&self, reason: &str, message: &str) -> Verdict {
+    pub fn not_ready(&self, reason: Reason, message: &str) -> Verdict {
         let mut blocked = self.run.members.iter().filter_map(|member| Some((member, member.blockers().next()?)));
         let Some((member, first)) = blocked.next() else { return Verdict::new(reason, message) };
         let all = blocked.fold(member.count_blockers(), |all, (member, _)| all + member.count_blockers());
         let more = if all > 1 { format!(" (and {} more, see status.members)", all - 1) } else { String::new() };
-        Verdict::new(&first.reason, format!("{}: {}{more}", member.claim.name, first.message))
+        Verdict::again(&first.reason, format!("{}: {}{more}", member.claim.name, first.message))
     }
 }
 
@@ -74,19 +74,19 @@ fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
     let running = agent.watched_pod(&observed.pods).is_some_and(|pod| pod.running);
     let (reason, message) = if !running {
         (
-            "PodNotRunning",
+            Reason::PodNotRunning,
             format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
         )
     } else if !observed.connected.contains(&agent.key()) {
         (
-            "AgentNotConnected",
+            Reason::AgentNotConnected,
             format!(
                 "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; see the logs of its container stillpoint-agent"
             ),
         )
     } else {
         (
-            "AgentSilent",
+            Reason::AgentSilent,
             format!(
                 "{agent} did not answer for PersistentVolumeClaim {claim} in time; see the logs of its container stillpoint-agent"
             ),

@@ -1,6 +1,6 @@
 //! Taking over a run that another controller, or this one before it restarted, has begun. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -9,7 +9,7 @@ use super::agents::AgentRef;
 use super::assignments::{Mount, Standing};
 use super::facts::PodFacts;
 use super::state::{CleanUp, Command, Member, Moment, Request, Run, Stage, Verdict};
-use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, ReplicationStatus};
+use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, Reason, ReplicationStatus};
 
 /// Whether a stored status declares an attempt that was begun and has not ended.
 pub fn is_under_way(status: &ReplicationStatus) -> bool {
@@ -22,7 +22,15 @@ pub fn is_under_way(status: &ReplicationStatus) -> bool {
 /// everything that was asked is released and everything that was cut is void. Where the proof is stored and replicas are only
 /// not usable yet, the run goes on.
 pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<String, PodFacts>, now: Moment) -> Run {
-    let members = status.members.iter().map(|member| resume_member(member, pods)).collect();
+    let mut by_name: HashMap<&str, Vec<&PodFacts>> = HashMap::new();
+    for pod in pods.values() {
+        by_name.entry(&pod.name).or_default().push(pod);
+    }
+    let members = status.members.iter().map(|member| {
+        let pods = member.pod.as_deref().and_then(|name| by_name.get(name));
+        resume_member(member, pods.map_or(&[], Vec::as_slice))
+    });
+    let members = members.collect();
     let mut run = Run::new(members, status.clone(), now);
     run.attempt = status.attempt;
     run.phases.clone_from(&status.phases);
@@ -38,7 +46,7 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     }
     run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
     run.verdict = Some(Verdict::new(
-        "ControllerRestarted",
+        Reason::ControllerRestarted,
         "the leading controller changed before the hold was proven, so the attempt is void",
     ));
     // Phases are written behind the hold: snapshots may exist though the stored phase does not say so yet.
@@ -47,10 +55,10 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     run
 }
 
-fn resume_member(status: &MemberStatus, pods: &BTreeMap<String, PodFacts>) -> Member {
+/// One member; `pods` have the name of the pod that mounted it.
+fn resume_member(status: &MemberStatus, pods: &[&PodFacts]) -> Member {
     let claim = status.persistent_volume_claim.clone();
-    let mut found = pods.values().filter(|pod| pod.agent_mounts.contains_key(&claim.name));
-    let pod = found.find(|pod| status.pod.as_ref() == Some(&pod.name));
+    let pod = pods.iter().copied().find(|pod| pod.agent_mounts.contains_key(&claim.name));
     let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
     let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
     let mut member = Member::new(claim, mounts, agents);

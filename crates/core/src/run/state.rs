@@ -13,8 +13,8 @@ use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
 use stillpoint_api::{
-    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, ReplicaStatus, ReplicationStatus,
-    Retry,
+    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, Reason, ReplicaStatus,
+    ReplicationStatus, Retry,
 };
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -197,8 +197,13 @@ pub struct Verdict {
 
 impl Verdict {
     /// A verdict.
-    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into() }
+    }
+
+    /// A verdict for a reason that was given before, perhaps by an agent of another version.
+    pub fn again(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
     }
 }
 

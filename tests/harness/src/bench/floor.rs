@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use stillpoint::fsfreeze::{freeze, thaw, thaw_until_settled};
+use stillpoint::fsfreeze::{freeze, thaw};
+use stillpoint::undo::{Undo, until_settled};
 
 use super::system::own_program;
 
@@ -146,7 +147,7 @@ pub fn watch(freezer: i32, mounts: &[PathBuf]) -> Result<()> {
     let _ = end.recv_timeout(WATCHDOG);
     for root in &roots {
         // `EINVAL`: the freezer has thawed it; and whatever it is, the next one's turn comes.
-        let _ = thaw_until_settled(root, &freezer);
+        let _ = until_settled(Undo::Thaw, root, &freezer);
     }
     Ok(())
 }

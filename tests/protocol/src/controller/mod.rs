@@ -275,16 +275,16 @@ impl Controller {
     /// Plans until no command of a plan fails.
     fn plan(&mut self, now: Moment, outputs: &mut Vec<Output>) {
         loop {
+            self.observed.take_losses();
             let plan = plan(&self.request, &self.run, &self.observed, now);
             self.run = plan.run;
-            let lost = self.observed.lost.len();
             for step in plan.steps {
                 self.execute(step, outputs);
             }
             for status in plan.statuses {
                 self.writer.push(status);
             }
-            if self.observed.lost.len() <= lost {
+            if !self.observed.take_losses() {
                 self.plan_wake = plan.wake_at;
                 return;
             }

@@ -1,7 +1,7 @@
 //! The node side of one member as plain data: the production [`Hold`], and around it what it acts on: a freezer process, the
 //! production [`Watch`] of the guardian, a filesystem.
 //!
-//! This is what `agent/member.rs`, `agent/freezer.rs`, `guardian/guard.rs` and `fsfreeze.rs` do, without threads, sockets and
+//! This is what `agent/member.rs`, `agent/freezer.rs`, `guardian/guard.rs` and `undo.rs` do, without threads, sockets and
 //! ioctls: whatever takes time there is a piece of outstanding [`Work`] here, and the caller says which one completes next. The
 //! clock is passed in.
 //!
@@ -15,10 +15,14 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard::{self, Watch};
-use stillpoint_core::hold::{Action, Event, Hold, Session, Ticket};
+use stillpoint_core::hold::{Act, Action, Event, Hold, Plan, Refused, Session, Ticket, WasSuspended};
 use stillpoint_core::wire::agent_message::Report;
+
+/// What `agent/method/filesystem_freeze.rs` does.
+const PLAN: Plan =
+    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
 
 /// One member's node side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,8 +137,8 @@ struct Freezer {
 enum Order {
     Flush,
     Warm,
-    Freeze,
-    Thaw,
+    Suspend,
+    Resume,
 }
 
 /// One connection at the guardian.
@@ -260,8 +264,8 @@ impl Node {
             Action::Forget => self.recorded = false,
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
             Action::Warm(ticket) => self.order(Order::Warm, ticket),
-            Action::Freeze(ticket) => self.order(Order::Freeze, ticket),
-            Action::Thaw(ticket) => self.order(Order::Thaw, ticket),
+            Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
+            Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => {
                 if let Some(equipment) = &mut self.equipment {
                     equipment.freezer.kill();
@@ -415,7 +419,7 @@ impl Node {
             Place::Old(index) => self.old.get(index),
         };
         let order = equipment.and_then(|equipment| equipment.freezer.orders.first());
-        matches!(order, Some((Order::Warm | Order::Freeze, _)))
+        matches!(order, Some((Order::Warm | Order::Suspend, _)))
     }
 
     fn places(&self) -> impl Iterator<Item = (Place, &Equipment)> {
@@ -430,22 +434,24 @@ impl Node {
         }
     }
 
-    fn freeze(&mut self, owner: Owner) -> Result<(), Errno> {
+    fn freeze(&mut self, owner: Owner) -> Result<(), Refused> {
         if self.frozen.is_some() {
-            return Err(Errno::BUSY);
+            return Err(refused("AlreadyFrozen", true));
         }
         self.frozen = Some(owner);
         Ok(())
     }
 
     /// FITHAW. A planned one is ordered by the agent and ends a hold as it should.
-    fn thaw(&mut self, planned: bool) -> Result<(), Errno> {
-        self.frozen.take().ok_or(Errno::INVAL)?;
+    fn thaw(&mut self, planned: bool) -> WasSuspended {
+        if self.frozen.take().is_none() {
+            return WasSuspended::No;
+        }
         let held = self.witness.held.take();
         if planned {
             self.witness.lasted = held;
         }
-        Ok(())
+        WasSuspended::Yes
     }
 }
 
@@ -512,6 +518,10 @@ impl Guard {
             Guarding::Gone => false,
         }
     }
+}
+
+fn refused(reason: &str, retryable: bool) -> Refused {
+    Refused { blocker: blocker(reason, "the kernel answers so"), retryable }
 }
 
 fn attempt_of(attempt: Option<&stillpoint_core::wire::Attempt>) -> Option<Attempt> {

@@ -64,8 +64,8 @@ impl Node {
                     Some((Order::Flush, _)) => "flushes",
                     Some((Order::Warm, _)) if freezer.is_some_and(|freezer| freezer.warming) => "thaws after warming",
                     Some((Order::Warm, _)) => "freezes for warming",
-                    Some((Order::Freeze, _)) => "freezes",
-                    Some((Order::Thaw, _)) => "thaws",
+                    Some((Order::Suspend, _)) => "freezes",
+                    Some((Order::Resume, _)) => "thaws",
                     None => "sees that its agent is gone, and ends",
                 };
                 format!("{} freezer {does}", old(place))

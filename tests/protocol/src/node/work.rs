@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use rustix::io::Errno;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard;
-use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Ticket, no_guardian};
+use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Ticket, WasSuspended, no_guardian};
 use stillpoint_core::locks::Look;
 use stillpoint_core::wire::Protection;
 
-use super::{Equipment, Freezer, Guarding, Node, Order, Owner, Place, Process, Reports, Request, Thread, Timer, Work};
+use super::{
+    Equipment, Freezer, Guarding, Node, Order, Owner, PLAN, Place, Process, Reports, Request, Thread, Timer, Work,
+    refused,
+};
 
 impl Node {
     /// What could complete now, in a fixed order.
@@ -122,12 +124,12 @@ impl Node {
             return None;
         }
         let (order, ticket) = freezer.orders.remove(0);
-        let refused = Err(Errno::IO);
+        let refused = |reason| Err(refused(reason, false));
         let outcome = match order {
-            Order::Flush => Outcome::Flushed(refused),
-            Order::Warm => Outcome::Warmed(refused),
-            Order::Freeze => Outcome::Frozen(refused),
-            Order::Thaw => Outcome::Thawed(refused),
+            Order::Flush => Outcome::Flushed(refused("FlushFailed")),
+            Order::Warm => Outcome::Warmed(refused("FreezeFailed")),
+            Order::Suspend => Outcome::Suspended(refused("FreezeFailed")),
+            Order::Resume => Outcome::Resumed(Err("input/output error".to_owned())),
         };
         Some(Event::Done(ticket, outcome))
     }
@@ -168,7 +170,7 @@ impl Node {
             if ticket == self.preflight {
                 self.equipment = Some(Equipment::new());
             }
-            Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian })
+            Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian, plan: PLAN })
         } else {
             Err(vec![no_guardian("nobody listens on its socket")])
         };
@@ -191,9 +193,9 @@ impl Node {
         Some(Event::Done(ticket, Outcome::Recorded(Ok(()))))
     }
 
-    /// One turn of `thaw_until_settled` in a recovery.
+    /// One turn of `undo::until_settled` in a recovery.
     fn recover(&mut self) {
-        if self.thaw(false).is_ok() || !self.freezer_remains() {
+        if self.thaw(false) == WasSuspended::Yes || !self.freezer_remains() {
             self.came_back(Thread::Recover);
             self.recorded = false;
         }
@@ -204,10 +206,10 @@ impl Node {
         self.old.iter().any(|old| old.freezer.process != Process::Gone)
     }
 
-    /// One turn of `thaw_until_settled` in the agent.
+    /// One turn of `undo::until_settled` in the agent.
     fn settled(&mut self, ticket: Ticket) -> Option<Event> {
         let gone = self.equipment.as_ref().is_none_or(|held| held.freezer.process == Process::Gone);
-        if !self.threads.contains(&Thread::Settle(ticket)) || (self.thaw(false).is_err() && !gone) {
+        if !self.threads.contains(&Thread::Settle(ticket)) || (self.thaw(false) == WasSuspended::No && !gone) {
             return None;
         }
         self.came_back(Thread::Settle(ticket));
@@ -246,17 +248,20 @@ impl Node {
             },
             Order::Warm => {
                 freezer.warming = false;
-                Outcome::Warmed(self.thaw(false))
+                Outcome::Warmed(match self.thaw(false) {
+                    WasSuspended::Yes => Ok(()),
+                    WasSuspended::No => Err(refused("FreezeFailed", false)),
+                })
             }
-            Order::Freeze => {
+            Order::Suspend => {
                 let result = self.freeze(Owner::Us);
                 freezer.frozen |= result.is_ok();
-                Outcome::Frozen(result)
+                Outcome::Suspended(result)
             }
-            Order::Thaw => {
+            Order::Resume => {
                 let result = self.thaw(freezer.heard);
                 freezer.frozen = false;
-                Outcome::Thawed(result)
+                Outcome::Resumed(Ok(result))
             }
         };
         freezer.orders.remove(0);
@@ -298,11 +303,11 @@ impl Node {
         promised.map(|ticket| Event::Done(ticket, Outcome::Armed))
     }
 
-    /// One turn of `thaw_until_settled` in the guardian, which cannot kill: it is in another pod.
+    /// One turn of `undo::until_settled` in the guardian, which cannot kill: it is in another pod.
     fn guardian_thaws(&mut self, place: Place) -> Option<Event> {
         let equipment = self.at(place)?;
         let gone = equipment.freezer.process == Process::Gone;
-        if equipment.guard.stage != Guarding::Thawing || (self.thaw(false).is_err() && !gone) {
+        if equipment.guard.stage != Guarding::Thawing || (self.thaw(false) == WasSuspended::No && !gone) {
             return None;
         }
         self.at(place)?.guard.stage = Guarding::Gone;

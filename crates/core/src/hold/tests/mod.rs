@@ -6,16 +6,37 @@ mod random;
 
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
-use super::{Action, Command, Equipped, Event, Hold, Outcome, Session, Ticket};
+use super::{Act, Action, Command, Equipped, Event, Hold, Outcome, Plan, Refused, Session, Ticket, WasSuspended};
+use crate::blocker::blocker;
 use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
-use crate::locks::Look;
+use crate::locks::{Look, Suspension};
 use crate::wire::agent_message::Report;
 use crate::wire::{Attempt, Blocker, Prepare, Protection, Released};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
+
+/// A method that warms and flushes first, and one that can flush only what it has stopped.
+const PLAN: Plan =
+    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
+const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
+
+fn refused(reason: &str, retryable: bool) -> Refused {
+    Refused { blocker: blocker(reason, "the method says so"), retryable }
+}
+
+/// Somebody else has suspended writes.
+fn foreign() -> Refused {
+    refused("AlreadyFrozen", true)
+}
+
+fn broken() -> Refused {
+    refused("FreezeFailed", false)
+}
+
+fn equipped(plan: Plan) -> Equipped {
+    Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian, plan }
+}
 
 fn attempt(epoch: u64, replication: u8, number: u32) -> Attempt {
     Attempt { epoch, replication_uid: format!("run-{replication}"), number, member: "claim".to_owned() }
@@ -48,8 +69,8 @@ fn ticket(action: &Action) -> Option<Ticket> {
         | Action::Record(ticket)
         | Action::Arm(ticket, _)
         | Action::Warm(ticket)
-        | Action::Freeze(ticket)
-        | Action::Thaw(ticket)
+        | Action::Suspend(ticket)
+        | Action::Resume(ticket)
         | Action::Settle(ticket) => Some(*ticket),
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => None,
     }
@@ -58,16 +79,14 @@ fn ticket(action: &Action) -> Option<Ticket> {
 /// How an action ends when all goes well.
 fn success(action: &Action) -> Outcome {
     match action {
-        Action::Preflight(..) => {
-            Outcome::Preflighted(Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian }))
-        }
+        Action::Preflight(..) => Outcome::Preflighted(Ok(equipped(PLAN))),
         Action::Flush(_) => Outcome::Flushed(Ok(())),
         Action::Look(..) => Outcome::Looked(Look::default()),
         Action::Record(_) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
         Action::Warm(_) => Outcome::Warmed(Ok(())),
-        Action::Freeze(_) => Outcome::Frozen(Ok(())),
-        Action::Thaw(_) => Outcome::Thawed(Ok(())),
+        Action::Suspend(_) => Outcome::Suspended(Ok(())),
+        Action::Resume(_) => Outcome::Resumed(Ok(WasSuspended::Yes)),
         Action::Settle(_) => Outcome::Settled,
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
     }
@@ -228,10 +247,10 @@ fn waits_for_a_clean_look_and_speaks_only_of_changes() {
 
 #[test]
 fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
-    let mut story = Story::suspending_until("Freeze");
-    story.done(Outcome::Frozen(Ok(())));
+    let mut story = Story::suspending_until("Suspend");
+    story.done(Outcome::Suspended(Ok(())));
     story.done(Outcome::Looked(locked()));
-    assert!(matches!(story.asked, Some(Action::Thaw(_))) && story.said.is_empty(), "NotReady means resumed");
+    assert!(matches!(story.asked, Some(Action::Resume(_))) && story.said.is_empty(), "NotReady means resumed");
     story.well_until("");
     assert_eq!(story.refusal(), ("LockHeld".to_owned(), true));
     story.command(Command::Suspend(attempt(1, 1, 1), 1));
@@ -262,20 +281,50 @@ fn prepare_after_a_round_that_was_not_clean_waits_until_it_is() {
 }
 
 #[test]
-fn what_the_kernel_refuses_is_named_and_never_thawed() {
-    for (errno, reason, retryable) in [
-        (Errno::BUSY, "AlreadyFrozen", true),
-        (Errno::OPNOTSUPP, "CannotFreeze", false),
-        (Errno::PERM, "MissingCapability", false),
-        (Errno::IO, "FreezeFailed", false),
-    ] {
-        for (asked, outcome) in [("Warm", Outcome::Warmed(Err(errno))), ("Freeze", Outcome::Frozen(Err(errno)))] {
+fn what_the_method_refuses_is_named_and_never_resumed() {
+    for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
+        let refused = || Err(refused(reason, retryable));
+        for (asked, outcome) in [("Warm", Outcome::Warmed(refused())), ("Suspend", Outcome::Suspended(refused()))] {
             let mut story = Story::suspending_until(asked);
             story.done(outcome);
             assert_eq!(story.refusal(), (reason.to_owned(), retryable));
             assert!(story.asked.is_none() && story.let_go.contains('D'), "{asked} {reason}");
         }
     }
+}
+
+#[test]
+fn a_method_may_suspend_first_and_flush_then() {
+    let begin = || {
+        let mut story = Story::new();
+        story.command(prepare(attempt(1, 1, 1)));
+        story.done(Outcome::Preflighted(Ok(equipped(SUSPEND_FIRST))));
+        story.well_until("");
+        story.said.clear();
+        story.command(Command::Suspend(attempt(1, 1, 1), 1));
+        assert!(matches!(story.asked, Some(Action::Look(_, Suspension::Writable))));
+        story.well_until("Arm");
+        assert!(matches!(story.asked, Some(Action::Arm(_, LIMIT))));
+        story.well_until("Flush");
+        story
+    };
+    let mut story = begin();
+    story.well_until("Look");
+    assert!(matches!(story.asked, Some(Action::Look(_, Suspension::Suspended))));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Ready(_)));
+    assert!(story.release().unbroken);
+
+    let mut story = begin();
+    story.done(Outcome::Flushed(Err(refused("FlushFailed", false))));
+    assert!(matches!(story.asked, Some(Action::Resume(_))) && story.said.is_empty(), "NotReady means resumed");
+    story.well_until("");
+    assert_eq!(story.refusal(), ("FlushFailed".to_owned(), false));
+
+    let mut story = begin();
+    story.pass(LIMIT);
+    story.well_until("");
+    assert_eq!(story.refusal(), ("TooSlow".to_owned(), true));
 }
 
 #[test]
@@ -290,7 +339,7 @@ fn what_breaks_a_hold_is_remembered() {
     for (why, happens) in breaks {
         let mut story = Story::held();
         happens(&mut story);
-        assert!(matches!(story.asked, Some(Action::Thaw(_) | Action::Settle(_))), "{why}: writes go on at once");
+        assert!(matches!(story.asked, Some(Action::Resume(_) | Action::Settle(_))), "{why}: writes go on at once");
         story.well_until("");
         assert!(story.hold.is_idle());
         story.is_broken(why);
@@ -298,6 +347,34 @@ fn what_breaks_a_hold_is_remembered() {
         let mut story = Story::held();
         happens(&mut story);
         story.is_broken(why);
+    }
+}
+
+#[test]
+fn ready_is_never_said_of_a_hold_that_ends() {
+    let repeated = || [prepare(attempt(1, 1, 1)), Command::Suspend(attempt(1, 1, 1), 1)];
+    for (at, command) in repeated().into_iter().enumerate() {
+        for settles in [false, true] {
+            let mut story = Story::held();
+            story.command(command.clone());
+            assert!(matches!(story.heard(), Report::Ready(_)), "it holds");
+            story.tell(if settles { Event::FreezerLost } else { Event::GuardianLost });
+            story.tell(Event::Command(2, command.clone()));
+            assert!(story.said.is_empty(), "the hold is broken, and writes do not go on yet: {:?}", story.said);
+            story.well_until("");
+            assert_eq!(story.said[0].0, 2, "whoever asked last is answered");
+            assert!(matches!(&story.said[0].1, Report::NotReady(it) if it.round == at as u32), "{:?}", story.said);
+            assert_eq!(story.refusal(), ("NotPrepared".to_owned(), false));
+            assert!(story.hold.is_idle());
+        }
+    }
+    // Nor of one that is released, where the answer is Released.
+    for command in repeated() {
+        let mut story = Story::held();
+        story.command(Command::Release(attempt(1, 1, 1)));
+        story.command(command);
+        story.well_until("");
+        assert!(matches!(story.heard(), Report::Released(released) if released.unbroken));
     }
 }
 
@@ -312,14 +389,14 @@ fn a_release_after_the_limit_is_too_late_even_if_no_timer_ran() {
 fn somebody_elses_thaw_voids_the_cut() {
     let mut story = Story::held();
     story.command(Command::Release(attempt(1, 1, 1)));
-    story.done(Outcome::Thawed(Err(Errno::INVAL)));
+    story.done(Outcome::Resumed(Ok(WasSuspended::No)));
     let Report::Released(released) = story.heard() else { panic!() };
     assert!(!released.unbroken && released.reason.contains("somebody else"), "{released:?}");
 }
 
 #[test]
 fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
-    for (asked, patience) in [("Warm", FREEZE_TIMEOUT), ("Freeze", FREEZE_TIMEOUT)] {
+    for (asked, patience) in [("Warm", FREEZE_TIMEOUT), ("Suspend", FREEZE_TIMEOUT)] {
         let mut story = Story::suspending_until(asked);
         story.pass(patience);
         assert!(matches!(story.asked, Some(Action::Settle(_))), "{asked}");
@@ -339,13 +416,13 @@ fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
 #[test]
 fn no_freeze_lasts_longer_than_a_short_hold() {
     const SHORT: Duration = Duration::from_secs(1);
-    for asked in ["Warm", "Freeze"] {
+    for asked in ["Warm", "Suspend"] {
         let mut story = Story::new();
         story.command(prepare_to_hold(attempt(1, 1, 1), SHORT));
         story.well_until("");
         story.said.clear();
         story.command(Command::Suspend(attempt(1, 1, 1), 1));
-        if asked == "Freeze" {
+        if asked == "Suspend" {
             story.well_until("Warm");
             story.done(Outcome::Warmed(Ok(())));
         }
@@ -359,23 +436,23 @@ fn no_freeze_lasts_longer_than_a_short_hold() {
 
 #[test]
 fn a_release_during_the_freeze_waits_for_its_answer() {
-    let mut story = Story::suspending_until("Freeze");
+    let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
-    assert!(matches!(story.asked, Some(Action::Freeze(_))) && story.said.is_empty());
-    story.done(Outcome::Frozen(Err(Errno::BUSY)));
+    assert!(matches!(story.asked, Some(Action::Suspend(_))) && story.said.is_empty());
+    story.done(Outcome::Suspended(Err(foreign())));
     assert!(story.asked.is_none(), "what somebody else froze is not thawed");
     assert_eq!(story.refusal_and_release(), "AlreadyFrozen");
 
-    let mut story = Story::suspending_until("Freeze");
+    let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
-    story.done(Outcome::Frozen(Ok(())));
-    assert!(matches!(story.asked, Some(Action::Thaw(_))));
+    story.done(Outcome::Suspended(Ok(())));
+    assert!(matches!(story.asked, Some(Action::Resume(_))));
 }
 
 #[test]
 fn a_release_does_not_hide_what_stood_in_the_way() {
-    let mut story = Story::suspending_until("Freeze");
-    story.done(Outcome::Frozen(Ok(())));
+    let mut story = Story::suspending_until("Suspend");
+    story.done(Outcome::Suspended(Ok(())));
     story.done(Outcome::Looked(locked()));
     story.command(Command::Release(attempt(1, 1, 1)));
     assert!(story.said.is_empty(), "writes do not go on yet");
@@ -383,7 +460,7 @@ fn a_release_does_not_hide_what_stood_in_the_way() {
     assert_eq!(story.refusal_and_release(), "LockHeld");
     assert!(story.hold.is_idle());
 
-    let mut story = Story::suspending_until("Freeze");
+    let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(FREEZE_TIMEOUT);
     story.tell(Event::GuardianLost);
@@ -428,7 +505,7 @@ fn older_and_other_commands_are_refused() {
 fn a_newer_attempt_takes_over_after_the_thaw() {
     let mut story = Story::held();
     story.command(prepare(attempt(1, 1, 2)));
-    assert!(matches!(story.asked, Some(Action::Thaw(_))));
+    assert!(matches!(story.asked, Some(Action::Resume(_))));
     story.well_until("Preflight");
     story.well_until("");
     assert!(matches!(story.heard(), Report::Prepared(it) if it.attempt == Some(attempt(1, 1, 2))));

@@ -1,6 +1,6 @@
 //! The cut is proven; replicas become usable, and writes go on.
 
-use stillpoint_api::Phase;
+use stillpoint_api::{Phase, Reason};
 
 use super::super::plan::Draft;
 use super::super::state::{Member, Moment, Verdict};
@@ -13,7 +13,7 @@ impl Draft<'_> {
         let missing = self.find_replica(|replica| replica.cut.is_none()).filter(|_| self.observed.watching);
         if let Some(missing) = missing {
             let message = format!("{} {} was deleted before it could be used", self.words().kind, missing.name);
-            return self.abandon(Verdict::new("ReplicaDeleted", message));
+            return self.abandon(Verdict::new(Reason::ReplicaDeleted, message));
         }
         let usable = |member: &Member| member.replica.as_ref().is_some_and(|replica| replica.ready_to_use);
         let Some(waiting) = self.run.members.iter().find(|member| !usable(member)) else {
@@ -29,6 +29,6 @@ impl Draft<'_> {
             self.replica_name(waiting),
             self.words().unusable
         );
-        self.abandon(Verdict::new("ReplicaNotUsable", message))
+        self.abandon(Verdict::new(Reason::ReplicaNotUsable, message))
     }
 }

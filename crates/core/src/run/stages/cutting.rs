@@ -1,6 +1,6 @@
 //! Every member holds, and replicas are asked for.
 
-use stillpoint_api::{Phase, ReplicaStatus};
+use stillpoint_api::{Phase, Reason, ReplicaStatus};
 
 use super::super::plan::{Draft, Step};
 use super::super::replicas::is_cut;
@@ -18,7 +18,7 @@ impl Draft<'_> {
                 "{} {} was there before the hold, so it cannot show this cut; it is deleted, and another ConsistencyGroupReplication can be created",
                 words.kind, early.name
             );
-            return self.abandon(Verdict::new("ReplicaExists", message));
+            return self.abandon(Verdict::new(Reason::ReplicaExists, message));
         }
         self.run.cut_requested = Some(self.now);
         self.run.stage = Stage::Cutting;
@@ -54,7 +54,7 @@ impl Draft<'_> {
                 self.words().uncut,
                 late.first().map_or_else(|| "none".to_owned(), |member| self.replica_name(member))
             );
-            return self.abandon(Verdict::new("CutTimeout", message));
+            return self.abandon(Verdict::new(Reason::CutTimeout, message));
         }
         if !self.run.members.iter().all(is_cut) {
             return false;

@@ -1,6 +1,6 @@
 //! Everybody was told to release, and the proof is collected.
 
-use stillpoint_api::{Mode, Phase};
+use stillpoint_api::{Mode, Phase, Reason};
 
 use super::super::assignments::Assignment;
 use super::super::disturbances::another_pod;
@@ -46,7 +46,7 @@ impl Draft<'_> {
     /// Why this agent's release does not prove the hold, if it does not.
     fn broken_by(&self, member: &Member, one: &Assignment, since: Moment) -> Option<Verdict> {
         let (agent, claim) = (&one.agent, &member.claim.name);
-        let broken = |message| Some(Verdict::new("HoldBroken", message));
+        let broken = |message| Some(Verdict::new(Reason::HoldBroken, message));
         match &one.released {
             Some(released) if released.unbroken => None,
             Some(released) => broken(format!(

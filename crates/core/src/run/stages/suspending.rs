@@ -1,6 +1,6 @@
 //! Agents suspend, and those that are ready hold.
 
-use stillpoint_api::{MemberState, Mode, Phase};
+use stillpoint_api::{MemberState, Mode, Phase, Reason};
 
 use super::super::plan::Draft;
 use super::super::state::Member;
@@ -26,7 +26,7 @@ impl Draft<'_> {
         }
         if self.cut_deadline().is_some_and(|end| end <= self.now.monotonic) {
             let verdict =
-                self.not_ready("NotReadyTogether", "not all members were ready within holdTimeout of the first");
+                self.not_ready(Reason::NotReadyTogether, "not all members were ready within holdTimeout of the first");
             return self.abandon(verdict);
         }
         self.give_up_in_time()

@@ -1,0 +1,200 @@
+//! The way in: what comes of every action that was asked for, and which is asked for next.
+
+use std::time::Instant;
+
+use super::blockers::not_recorded;
+use super::machine::Hold;
+use super::run::{End, Preparing, Run, State, only, say_the_same};
+use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
+use super::{Act, Action, Equipped, Outcome, Refused, WasSuspended};
+use crate::limits::LOCK_POLL;
+use crate::locks::{Look, Suspension};
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+impl Hold {
+    /// The action that is awaited has ended so. Its ticket says that it was asked for in this state; an outcome that does not
+    /// fit is none of ours, and changes nothing.
+    pub(super) fn done(&mut self, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Preflighted(preflighted) => self.preflighted(preflighted, now),
+            Outcome::Flushed(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => self.go_on(now),
+            Outcome::Flushed(Err(Refused { blocker, retryable })) => {
+                self.stop(End::refused(retryable, only(blocker)), now);
+            }
+            Outcome::Recorded(Err(why)) => self.stop(End::failed(not_recorded(&why)), now),
+            Outcome::Looked(look) => self.looked(look, now),
+            Outcome::Warmed(warmed) => self.warmed(warmed, now),
+            Outcome::Suspended(suspended) => self.suspended(suspended, now),
+            Outcome::Resumed(resumed) => self.resumed(resumed, now),
+            Outcome::Settled => self.settled(now),
+        }
+    }
+
+    fn preflighted(&mut self, preflighted: Result<Equipped, Vec<wire::Blocker>>, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match preflighted {
+            Ok(equipped) => {
+                run.equipped = Some(equipped);
+                self.step_preparing(Preparing::Flush);
+            }
+            Err(blockers) => self.stop(End::refused(false, Look { blockers, ..Look::default() }), now),
+        }
+    }
+
+    /// The act that was awaited is done: the next one.
+    fn go_on(&mut self, now: Instant) {
+        let Some(run) = &self.run else { return };
+        match run.state {
+            State::Preparing { .. } => self.step_preparing(Preparing::Look),
+            State::Approaching { at, .. } | State::Confirming { at, .. } => self.walk(at + 1, now),
+            State::Prepared { .. }
+            | State::Warming { .. }
+            | State::Suspending { .. }
+            | State::Held { .. }
+            | State::Resuming { .. }
+            | State::Settling { .. } => {}
+        }
+    }
+
+    fn looked(&mut self, look: Look, now: Instant) {
+        let Some(run) = &self.run else { return };
+        match run.state {
+            State::Preparing { .. } => self.looked_while_preparing(look, now),
+            _ if look.is_clean() => self.go_on(now),
+            _ => self.stop(End::not_now(true, look), now),
+        }
+    }
+
+    fn looked_while_preparing(&mut self, look: Look, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let State::Preparing { step, seen, .. } = &mut run.state else { return };
+        if look.is_clean() {
+            run.state = State::Prepared { until: now + run.prepare_timeout() };
+            let filesystem = run.filesystem().to_owned();
+            let protection = run.equipped.as_ref().map_or(wire::Protection::Unspecified, |it| it.protection).into();
+            self.say(|attempt| Report::Prepared(wire::Prepared { attempt, filesystem, protection }));
+            return;
+        }
+        *step = Preparing::Pause { until: now + LOCK_POLL };
+        let news = !say_the_same(&look, seen);
+        *seen = look.clone();
+        if news {
+            self.say(|attempt| {
+                Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more_blockers })
+            });
+        }
+    }
+
+    pub(super) fn step_preparing(&mut self, next: Preparing) {
+        let Some(Run { state: State::Preparing { step, .. }, .. }) = &mut self.run else { return };
+        *step = next;
+        match next {
+            Preparing::Flush => self.ask(Action::Flush),
+            Preparing::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
+            Preparing::Preflight | Preparing::Pause { .. } => {}
+        }
+    }
+
+    /// Asks for the act at this place of the plan; behind the last one, the member holds.
+    pub(super) fn walk(&mut self, at: usize, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let since = match run.state {
+            State::Confirming { since, .. } => Some(since),
+            _ => None,
+        };
+        let by = now + run.suspend_limit();
+        let (act, limit) = (run.act(at), run.arm_limit(at));
+        run.state = match (act, since) {
+            (None, since) => return self.hold(since.unwrap_or(now), now),
+            (Some(_), Some(since)) => State::Confirming { at, since },
+            (Some(Act::Warm), None) => State::Warming { at, since: now, by, end: None },
+            (Some(Act::Suspend), None) => State::Suspending { at, since: now, by, end: None },
+            (Some(act), None) => State::Approaching { at, by: now + act.limit() },
+        };
+        let when = if since.is_some() { Suspension::Suspended } else { Suspension::Writable };
+        match act {
+            Some(Act::Flush) => self.ask(Action::Flush),
+            Some(Act::Look) => self.ask(|ticket| Action::Look(ticket, when)),
+            Some(Act::Record) => self.ask(Action::Record),
+            Some(Act::Arm) => self.ask(|ticket| Action::Arm(ticket, limit)),
+            Some(Act::Warm) => self.ask(Action::Warm),
+            Some(Act::Suspend) => self.ask(Action::Suspend),
+            None => {}
+        }
+    }
+
+    fn warmed(&mut self, warmed: Result<(), Refused>, now: Instant) {
+        let Some(Run { state: State::Warming { at, end, .. }, .. }) = &mut self.run else { return };
+        let (at, end) = (*at, end.take());
+        self.nothing_is_owed(now);
+        match (end, warmed) {
+            (end, Err(refused)) => self.refused(refused, end, now),
+            (Some(end), Ok(())) => self.stop(end, now),
+            // At once: the warmth lasts for milliseconds.
+            (None, Ok(())) => self.walk(at + 1, now),
+        }
+    }
+
+    fn suspended(&mut self, suspended: Result<(), Refused>, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let State::Suspending { at, since, end, .. } = &mut run.state else { return };
+        let (at, since, end) = (*at, *since, end.take());
+        match suspended {
+            Ok(()) => {
+                run.state = State::Confirming { at, since };
+                match end {
+                    Some(end) => self.stop(end, now),
+                    None => self.walk(at + 1, now),
+                }
+            }
+            // Nothing of ours is suspended, and what somebody else suspended must not be resumed.
+            Err(refused) => {
+                self.nothing_is_owed(now);
+                self.refused(refused, end, now);
+            }
+        }
+    }
+
+    /// Writes go on, and the guardian owes nothing until the next arming.
+    fn nothing_is_owed(&mut self, now: Instant) {
+        self.actions.push(Action::Disarm);
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Prepared { until: now + run.prepare_timeout() };
+    }
+
+    /// The method did not suspend; `end` is what was decided meanwhile.
+    fn refused(&mut self, Refused { blocker, retryable }: Refused, end: Option<End>, now: Instant) {
+        self.stop(join(end, End::not_now(retryable, only(blocker))), now);
+    }
+
+    fn hold(&mut self, since: Instant, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        run.state = State::Held { since };
+        let (round, suspended_us) = (run.round, micros(now.duration_since(since)));
+        self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
+    }
+
+    fn resumed(&mut self, resumed: Result<WasSuspended, String>, now: Instant) {
+        let Some(Run { state: State::Resuming { since, end, .. }, .. }) = &mut self.run else { return };
+        let since = *since;
+        match resumed {
+            Err(why) => self.settle(since, End::broken(format!("resuming writes failed: {why}"))),
+            Ok(was) => {
+                let Some(mut end) = end.take() else { return };
+                if was == WasSuspended::No {
+                    end = end.broken_by("somebody else resumed writes during the hold");
+                }
+                self.finish(end, now.duration_since(since), now);
+            }
+        }
+    }
+
+    fn settled(&mut self, now: Instant) {
+        let Some(Run { state: State::Settling { since, end }, .. }) = &mut self.run else { return };
+        let (since, end) = (*since, end.take());
+        if let Some(end) = end {
+            self.finish(end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer(), now.duration_since(since), now);
+        }
+    }
+}

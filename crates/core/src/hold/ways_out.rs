@@ -1,0 +1,91 @@
+//! The ways out: everything that ends a round or an attempt, and what is said then.
+
+use std::time::{Duration, Instant};
+
+use super::Action;
+use super::machine::{Ended, Hold};
+use super::run::{End, Refusal, State, Then};
+use crate::limits::THAW_TIMEOUT;
+use crate::locks::Look;
+use crate::wire;
+use crate::wire::agent_message::Report;
+
+impl Hold {
+    /// Begins what leads to `end`: at once if writes go on, else by resuming them.
+    pub(super) fn stop(&mut self, end: End, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match &mut run.state {
+            State::Preparing { .. } | State::Prepared { .. } | State::Approaching { .. } => {
+                self.awaited = None;
+                self.finish(end, Duration::ZERO, now);
+            }
+            State::Warming { end: waiting, .. }
+            | State::Suspending { end: waiting, .. }
+            | State::Resuming { end: waiting, .. }
+            | State::Settling { end: waiting, .. } => {
+                *waiting = Some(join(waiting.take(), end));
+            }
+            State::Confirming { since, .. } | State::Held { since } => {
+                run.state = State::Resuming { since: *since, by: now + THAW_TIMEOUT, end: Some(end) };
+                self.ask(Action::Resume);
+            }
+        }
+    }
+
+    /// The freezer cannot be relied on: resume from outside.
+    pub(super) fn settle(&mut self, since: Instant, end: End) {
+        let Some(run) = &mut self.run else { return };
+        let end = join(run.take_end(), end);
+        run.state = State::Settling { since, end: Some(end) };
+        self.ask(Action::Settle);
+    }
+
+    /// Writes go on. Says so where somebody waits for it, then lets go.
+    pub(super) fn finish(&mut self, end: End, suspended: Duration, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        let suspended_us = micros(suspended);
+        if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
+            && !matches!(run.said, Some(Report::Ready(_)))
+        {
+            // Who prepares again after a round still waits for the answer to Prepare.
+            let round = if matches!(run.state, State::Preparing { .. }) { 0 } else { run.round };
+            self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
+        }
+        let Some(run) = &mut self.run else { return };
+        let released = match end.then {
+            Then::Stay => {
+                run.state = State::Prepared { until: now + run.prepare_timeout() };
+                self.actions.extend([Action::Disarm, Action::Forget]);
+                return;
+            }
+            Then::LetGo(reason) => wire::Released { attempt: None, unbroken: false, reason, suspended_us },
+            Then::Answer { session, attempt, broken } => {
+                let unbroken = broken.is_none();
+                let reason = broken.unwrap_or_default();
+                run.attempt = attempt.clone();
+                let released = wire::Released { attempt: Some(attempt), unbroken, reason, suspended_us };
+                self.actions.push(Action::Report(session, Report::Released(released.clone())));
+                released
+            }
+        };
+        self.actions.extend([Action::Forget, Action::Close]);
+        self.ended = self.run.take().map(|run| Ended { attempt: run.attempt, released });
+        if let Some((session, attempt, prepare)) = self.next.take() {
+            self.begin(session, attempt, prepare, now);
+        }
+    }
+}
+
+/// The reason of a hold whose planned end did not come from the freezer.
+pub(super) const RESUMED_FROM_OUTSIDE: &str = "the freezer did not resume writes, so they were resumed from outside it";
+
+pub(super) fn join(earlier: Option<End>, later: End) -> End {
+    match earlier {
+        Some(earlier) => earlier.and(later),
+        None => later,
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

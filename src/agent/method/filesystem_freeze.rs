@@ -1,0 +1,129 @@
+//! The kernel's filesystem freeze as a method: see [`crate::fsfreeze`].
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::io::{Errno, Result};
+
+use super::{Handles, Left, Method};
+use crate::agent::dataset::{self, Dataset};
+use crate::agent::procfs::{self, mountinfo};
+use crate::fsfreeze::freeze;
+use crate::undo::Undo;
+use stillpoint_core::blocker::{CANNOT_FREEZE, MISSING_CAPABILITY, NOT_MOUNTED, blocker};
+use stillpoint_core::hold::{Act, Plan, Refused};
+use stillpoint_core::limits::MAX_GUARDED;
+use stillpoint_core::wire;
+
+/// Flushes while writes go on. The freeze and thaw at once pays for the RCU grace periods of a cold freeze, so that the
+/// freeze that follows within milliseconds is short.
+const PLAN: Plan =
+    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
+
+/// Freezes the filesystem of the dataset, which must hold nothing else.
+pub struct FilesystemFreeze;
+
+impl Method for FilesystemFreeze {
+    fn name(&self) -> &'static str {
+        "FilesystemFreeze"
+    }
+
+    fn open(&self, order: &wire::Prepare) -> std::result::Result<Handles, Vec<wire::Blocker>> {
+        let dataset = dataset::open(Path::new(&order.mount_path)).map_err(|why| vec![why])?;
+        dataset::exclusive(&dataset)?;
+        let handle = dataset.root.try_clone().map_err(|error| {
+            vec![blocker(NOT_MOUNTED, &format!("the agent cannot keep {:?} open: {error}", order.mount_path))]
+        })?;
+        Ok(Handles { dataset, handle })
+    }
+
+    fn plan(&self) -> Plan {
+        PLAN
+    }
+
+    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<()> {
+        freeze(handle)
+    }
+
+    fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused {
+        match act {
+            Act::Flush => Refused { blocker: flush_failed(errno), retryable: false },
+            Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => freeze_refused(errno, &dataset.filesystem),
+        }
+    }
+
+    fn undo(&self) -> Undo {
+        Undo::Thaw
+    }
+
+    fn may_be_left(&self) -> Vec<Left> {
+        mounted()
+    }
+}
+
+fn flush_failed(errno: Errno) -> wire::Blocker {
+    blocker("FlushFailed", &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
+}
+
+/// Why a freeze was refused, and whether asking again may help.
+fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
+    let (blocker, retryable) = match errno {
+        Errno::BUSY => (
+            blocker(
+                "AlreadyFrozen",
+                "somebody else has frozen this filesystem (another backup or snapshot tool, or `fsfreeze`); it is left \
+                 frozen, since only its owner knows when to thaw it",
+            ),
+            true,
+        ),
+        Errno::OPNOTSUPP | Errno::NOTTY => (
+            blocker(
+                CANNOT_FREEZE,
+                &format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
+            ),
+            false,
+        ),
+        Errno::PERM => (
+            blocker(
+                MISSING_CAPABILITY,
+                "the agent's container may not freeze: give it the capability SYS_ADMIN, and no user namespace",
+            ),
+            false,
+        ),
+        other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
+    };
+    Refused { blocker, retryable }
+}
+
+/// The whole filesystems that can be frozen, each once.
+fn mounted() -> Vec<Left> {
+    let table = procfs::read(Path::new("/proc/thread-self/mountinfo")).ok();
+    let Some(mut mounts) = table.and_then(|table| mountinfo::parse(&table)) else { return Vec::new() };
+    mounts.retain(|mount| mount.root == Path::new("/") && dataset::can_be_frozen(&mount.filesystem));
+    mounts.sort_by_key(|mount| mount.device);
+    mounts.dedup_by_key(|mount| mount.device);
+    let open = |mount: mountinfo::Mount| {
+        let handle = dataset::open(&mount.mount_point).ok()?.root;
+        Some(Left { what: mount.mount_point.display().to_string(), handle })
+    };
+    mounts.into_iter().take(MAX_GUARDED).filter_map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_is_named() {
+        for (errno, reason, retryable) in [
+            (Errno::BUSY, "AlreadyFrozen", true),
+            (Errno::OPNOTSUPP, "CannotFreeze", false),
+            (Errno::PERM, "MissingCapability", false),
+            (Errno::IO, "FreezeFailed", false),
+        ] {
+            let refused = freeze_refused(errno, "ext4");
+            assert_eq!((refused.blocker.reason.as_str(), refused.retryable), (reason, retryable));
+        }
+        assert_eq!(flush_failed(Errno::IO).reason, "FlushFailed");
+    }
+}
