@@ -74,3 +74,26 @@ fn sentence(error: &anyhow::Error) -> String {
     }
     sentence
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Also those to come: the flags are taken from the command line's definition.
+    #[test]
+    fn no_text_in_any_flag_panics() {
+        for role in Cli::command().get_subcommands() {
+            for flag in role.get_arguments().filter_map(clap::Arg::get_long) {
+                for text in ["1s-2s", "99999999999999999999h", "NaNs", "-", ""] {
+                    let line = ["stillpoint".to_owned(), role.get_name().to_owned(), format!("--{flag}={text}")];
+                    let read = catch_unwind(|| Cli::try_parse_from(line).is_ok());
+                    assert!(read.is_ok(), "{} --{flag}={text} panics", role.get_name());
+                }
+            }
+        }
+    }
+}

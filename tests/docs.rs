@@ -63,7 +63,7 @@ fn every_reason_is_explained() {
 #[test]
 fn links_lead_to_files() {
     let mut pages = files(&path("docs"), "md");
-    pages.extend(["README.md", "ARCHITECTURE.md"].map(path));
+    pages.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(path));
     for page in pages {
         let text = read(&page);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -109,4 +109,56 @@ fn every_defence_is_shown_by_a_test_that_exists() {
         }
     }
     assert!(named > 60, "the table was not understood: {named} tests");
+}
+
+/// What a cell of a table names as code.
+fn code_items(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// Whether `name` stands in `code` as a word of its own, behind `before`.
+fn says(code: &str, before: &str, name: &str) -> bool {
+    let needle = format!("{before}{name}");
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    code.match_indices(&needle).any(|(at, _)| ends(&code[at + needle.len()..]))
+}
+
+/// Whether the sources have what the glossary names: a file or folder, an item, or a part of a type.
+fn is_in_the_sources(item: &str, sources: &[(PathBuf, String)]) -> bool {
+    if item.contains('/') || item.ends_with(".rs") {
+        return path(item).exists() || sources.iter().any(|(file, _)| file.ends_with(item));
+    }
+    let defines = |code: &str, name: &str| {
+        let keywords = ["struct", "enum", "trait", "fn", "const", "static", "type", "mod", "message"];
+        keywords.iter().any(|keyword| says(code, &format!("{keyword} "), name))
+    };
+    let (owner, name) = item.rsplit_once("::").unwrap_or(("", item));
+    let owner = owner.rsplit("::").next().unwrap_or_default();
+    let is_part = |file: &Path, code: &str| match owner.chars().next() {
+        None => defines(code, name),
+        Some(first) if first.is_ascii_uppercase() => {
+            let part = |line: &str| says(line.trim().trim_start_matches("pub "), "", name);
+            defines(code, owner) && code.lines().any(part)
+        }
+        Some(_) => {
+            let module = file.with_extension("");
+            module.components().any(|part| part.as_os_str() == owner) && defines(code, name)
+        }
+    };
+    sources.iter().any(|(file, code)| is_part(file, code))
+}
+
+#[test]
+fn every_word_of_the_glossary_is_that_of_the_code() {
+    let root = path("");
+    let files = [files(&path("src"), "rs"), files(&path("crates"), "rs"), files(&path("proto"), "proto")].concat();
+    let relative = |file: PathBuf| (file.strip_prefix(&root).expect("it lies in the checkout").to_owned(), read(&file));
+    let sources: Vec<_> = files.into_iter().map(relative).collect();
+    let page = read(&path("docs/glossary.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| word"));
+    let cells = rows.map(|row| row.trim_end_matches(['|', ' ']).rsplit('|').next().expect("a last column"));
+    let items: Vec<&str> = cells.flat_map(code_items).collect();
+    let missing: Vec<_> = items.iter().filter(|item| !is_in_the_sources(item, &sources)).collect();
+    assert!(missing.is_empty(), "docs/glossary.md: the sources have no {missing:?}");
+    assert!(items.len() > 60, "the tables were not understood: {} items", items.len());
 }

@@ -79,7 +79,7 @@ fn hold_ceiling(text: &str) -> Result<Duration, String> {
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
-    let duration: Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = duration::parse(text)?;
     let lasts = std::time::Duration::from(duration);
     if duration.is_negative() || lasts.subsec_nanos() != 0 || !(LEASE_MIN..=LEASE_MAX).contains(&lasts) {
         let (min, max) = (LEASE_MIN.as_secs(), LEASE_MAX.as_secs());

@@ -1,11 +1,92 @@
 //! Durations as Kubernetes writes them (`1m30s`, `216.8ms`), read without trust.
 //!
-//! [`kube::core::Duration`] panics on some strings, such as `1s-2s` and `99999999999999999999h`, so no string reaches its
-//! parser unchecked.
+//! [`kube::core::Duration`] panics on some strings, such as `1s-2s` and `99999999999999999999h`. [`Duration`] wraps it, so that no
+//! string reaches its parser unchecked, whoever reads it.
 
-use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+use std::time;
 
-use super::Duration;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A duration as Kubernetes writes it. It may be negative, so that who asks for a negative one can be told so.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Duration(kube::core::Duration);
+
+impl Duration {
+    /// Whether it is below zero. As a [`std::time::Duration`] it is then its absolute value.
+    pub fn is_negative(&self) -> bool {
+        self.0.is_negative()
+    }
+}
+
+impl From<time::Duration> for Duration {
+    fn from(duration: time::Duration) -> Self {
+        Self(duration.into())
+    }
+}
+
+impl From<Duration> for time::Duration {
+    fn from(duration: Duration) -> Self {
+        duration.0.into()
+    }
+}
+
+impl PartialEq<time::Duration> for Duration {
+    fn eq(&self, other: &time::Duration) -> bool {
+        self.0 == *other
+    }
+}
+
+impl PartialOrd<time::Duration> for Duration {
+    fn partial_cmp(&self, other: &time::Duration) -> Option<Ordering> {
+        self.0.partial_cmp(other)
+    }
+}
+
+impl fmt::Debug for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Duration {
+    fn schema_name() -> Cow<'static, str> {
+        kube::core::Duration::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        kube::core::Duration::json_schema(generator)
+    }
+}
 
 /// Longest sum, in seconds. More than the largest time that an agent can report, and less than what overflows.
 const MAX_SECONDS: f64 = 1e18;
@@ -39,15 +120,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         rest = tail;
     }
     // Also refuses what is not a number.
-    if seconds <= MAX_SECONDS { text.parse().map_err(|_| wrong()) } else { Err(wrong()) }
-}
-
-/// Reads a duration that somebody asks for.
-///
-/// # Errors
-/// When it is none.
-pub fn asked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    if seconds <= MAX_SECONDS { text.parse().map(Duration).map_err(|_| wrong()) } else { Err(wrong()) }
 }
 
 /// Reads a duration that is only told. One that is not understood is left out: a status that somebody has spoiled must not
@@ -113,3 +186,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "duration_fields_tests.rs"]
+mod fields;

@@ -10,7 +10,7 @@ mod reason;
 mod replication;
 pub mod snapshot;
 
-pub use kube::core::Duration;
+pub use duration::Duration;
 pub use reason::Reason;
 pub use replication::*;
 

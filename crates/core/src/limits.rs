@@ -216,6 +216,7 @@ const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
 /// How long connections that were opened before a hold are relied on. Shorter than the 90 s after which hyper, the client's HTTP
 /// library, closes one that is idle.
 pub const WARM_FOR: Duration = Duration::from_secs(60);
+const _: () = assert!(WARM_FOR.as_secs() < 90);
 /// Conflicts, one after the other, after which a change of an object's finalizers is given up and tried again later.
 pub const MAX_CONFLICTS: u32 = 8;
 /// Requests of one run that are under way at the same time while it resolves its members.

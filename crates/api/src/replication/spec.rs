@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_RETRIES};
-use crate::{Duration, ReplicationStatus, duration};
+use crate::{Duration, ReplicationStatus};
 
 /// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
 /// create another object for another run.
@@ -120,12 +120,12 @@ pub enum Mode {
 )]
 pub struct Suspension {
     /// A member's time to become ready, retries included. Writes are not suspended while a member waits.
-    #[serde(default = "Suspension::default_prepare_timeout", deserialize_with = "duration::asked")]
+    #[serde(default = "Suspension::default_prepare_timeout")]
     #[schemars(schema_with = "duration_schema")]
     pub prepare_timeout: Duration,
     /// The longest time that any member's writes may stay suspended; every agent enforces it by itself. The chart sets the
     /// ceiling.
-    #[serde(default = "Suspension::default_hold_timeout", deserialize_with = "duration::asked")]
+    #[serde(default = "Suspension::default_hold_timeout")]
     #[schemars(schema_with = "duration_schema")]
     pub hold_timeout: Duration,
 }

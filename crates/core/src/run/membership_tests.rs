@@ -224,15 +224,21 @@ proptest::proptest! {
 
     /// What is asked for as text is a spec or is refused; its times are what the text says.
     #[test]
-    fn no_spec_panics(prepare in "-?[0-9]{1,22}(ns|us|ms|s|m|h)|.{0,12}", hold in "[0-9]{1,3}(ms|s)") {
+    fn no_spec_panics(
+        prepare in "-?[0-9]{1,22}(ns|us|ms|s|m|h)|.{0,12}",
+        hold in "[0-9]{1,3}(ms|s)",
+        cool_down in "-?[0-9]{1,22}(ns|us|ms|s|m|h)(-?[0-9]s)?",
+    ) {
         let spec = serde_json::json!({
             "source": {},
             "suspension": {"prepareTimeout": prepare, "holdTimeout": hold},
+            "retry": {"coolDown": cool_down},
         });
         if let Ok(spec) = serde_json::from_value::<ConsistencyGroupReplicationSpec>(spec) {
             let written = serde_json::to_value(&spec).unwrap();
             let read: ConsistencyGroupReplicationSpec = serde_json::from_value(written).unwrap();
             proptest::prop_assert_eq!(read.suspension.hold_timeout, spec.suspension.hold_timeout);
+            proptest::prop_assert_eq!(read.retry.map(|retry| retry.pause()), spec.retry.map(|retry| retry.pause()));
         }
     }
 }
