@@ -30,13 +30,7 @@ impl Guardian {
     ///
     /// # Errors
     /// A sentence that says why nobody guards.
-    pub fn engage(
-        socket: &Path,
-        label: &str,
-        undo: Undo,
-        handle: &OwnedFd,
-        freezer: &OwnedFd,
-    ) -> Result<Self, String> {
+    pub fn engage(socket: &Path, label: &str, undo: Undo, handle: &OwnedFd, freezer: &OwnedFd) -> Result<Self, String> {
         let (connection, scope) = begin(socket, label, undo, handle, freezer)?;
         rustix::io::ioctl_fionbio(&connection, true).map_err(|errno| errno.to_string())?;
         let connection = UnixStream::from_std(connection.into()).map_err(|error| error.to_string())?;

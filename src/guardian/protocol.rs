@@ -140,7 +140,11 @@ mod tests {
     #[test]
     fn requests_and_answers_survive_the_wire() {
         let limit = Duration::from_millis(10_200);
-        for request in [Request::Guard { undo: Undo::Thaw, label: "orders".into() }, Request::Arm { ticket: 7, limit }, Request::Disarm] {
+        for request in [
+            Request::Guard { undo: Undo::Thaw, label: "orders".into() },
+            Request::Arm { ticket: 7, limit },
+            Request::Disarm,
+        ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         let scopes = [Scope::Node, Scope::Pod].map(|scope| Answer::Guarding { scope });

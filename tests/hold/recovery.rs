@@ -117,8 +117,16 @@ async fn a_void_record_and_garbage_thaw_nothing() {
     let record = |name: &str, boot_id: &str, device: Device| {
         let (claim_uid, mount_path) = (name.to_owned(), volume.mount.clone());
         let freezer = Process { pid: i32::MAX, started: 0 };
-        let record =
-            Record { claim: "orders".to_owned(), claim_uid, mount_path, device, boot_id: boot_id.to_owned(), freezer, undo: Undo::Thaw };
+        let record = Record {
+            claim: "orders".to_owned(),
+            claim_uid,
+            mount_path,
+            device,
+            boot_id: boot_id.to_owned(),
+            freezer,
+            undo: Some(Undo::Thaw),
+            owed: None,
+        };
         fs::write(volume.records.join(name), serde_json::to_vec(&record).unwrap()).unwrap();
     };
     let boot = boot_id().unwrap();
@@ -140,7 +148,8 @@ async fn a_void_record_and_garbage_thaw_nothing() {
         device,
         boot_id: boot,
         freezer: Process { pid: i32::MAX, started: 0 },
-        undo: Undo::Thaw,
+        undo: Some(Undo::Thaw),
+        owed: None,
     };
     fs::write(volume.records.join("valid"), serde_json::to_vec(&valid).unwrap()).unwrap();
     scene.restart_agent().await;
