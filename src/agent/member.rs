@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result as KernelResult};
@@ -57,9 +58,28 @@ pub struct Settings {
     pub recovery: Arc<Recovery>,
 }
 
+/// A member that runs.
+pub struct Running {
+    /// Takes what it is told. Closed when it has ended.
+    pub inbox: mpsc::Sender<Message>,
+    /// Ends with it.
+    pub task: JoinHandle<()>,
+    idle: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Whether it could be forgotten: it has ended, or nothing is going on and nothing was told that it has not taken yet. What
+    /// it remembers of its last attempt is lost; a Release of that is then answered as of one that held nothing.
+    pub fn is_idle(&self) -> bool {
+        self.task.is_finished()
+            || (self.idle.load(Ordering::Acquire) && self.inbox.capacity() == self.inbox.max_capacity())
+    }
+}
+
 /// Starts the member with this claim. It lives until it is told to shut down, or until nobody can talk to it any more.
-pub fn start(settings: Settings, claim_uid: &str) -> (mpsc::Sender<Message>, JoinHandle<()>) {
-    let (sender, inbox) = mpsc::channel(MEMBER_QUEUE);
+pub fn start(settings: Settings, claim_uid: &str) -> Running {
+    let (inbox, messages) = mpsc::channel(MEMBER_QUEUE);
+    let idle = Arc::new(AtomicBool::new(false));
     let member = Member {
         hold: Hold::new(settings.max_hold),
         record: Arc::new(record::Slot::new(&settings.records, claim_uid)),
@@ -70,8 +90,9 @@ pub fn start(settings: Settings, claim_uid: &str) -> (mpsc::Sender<Message>, Joi
         quiescing: None,
         sightings: Sightings::default(),
         sessions: HashMap::new(),
+        idle: Arc::clone(&idle),
     };
-    (sender, tokio::spawn(member.run(inbox)))
+    Running { inbox, task: tokio::spawn(member.run(messages)), idle }
 }
 
 struct Member {
@@ -86,6 +107,8 @@ struct Member {
     quiescing: Option<AbortHandle>,
     sightings: Sightings,
     sessions: HashMap<Session, mpsc::Sender<wire::AgentMessage>>,
+    /// Whether nothing is going on, for others to see.
+    idle: Arc<AtomicBool>,
 }
 
 /// What a hold needs, from Prepare to the end.
@@ -125,6 +148,7 @@ impl Member {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         let mut stopping = false;
         while !(stopping && self.hold.is_idle()) {
+            self.idle.store(self.hold.is_idle() && self.work.is_empty(), Ordering::Release);
             let due = self.hold.poll_timeout();
             let event = tokio::select! {
                 message = inbox.recv(), if !stopping => match message {
@@ -136,6 +160,8 @@ impl Member {
                         self.sessions.remove(&session);
                         Event::SessionLost(session)
                     }
+                    // Forgotten. Its record is gone already, and may be written anew by the member that follows it.
+                    None if self.hold.is_idle() && self.work.is_empty() => return,
                     Some(Message::Shutdown) | None => {
                         stopping = true;
                         Event::Shutdown
@@ -156,6 +182,7 @@ impl Member {
                 event = heard(self.equipment.as_mut()) => event,
                 () = sleep_until(due) => Event::Timeout,
             };
+            self.idle.store(false, Ordering::Release);
             for action in self.hold.handle(event, Instant::now()) {
                 self.act(action);
             }
