@@ -7,16 +7,18 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, Result as KernelResult};
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::dataset::Dataset;
 use super::freezer::{Freezer, Order};
 use super::locks::{self, Sightings};
 use super::method::{self, Handles, Method};
+use super::quiesce::{self, Held, Owed, QUIESCERS, Quiescer};
 use super::record::{self, Record};
 use super::recovery::Recovery;
 use crate::guardian::client::Guardian;
@@ -25,10 +27,10 @@ use crate::note;
 use crate::undo;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::{
-    Act, Action, Command, Equipped, Event, Hold, Outcome, Refused, Session, Ticket, WasSuspended, no_guardian,
+    Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Refused, Session, Ticket, WasSuspended, no_guardian,
     not_recorded,
 };
-use stillpoint_core::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT};
+use stillpoint_core::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT, UNQUIESCE_TIMEOUT};
 use stillpoint_core::locks::{Look, Suspension};
 use stillpoint_core::wire;
 use stillpoint_core::wire::agent_message::Report;
@@ -56,9 +58,28 @@ pub struct Settings {
     pub recovery: Arc<Recovery>,
 }
 
+/// A member that runs.
+pub struct Running {
+    /// Takes what it is told. Closed when it has ended.
+    pub inbox: mpsc::Sender<Message>,
+    /// Ends with it.
+    pub task: JoinHandle<()>,
+    idle: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Whether it could be forgotten: it has ended, or nothing is going on and nothing was told that it has not taken yet. What
+    /// it remembers of its last attempt is lost; a Release of that is then answered as of one that held nothing.
+    pub fn is_idle(&self) -> bool {
+        self.task.is_finished()
+            || (self.idle.load(Ordering::Acquire) && self.inbox.capacity() == self.inbox.max_capacity())
+    }
+}
+
 /// Starts the member with this claim. It lives until it is told to shut down, or until nobody can talk to it any more.
-pub fn start(settings: Settings, claim_uid: &str) -> (mpsc::Sender<Message>, JoinHandle<()>) {
-    let (sender, inbox) = mpsc::channel(MEMBER_QUEUE);
+pub fn start(settings: Settings, claim_uid: &str) -> Running {
+    let (inbox, messages) = mpsc::channel(MEMBER_QUEUE);
+    let idle = Arc::new(AtomicBool::new(false));
     let member = Member {
         hold: Hold::new(settings.max_hold),
         record: Arc::new(record::Slot::new(&settings.records, claim_uid)),
@@ -66,10 +87,12 @@ pub fn start(settings: Settings, claim_uid: &str) -> (mpsc::Sender<Message>, Joi
         equipment: None,
         preflight: 0,
         work: JoinSet::new(),
+        quiescing: None,
         sightings: Sightings::default(),
         sessions: HashMap::new(),
+        idle: Arc::clone(&idle),
     };
-    (sender, tokio::spawn(member.run(inbox)))
+    Running { inbox, task: tokio::spawn(member.run(messages)), idle }
 }
 
 struct Member {
@@ -80,8 +103,12 @@ struct Member {
     /// The preflight whose equipment is wanted; what an older one brings is dropped.
     preflight: Ticket,
     work: JoinSet<(Ticket, Work)>,
+    /// A quiesce that is under way.
+    quiescing: Option<AbortHandle>,
     sightings: Sightings,
     sessions: HashMap<Session, mpsc::Sender<wire::AgentMessage>>,
+    /// Whether nothing is going on, for others to see.
+    idle: Arc<AtomicBool>,
 }
 
 /// What a hold needs, from Prepare to the end.
@@ -93,16 +120,26 @@ struct Equipment {
     freezer: Freezer,
     freezer_lost: bool,
     record: Record,
+    application: Option<Application>,
     guardian: Guardian,
     guardian_lost: bool,
 }
 
-/// What a thread brought back.
+/// What is quiesced. One call at a time: a resume waits until the quiesce before it has ended, or was dropped.
+#[derive(Clone)]
+struct Application {
+    name: String,
+    quiescer: Arc<Mutex<Box<dyn Quiescer>>>,
+}
+
+/// What a thread or a call brought back.
 enum Work {
     Preflighted(Result<Box<Equipment>, Vec<wire::Blocker>>),
     Looked(Look),
     Recorded(Result<(), String>),
     Settled,
+    Quiesced(Result<(), Refused>),
+    Unquiesced(Result<(), String>),
     /// Nobody waits for it.
     Forgotten,
 }
@@ -111,6 +148,7 @@ impl Member {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         let mut stopping = false;
         while !(stopping && self.hold.is_idle()) {
+            self.idle.store(self.hold.is_idle() && self.work.is_empty(), Ordering::Release);
             let due = self.hold.poll_timeout();
             let event = tokio::select! {
                 message = inbox.recv(), if !stopping => match message {
@@ -122,6 +160,8 @@ impl Member {
                         self.sessions.remove(&session);
                         Event::SessionLost(session)
                     }
+                    // Forgotten. Its record is gone already, and may be written anew by the member that follows it.
+                    None if self.hold.is_idle() && self.work.is_empty() => return,
                     Some(Message::Shutdown) | None => {
                         stopping = true;
                         Event::Shutdown
@@ -132,6 +172,8 @@ impl Member {
                         Some(event) => event,
                         None => continue,
                     },
+                    // A quiesce that was given up.
+                    Err(error) if error.is_cancelled() => continue,
                     Err(error) => {
                         tracing::error!(%error, "a look ended in a panic");
                         continue;
@@ -140,6 +182,7 @@ impl Member {
                 event = heard(self.equipment.as_mut()) => event,
                 () = sleep_until(due) => Event::Timeout,
             };
+            self.idle.store(false, Ordering::Release);
             for action in self.hold.handle(event, Instant::now()) {
                 self.act(action);
             }
@@ -157,11 +200,11 @@ impl Member {
                     Scope::Node => wire::Protection::NodeGuardian,
                     Scope::Pod => wire::Protection::PodGuardian,
                 };
-                let plan = equipment.method.plan();
+                let (plan, quiesces) = (equipment.method.plan(), equipment.application.is_some());
                 if ticket == self.preflight {
                     self.equipment = Some(*equipment);
                 }
-                Outcome::Preflighted(Ok(Equipped { filesystem, protection, plan }))
+                Outcome::Preflighted(Ok(Equipped { filesystem, protection, plan, quiesces }))
             }
             Work::Preflighted(Err(why)) => Outcome::Preflighted(Err(why)),
             Work::Looked(mut look) => {
@@ -170,6 +213,8 @@ impl Member {
             }
             Work::Recorded(recorded) => Outcome::Recorded(recorded),
             Work::Settled => Outcome::Settled,
+            Work::Quiesced(quiesced) => Outcome::Quiesced(quiesced),
+            Work::Unquiesced(unquiesced) => Outcome::Unquiesced(unquiesced),
             Work::Forgotten => return None,
         };
         Some(Event::Done(ticket, outcome))
@@ -179,12 +224,14 @@ impl Member {
         match action {
             Action::Preflight(ticket, request) => self.preflight(ticket, *request),
             Action::Look(ticket, when) => self.look(ticket, when),
+            Action::Quiesce(ticket) => self.quiesce(ticket),
+            Action::Unquiesce(ticket) => self.unquiesce(ticket),
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
             Action::Warm(ticket) => self.order(Order::Warm, ticket),
             Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
             Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => self.settle(ticket),
-            Action::Record(ticket) => self.record(ticket),
+            Action::Record(ticket, intent) => self.record(ticket, intent),
             Action::Arm(ticket, limit) => {
                 // If the guardian is gone, the next answer that is awaited from it says so.
                 let _ = self.equipment.as_ref().map(|equipment| equipment.guardian.arm(ticket, limit));
@@ -223,10 +270,36 @@ impl Member {
         self.work.spawn_blocking(move || (ticket, Work::Looked(locks::look(&dataset, &containers, when))));
     }
 
-    fn record(&mut self, ticket: Ticket) {
+    fn quiesce(&mut self, ticket: Ticket) {
+        let Some(Application { quiescer, .. }) = self.application() else { return };
+        let quiesce = async move { (ticket, Work::Quiesced(quiescer.lock().await.quiesce().await)) };
+        self.quiescing = Some(self.work.spawn(quiesce));
+    }
+
+    fn unquiesce(&mut self, ticket: Ticket) {
+        if let Some(quiescing) = self.quiescing.take() {
+            quiescing.abort();
+        }
+        let Some(Application { quiescer, .. }) = self.application() else { return };
+        self.work.spawn(async move {
+            let mut quiescer = quiescer.lock().await;
+            let resumed = quiesce::bounded(UNQUIESCE_TIMEOUT, quiescer.resume()).await;
+            let unquiesced = resumed.and_then(|held| match held {
+                Held::Yes => Ok(()),
+                Held::No => Err("the application did not stay quiesced during the hold".to_owned()),
+            });
+            (ticket, Work::Unquiesced(unquiesced))
+        });
+    }
+
+    fn application(&self) -> Option<Application> {
+        self.equipment.as_ref()?.application.clone()
+    }
+
+    fn record(&mut self, ticket: Ticket, intent: Intent) {
         let Some(equipment) = &self.equipment else { return };
         let slot = Arc::clone(&self.record);
-        slot.want(Some(equipment.record.clone()));
+        slot.want(Some(equipment.record_of(intent)));
         self.work.spawn_blocking(move || (ticket, Work::Recorded(slot.keep())));
     }
 
@@ -269,13 +342,42 @@ impl Member {
     }
 }
 
+impl Equipment {
+    fn record_of(&self, intent: Intent) -> Record {
+        let owed = self.application.as_ref().and_then(|application| {
+            // Nobody quiesces while this is asked for.
+            let settings = application.quiescer.try_lock().ok()?.owed()?;
+            Some(Owed { quiescer: application.name.clone(), settings })
+        });
+        let undo = match intent {
+            Intent::Quiesce => None,
+            Intent::Suspend => self.record.undo,
+        };
+        Record { undo, owed, ..self.record.clone() }
+    }
+}
+
+/// Makes the quiescer that the order names, if it names one.
+fn application(request: &wire::Prepare) -> Result<Option<Application>, String> {
+    let Some(wire::Quiescer { name, settings }) = &request.quiescer else { return Ok(None) };
+    let settings = serde_json::from_str(settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
+    let quiescer = quiesce::make(QUIESCERS, name, &settings)?;
+    Ok(Some(Application { name: name.clone(), quiescer: Arc::new(Mutex::new(quiescer)) }))
+}
+
 /// Opens and checks the dataset as its method says, starts its freezer and engages the guardian.
 fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<wire::Blocker>> {
     let claim_uid = request.attempt.as_ref().map_or("", |attempt| &attempt.member);
     if !settings.recovery.wait(claim_uid, RECOVERY_TIMEOUT) {
         return Err(vec![stuck_recovery(request)]);
     }
-    let method = method::find("").ok_or_else(Vec::new)?;
+    let method = method::find(&request.method).ok_or_else(|| {
+        let message =
+            format!("this agent cannot suspend by {:?}; give the pod an agent of a newer version", request.method);
+        vec![blocker("UnknownMethod", &message)]
+    })?;
+    let application = application(request)
+        .map_err(|why| vec![blocker("CannotQuiesce", &format!("this agent cannot quiesce the application: {why}"))])?;
     let Handles { dataset, handle } = method.open(request)?;
     record::usable(&settings.records, &dataset)
         .map_err(|why| vec![not_recorded(&format!("{}: {why}", settings.records.display()))])?;
@@ -290,7 +392,8 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
         device: dataset.device,
         boot_id,
         freezer: freezer.identity(),
-        undo: method.undo(),
+        undo: Some(method.undo()),
+        owed: None,
     };
     let label = format!("{} ({claim_uid})", request.claim);
     let guardian = Guardian::engage(&settings.guardian, &label, method.undo(), &handle, &freezer.process())
@@ -303,6 +406,7 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
         freezer,
         freezer_lost: false,
         record,
+        application,
         guardian,
         guardian_lost: false,
     })

@@ -11,6 +11,7 @@ pub mod member;
 pub mod method;
 mod offer;
 pub mod procfs;
+pub mod quiesce;
 pub mod record;
 pub mod recovery;
 pub mod session;

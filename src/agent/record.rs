@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, mount_of};
 use super::procfs::{self, Device, stat};
+use super::quiesce::Owed;
 use crate::note;
 use crate::undo::Undo;
 use stillpoint_core::limits::MAX_WORD_CHARS;
@@ -32,9 +33,16 @@ pub struct Record {
     pub boot_id: String,
     /// The process that will suspend.
     pub freezer: Process,
-    /// What resumes writes.
-    #[serde(default)]
-    pub undo: Undo,
+    /// What resumes writes; none: they are not about to be suspended. Where nothing is said, it is a thaw.
+    #[serde(default = "thaw")]
+    pub undo: Option<Undo>,
+    /// What lets the application go on, where it was quiesced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed: Option<Owed>,
+}
+
+fn thaw() -> Option<Undo> {
+    Some(Undo::Thaw)
 }
 
 /// A process, told apart from a later one with the same id.
@@ -168,7 +176,8 @@ mod tests {
             device: Device { major: 7, minor: 3 },
             boot_id: "b".to_owned(),
             freezer: Process { pid: 17, started: 4711 },
-            undo: Undo::Thaw,
+            undo: Some(Undo::Thaw),
+            owed: None,
         }
     }
 
@@ -262,6 +271,9 @@ mod tests {
         let mut old = serde_json::to_value(record("uid")).unwrap();
         assert_eq!(old.as_object_mut().unwrap().remove("undo"), Some("thaw".into()));
         assert_eq!(Record::parse(old.to_string().as_bytes()), Some(record("uid")));
+        let owed = Some(Owed { quiescer: "orders".to_owned(), settings: serde_json::json!({ "backup": 7 }) });
+        let quiescing = Record { undo: None, owed, ..record("uid") };
+        assert_eq!(Record::parse(&serde_json::to_vec(&quiescing).unwrap()), Some(quiescing));
         old["undo"] = "unknown".into();
         assert_eq!(Record::parse(old.to_string().as_bytes()), None, "what cannot be undone is left to people");
     }
@@ -295,7 +307,7 @@ mod tests {
         ) {
             let (major, minor, pid, started) = numbers;
             let (mount_path, device, freezer) = (mount_path.into(), Device { major, minor }, Process { pid, started });
-            let record = Record { claim, claim_uid, mount_path, device, boot_id, freezer, undo: Undo::Thaw };
+            let record = Record { claim, claim_uid, mount_path, device, boot_id, freezer, undo: Some(Undo::Thaw), owed: None };
             prop_assert_eq!(Record::parse(&serde_json::to_vec(&record).unwrap()), Some(record));
         }
     }

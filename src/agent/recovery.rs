@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dataset;
+use super::quiesce::{self, Owed, QUIESCERS};
 use super::record::{self, Process, Record};
 use crate::note;
 use crate::undo::{self, Undo};
@@ -94,38 +95,58 @@ fn find(directory: &Path) -> Vec<(PathBuf, Record)> {
     found
 }
 
+/// Gives back what a record names, writes before the application. It stays where that failed: a later agent may do better.
 fn recover(path: &Path, record: &Record) {
     let Record { claim, mount_path, .. } = record;
-    let handle = match still_there(record) {
-        Ok(handle) => handle,
-        Err(Absent::Void(why)) => {
+    let found = record.undo.map(|undo| (undo, still_there(record, undo)));
+    let writes = match found {
+        None => true,
+        Some((undo, Ok(handle))) => resume(record, undo, &handle),
+        Some((_, Err(Absent::Void(why)))) => {
             tracing::warn!(claim, ?mount_path, why, "the record of an earlier agent is void");
-            return remove(path);
+            true
         }
-        // The record stays: the next agent may see more.
-        Err(Absent::Unknown(why)) => {
-            return tracing::error!(
-                claim,
-                ?mount_path,
-                why,
-                "cannot tell whether an earlier agent left writes suspended"
-            );
+        // The next agent may see more.
+        Some((_, Err(Absent::Unknown(why)))) => {
+            tracing::error!(claim, ?mount_path, why, "cannot tell whether an earlier agent left writes suspended");
+            false
         }
     };
+    let application = record.owed.as_ref().is_none_or(|owed| unquiesce(claim, owed));
+    if writes && application {
+        remove(path);
+    }
+}
+
+/// Whether writes go on.
+fn resume(record: &Record, undo: Undo, handle: &OwnedFd) -> bool {
+    let Record { claim, mount_path, .. } = record;
     tracing::warn!(claim, ?mount_path, "an earlier agent ended before it had given writes back: giving them back");
     let begun = Instant::now();
     let undone = match living(record.freezer) {
-        Some(freezer) => undo::until_settled(record.undo, &handle, &freezer),
-        None => undo::for_certain(record.undo, &handle),
+        Some(freezer) => undo::until_settled(undo, handle, &freezer),
+        None => undo::for_certain(undo, handle),
     };
     let took = begun.elapsed();
     match undone {
         Ok(WasSuspended::Yes) => tracing::warn!(claim, ?took, "gave writes back in the place of an earlier agent"),
         Ok(WasSuspended::No) => tracing::info!(claim, ?took, "writes had already been given back"),
-        // The record stays: an agent with the right capabilities may follow.
-        Err(errno) => return tracing::error!(claim, %errno, "cannot give writes back in the place of an earlier agent"),
+        Err(errno) => tracing::error!(claim, %errno, "cannot give writes back in the place of an earlier agent"),
     }
-    remove(path);
+    undone.is_ok()
+}
+
+/// Whether the application goes on.
+fn unquiesce(claim: &str, owed: &Owed) -> bool {
+    let quiescer = &owed.quiescer;
+    let given_back = quiesce::give_back(QUIESCERS, owed);
+    match &given_back {
+        Ok(_) => tracing::warn!(claim, quiescer, "let the application go on in the place of an earlier agent"),
+        Err(why) => {
+            tracing::error!(claim, quiescer, why, "cannot let the application go on that an earlier agent quiesced")
+        }
+    }
+    given_back.is_ok()
 }
 
 /// Why what a record names is not to be undone.
@@ -137,7 +158,7 @@ enum Absent {
 }
 
 /// The handle of what the record names, if it is what it was.
-fn still_there(record: &Record) -> Result<OwnedFd, Absent> {
+fn still_there(record: &Record, undo: Undo) -> Result<OwnedFd, Absent> {
     let unknown = |error| Absent::Unknown(format!("the boot's id cannot be read: {error}"));
     if note::boot_id().map_err(unknown)? != record.boot_id {
         return Err(Absent::Void("the machine was booted since, and no freeze outlives that".to_owned()));
@@ -147,7 +168,7 @@ fn still_there(record: &Record) -> Result<OwnedFd, Absent> {
         let why = format!("device {} is mounted there now, not {}", dataset.device, record.device);
         return Err(Absent::Void(why));
     }
-    match record.undo {
+    match undo {
         Undo::Thaw => Ok(dataset.root),
     }
 }

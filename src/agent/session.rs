@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow, bail};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +15,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
-use super::member::{self, Message, Settings};
+use super::member::{self, Message, Running, Settings};
 use crate::rpc::sessions_client::SessionsClient;
 use stillpoint_core::hold::{Command, Session};
 use stillpoint_core::limits::{
@@ -39,13 +40,8 @@ pub struct Controllers {
 pub struct Members {
     settings: Settings,
     /// By the UID of the claim.
-    members: Mutex<HashMap<String, Member>>,
+    members: Mutex<HashMap<String, Running>>,
     last_session: AtomicU64,
-}
-
-struct Member {
-    inbox: mpsc::Sender<Message>,
-    task: JoinHandle<()>,
 }
 
 impl Members {
@@ -60,14 +56,21 @@ impl Members {
 
     fn sender(&self, claim_uid: &str) -> anyhow::Result<mpsc::Sender<Message>> {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that ended, in a panic, held nothing any more; the next begins afresh.
+        members.retain(|_, member| !member.task.is_finished());
         if let Some(member) = members.get(claim_uid) {
             return Ok(member.inbox.clone());
         }
         if members.len() >= MAX_AGENT_MEMBERS {
+            // Claims come and go with the volumes of a pod that stays.
+            members.retain(|_, member| !member.is_idle());
+        }
+        if members.len() >= MAX_AGENT_MEMBERS {
             bail!("the controller asks for more than {MAX_AGENT_MEMBERS} members, the limit of one agent");
         }
-        let (inbox, task) = member::start(self.settings.clone(), claim_uid);
-        members.insert(claim_uid.to_owned(), Member { inbox: inbox.clone(), task });
+        let member = member::start(self.settings.clone(), claim_uid);
+        let inbox = member.inbox.clone();
+        members.insert(claim_uid.to_owned(), member);
         Ok(inbox)
     }
 
@@ -204,9 +207,15 @@ async fn obey(
     while let Some(message) = commands.message().await? {
         let command = understand(message).context("the controller sent a command without an attempt; is it newer?")?;
         let member = members.sender(&command.attempt().member)?;
-        member
-            .try_send(Message::Command(session, reports.clone(), Box::new(command)))
-            .map_err(|_| anyhow!("the controller sent commands faster than a member takes them"))?;
+        let member_uid = command.attempt().member.clone();
+        member.try_send(Message::Command(session, reports.clone(), Box::new(command))).map_err(
+            |error| match error {
+                TrySendError::Full(_) => anyhow!("the controller sent commands faster than a member takes them"),
+                TrySendError::Closed(_) => {
+                    anyhow!("the member with claim {member_uid:?} has ended; see this agent's log")
+                }
+            },
+        )?;
     }
     Ok(())
 }
@@ -225,6 +234,44 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::agent::recovery::Recovery;
+
+    fn members() -> Members {
+        Members::new(Settings {
+            guardian: PathBuf::from("/nonexistent/guardian"),
+            max_hold: std::time::Duration::from_secs(1),
+            records: PathBuf::from("/nonexistent/records"),
+            recovery: Arc::new(Recovery::default()),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_member_that_ended_is_started_anew() {
+        let members = members();
+        let first = members.sender("uid").unwrap();
+        members.members.lock().unwrap()["uid"].task.abort();
+        first.closed().await;
+        while !members.members.lock().unwrap()["uid"].task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!members.sender("uid").unwrap().is_closed());
+    }
+
+    #[tokio::test]
+    async fn idle_members_make_room_and_busy_ones_do_not() {
+        let members = members();
+        let inboxes: Vec<_> = (0..MAX_AGENT_MEMBERS).map(|at| members.sender(&format!("{at}")).unwrap()).collect();
+        // None has run yet, so nobody knows that it is idle.
+        assert!(members.sender("one more").unwrap_err().to_string().contains("more than"));
+        let idle = |members: &Members| members.members.lock().unwrap().values().filter(|it| it.is_idle()).count();
+        while idle(&members) < MAX_AGENT_MEMBERS {
+            tokio::task::yield_now().await;
+        }
+        inboxes[0].try_send(Message::SessionLost(1)).unwrap();
+        members.sender("one more").unwrap();
+        let kept = members.members.lock().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(kept.into_iter().collect::<Vec<_>>(), ["0", "one more"], "what was told to it is not lost");
+    }
 
     proptest! {
         /// Whatever bytes come as a command: they are one that names its attempt, or none.

@@ -124,7 +124,8 @@ async fn a_void_record_and_garbage_thaw_nothing() {
             device,
             boot_id: boot_id.to_owned(),
             freezer,
-            undo: Undo::Thaw,
+            undo: Some(Undo::Thaw),
+            owed: None,
         };
         fs::write(volume.records.join(name), serde_json::to_vec(&record).unwrap()).unwrap();
     };
@@ -147,7 +148,8 @@ async fn a_void_record_and_garbage_thaw_nothing() {
         device,
         boot_id: boot,
         freezer: Process { pid: i32::MAX, started: 0 },
-        undo: Undo::Thaw,
+        undo: Some(Undo::Thaw),
+        owed: None,
     };
     fs::write(volume.records.join("valid"), serde_json::to_vec(&valid).unwrap()).unwrap();
     scene.restart_agent().await;

@@ -182,6 +182,7 @@ impl Scene {
             containers: vec![],
             prepare_timeout_ms: 5_000,
             hold_timeout_ms: hold.as_millis().try_into().unwrap(),
+            ..Prepare::default()
         });
         self.session.say(command).await;
         self.session.hear().await

@@ -145,6 +145,7 @@ impl Scene {
             containers: vec![],
             prepare_timeout_ms: wait.as_millis().try_into().unwrap(),
             hold_timeout_ms: hold.as_millis().try_into().unwrap(),
+            ..Prepare::default()
         });
         self.session.say(command).await;
         self.session.hear().await

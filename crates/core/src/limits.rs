@@ -149,6 +149,12 @@ pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT));
+/// How long an application may take to quiesce before the member is not ready. The others may hold already, so it is not
+/// longer than most holds.
+pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an application may take to say that it goes on. The answer to Release waits for it.
+pub const UNQUIESCE_TIMEOUT: Duration = Duration::from_secs(3);
+const _: () = assert!(THAW_TIMEOUT.as_millis() + UNQUIESCE_TIMEOUT.as_millis() < RELEASE_TIMEOUT.as_millis());
 /// How long writing down what is about to be frozen may take before the member is not ready.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of one note of what is about to be frozen. Paths have at most 4096, and JSON may escape some.

@@ -48,7 +48,9 @@ impl Method for FilesystemFreeze {
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused {
         match act {
             Act::Flush => Refused { blocker: flush_failed(errno), retryable: false },
-            Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => freeze_refused(errno, &dataset.filesystem),
+            Act::Quiesce | Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => {
+                freeze_refused(errno, &dataset.filesystem)
+            }
         }
     }
 

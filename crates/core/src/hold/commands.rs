@@ -78,7 +78,8 @@ impl Hold {
             | State::Confirming { .. }
             | State::Held { .. }
             | State::Resuming { .. }
-            | State::Settling { .. } => self.repeat(session, attempt, round),
+            | State::Settling { .. }
+            | State::Unquiescing { .. } => self.repeat(session, attempt, round),
         }
     }
 
@@ -149,7 +150,7 @@ impl Hold {
         run.attempt = attempt;
         let ready = matches!(run.said, Some(Report::Ready(_)));
         match &mut run.state {
-            State::Resuming { end, .. } | State::Settling { end, .. } if ready => {
+            State::Resuming { end, .. } | State::Settling { end, .. } | State::Unquiescing { end, .. } if ready => {
                 if let Some(End { then: Then::LetGo(why), refusal }) = end {
                     refusal.get_or_insert_with(|| Refusal { retryable: false, look: only(not_prepared(why)) });
                     run.said = None;

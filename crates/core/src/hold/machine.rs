@@ -6,6 +6,7 @@ use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, to
 use super::run::{End, Preparing, Run, State, only};
 use super::ways_out::RESUMED_FROM_OUTSIDE;
 use super::{Act, Action, Command, Event, Session, Ticket};
+use crate::limits::UNQUIESCE_TIMEOUT;
 use crate::locks::Look;
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -104,7 +105,8 @@ impl Hold {
             | State::Suspending { .. }
             | State::Confirming { .. }
             | State::Resuming { .. }
-            | State::Settling { .. } => End::failed(no_guardian(why)),
+            | State::Settling { .. }
+            | State::Unquiescing { .. } => End::failed(no_guardian(why)),
         };
         self.stop(end, now);
     }
@@ -114,7 +116,9 @@ impl Hold {
         match run.state {
             State::Prepared { .. } => self.stop(End::broken("the freezer process ended"), now),
             State::Held { since } => self.settle(since, End::broken("the freezer process ended")),
-            State::Preparing { .. } | State::Approaching { .. } => self.stop(End::failed(freezer_lost()), now),
+            State::Preparing { .. } | State::Approaching { .. } | State::Unquiescing { .. } => {
+                self.stop(End::failed(freezer_lost()), now);
+            }
             State::Warming { since, .. }
             | State::Suspending { since, .. }
             | State::Confirming { since, .. }
@@ -157,6 +161,10 @@ impl Hold {
             }
             State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
             State::Resuming { since, .. } => self.settle(*since, End::broken(RESUMED_FROM_OUTSIDE)),
+            State::Unquiescing { .. } => {
+                let why = format!("the application did not say within {UNQUIESCE_TIMEOUT:?} that it goes on");
+                self.unquiesced(Err(why), now);
+            }
             State::Settling { .. } => {}
         }
     }
@@ -171,7 +179,8 @@ impl Hold {
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
         let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
         let request = Box::new(prepare.clone());
-        self.run = Some(Run { session, attempt, prepare, equipped: None, round: 0, said: None, state });
+        self.run =
+            Some(Run { session, attempt, prepare, equipped: None, round: 0, quiesced: false, said: None, state });
         self.ask(|ticket| Action::Preflight(ticket, request));
     }
 

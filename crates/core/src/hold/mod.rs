@@ -19,6 +19,8 @@
 //! - From `Suspend` on, there is always a deadline or a resumption under way until writes are known to go on.
 //! - `Ready` is said only while suspended by us, after a clean look before and a clean look after.
 //! - `Released{unbroken}` is said only if the suspension lasted from `Ready` to a planned `Resume` that ended it.
+//! - Between `Quiesce` and `Unquiesce` the application is recorded as quiesced. Every way out goes by `Unquiesce`, once, after
+//!   writes go on and before anything is forgotten.
 //! - A suspension of somebody else is refused by the method, reported, and never undone.
 
 mod blockers;
@@ -92,12 +94,16 @@ impl Command {
 pub enum Action {
     /// Open and check the dataset, start the freezer, hand both to the guardian.
     Preflight(Ticket, Box<wire::Prepare>),
+    /// Bring the application to a point that it can be restored from.
+    Quiesce(Ticket),
+    /// Let the application go on, whatever came of [`Self::Quiesce`]; one that has not come back is given up.
+    Unquiesce(Ticket),
     /// Write dirty pages back.
     Flush(Ticket),
     /// Look for locks.
     Look(Ticket, Suspension),
-    /// Write down, off the dataset, what is about to be suspended: whoever comes after this agent undoes nothing else.
-    Record(Ticket),
+    /// Write down, off the dataset, what is about to be done: whoever comes after this agent undoes nothing else.
+    Record(Ticket, Intent),
     /// Tell the guardian to resume writes after this time unless disarmed.
     Arm(Ticket, Duration),
     /// Suspend and resume at once.
@@ -127,6 +133,17 @@ pub struct Equipped {
     pub protection: wire::Protection,
     /// How its method suspends writes.
     pub plan: Plan,
+    /// Whether its application is quiesced before that.
+    pub quiesces: bool,
+}
+
+/// What is about to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Intent {
+    /// Quiesce the application; writes go on.
+    Quiesce,
+    /// Suspend writes.
+    Suspend,
 }
 
 /// Why a method did not do what it was asked for.
@@ -152,6 +169,10 @@ pub enum WasSuspended {
 pub enum Outcome {
     /// Preflight: what was found, or why the member cannot be held.
     Preflighted(Result<Equipped, Vec<wire::Blocker>>),
+    /// The application is quiesced, or may be: it is told to go on in any case.
+    Quiesced(Result<(), Refused>),
+    /// The application goes on, and had stayed quiesced until then; or a sentence that says why not.
+    Unquiesced(Result<(), String>),
     /// The flush.
     Flushed(Result<(), Refused>),
     /// What stands in the way.

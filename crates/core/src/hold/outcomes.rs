@@ -18,7 +18,10 @@ impl Hold {
     pub(super) fn done(&mut self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Preflighted(preflighted) => self.preflighted(preflighted, now),
-            Outcome::Flushed(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => self.go_on(now),
+            Outcome::Quiesced(Ok(())) | Outcome::Flushed(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => {
+                self.go_on(now);
+            }
+            Outcome::Quiesced(Err(refused)) => self.refused(refused, None, now),
             Outcome::Flushed(Err(Refused { blocker, retryable })) => {
                 self.stop(End::refused(retryable, only(blocker)), now);
             }
@@ -28,6 +31,7 @@ impl Hold {
             Outcome::Suspended(suspended) => self.suspended(suspended, now),
             Outcome::Resumed(resumed) => self.resumed(resumed, now),
             Outcome::Settled => self.settled(now),
+            Outcome::Unquiesced(unquiesced) => self.unquiesced(unquiesced, now),
         }
     }
 
@@ -53,7 +57,8 @@ impl Hold {
             | State::Suspending { .. }
             | State::Held { .. }
             | State::Resuming { .. }
-            | State::Settling { .. } => {}
+            | State::Settling { .. }
+            | State::Unquiescing { .. } => {}
         }
     }
 
@@ -104,7 +109,9 @@ impl Hold {
             _ => None,
         };
         let by = now + run.suspend_limit();
-        let (act, limit) = (run.act(at), run.arm_limit(at));
+        let (act, limit, intent) = (run.act(at), run.arm_limit(at), run.intent(at));
+        // From the asking on: one that fails or does not answer may have quiesced all the same.
+        run.quiesced |= act == Some(Act::Quiesce);
         run.state = match (act, since) {
             (None, since) => return self.hold(since.unwrap_or(now), now),
             (Some(_), Some(since)) => State::Confirming { at, since },
@@ -114,9 +121,10 @@ impl Hold {
         };
         let when = if since.is_some() { Suspension::Suspended } else { Suspension::Writable };
         match act {
+            Some(Act::Quiesce) => self.ask(Action::Quiesce),
             Some(Act::Flush) => self.ask(Action::Flush),
             Some(Act::Look) => self.ask(|ticket| Action::Look(ticket, when)),
-            Some(Act::Record) => self.ask(Action::Record),
+            Some(Act::Record) => self.ask(|ticket| Action::Record(ticket, intent)),
             Some(Act::Arm) => self.ask(|ticket| Action::Arm(ticket, limit)),
             Some(Act::Warm) => self.ask(Action::Warm),
             Some(Act::Suspend) => self.ask(Action::Suspend),
@@ -163,7 +171,7 @@ impl Hold {
         run.state = State::Prepared { until: now + run.prepare_timeout() };
     }
 
-    /// The method did not suspend; `end` is what was decided meanwhile.
+    /// The application or the method did not do it; `end` is what was decided meanwhile.
     fn refused(&mut self, Refused { blocker, retryable }: Refused, end: Option<End>, now: Instant) {
         self.stop(join(end, End::not_now(retryable, only(blocker))), now);
     }
@@ -188,6 +196,17 @@ impl Hold {
                 self.finish(end, now.duration_since(since), now);
             }
         }
+    }
+
+    /// What the application said, or that it said nothing in time. A hold in which it did not stay quiesced is not what was
+    /// asked for.
+    pub(super) fn unquiesced(&mut self, unquiesced: Result<(), String>, now: Instant) {
+        let Some(Run { state: State::Unquiescing { suspended, end, .. }, .. }) = &mut self.run else { return };
+        let (suspended, Some(mut end)) = (*suspended, end.take()) else { return };
+        if let Err(why) = unquiesced {
+            end = end.broken_by(&why);
+        }
+        self.finish(end, suspended, now);
     }
 
     fn settled(&mut self, now: Instant) {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, RECORD_TIMEOUT};
+use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, QUIESCE_TIMEOUT, RECORD_TIMEOUT};
 
 /// One act on the way to a hold. Before [`Act::Suspend`] writes go on, after it they are suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
+    /// Bring the application to a point that it can be restored from. No method's: the machine puts it first.
+    Quiesce,
     /// Write dirty pages back.
     Flush,
     /// Look for locks. What is not clean ends the round.
@@ -25,6 +27,7 @@ impl Act {
     /// How long it may take while writes go on. Acts that suspend count against a hold, and never take longer than one.
     pub(super) fn limit(self) -> Duration {
         match self {
+            Self::Quiesce => QUIESCE_TIMEOUT,
             Self::Flush => FLUSH_TIMEOUT,
             Self::Look => LOOK_TIMEOUT,
             Self::Record => RECORD_TIMEOUT,
@@ -35,6 +38,7 @@ impl Act {
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Quiesce => "quiescing the application",
             Self::Flush => "writing dirty pages back",
             Self::Look => "the look for locks",
             Self::Record => "recording what is to be suspended",
@@ -53,12 +57,13 @@ impl Plan {
     ///
     /// # Panics
     /// If it does not suspend exactly once, if it suspends or warms without a record and an arming of its own before, if it
-    /// does not look both before and after it suspends, or if it does anything but flush and look while writes are suspended.
+    /// does not look both before and after it suspends, or if it does anything but flush and look while writes are suspended, or if it quiesces.
     pub const fn of(acts: &'static [Act]) -> Self {
         let (mut recorded, mut armed, mut looked, mut suspended) = (false, false, false, false);
         let mut at = 0;
         while at < acts.len() {
             match acts[at] {
+                Act::Quiesce => panic!("quiescing is not the method's"),
                 Act::Flush => {}
                 Act::Look => looked = true,
                 Act::Record => recorded = true,
@@ -87,12 +92,6 @@ impl Plan {
     pub(super) fn act(self, at: usize) -> Option<Act> {
         self.0.get(at).copied()
     }
-
-    /// Whether what is armed at this place guards a warming only.
-    pub(super) fn warms_after(self, at: usize) -> bool {
-        let next = self.0.iter().skip(at).find(|act| matches!(act, Act::Warm | Act::Suspend));
-        next == Some(&Act::Warm)
-    }
 }
 
 #[cfg(test)]
@@ -101,11 +100,12 @@ mod tests {
 
     #[test]
     fn a_plan_that_would_break_a_promise_is_none() {
-        use Act::{Arm, Flush, Look, Record, Suspend, Warm};
-        let plans: [(&'static [Act], bool); 10] = [
+        use Act::{Arm, Flush, Look, Quiesce, Record, Suspend, Warm};
+        let plans: [(&'static [Act], bool); 11] = [
             (&[Flush, Look, Record, Arm, Warm, Arm, Suspend, Look], true),
             (&[Look, Record, Arm, Suspend, Flush, Look], true),
             (&[], false),
+            (&[Look, Record, Quiesce, Arm, Suspend, Look], false),
             (&[Look, Record, Suspend, Look], false),
             (&[Look, Arm, Suspend, Look], false),
             (&[Look, Record, Arm, Warm, Suspend, Look], false),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Act, Equipped, Session};
+use super::{Act, Equipped, Intent, Session};
 use crate::limits::MAX_BLOCKERS;
 use crate::locks::Look;
 use crate::wire;
@@ -18,6 +18,8 @@ pub(super) struct Run {
     /// What the preflight found; none before it has come back.
     pub equipped: Option<Equipped>,
     pub round: u32,
+    /// The application was asked to quiesce, and not to go on since, whatever it answered.
+    pub quiesced: bool,
     /// What was said last, for a repeated command.
     pub said: Option<Report>,
     pub state: State,
@@ -43,6 +45,8 @@ pub(super) enum State {
     Resuming { since: Instant, by: Instant, end: Option<End> },
     /// The freezer did not answer and is killed; resumed from outside until nothing can suspend any more.
     Settling { since: Instant, end: Option<End> },
+    /// Writes go on, after this time without; the application is told to go on too.
+    Unquiescing { by: Instant, suspended: Duration, end: Option<End> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,13 +98,21 @@ impl Run {
 
     /// How long a guardian that is armed at this place of the plan lets writes be suspended.
     pub fn arm_limit(&self, at: usize) -> Duration {
-        let warms = self.equipped.as_ref().is_some_and(|equipped| equipped.plan.warms_after(at));
+        let mut acts = (at..).map_while(|at| self.act(at));
+        let warms = acts.find(|act| matches!(act, Act::Warm | Act::Suspend)) == Some(Act::Warm);
         if warms { self.suspend_limit() } else { self.hold_limit() }
     }
 
-    /// The act at this place of the plan; `None` behind the last.
+    /// The act at this place; `None` behind the last. Before the method's plan comes the quiescing, recorded, if there is any.
     pub fn act(&self, at: usize) -> Option<Act> {
-        self.equipped.as_ref()?.plan.act(at)
+        let equipped = self.equipped.as_ref()?;
+        let first: &[Act] = if equipped.quiesces { &[Act::Record, Act::Quiesce] } else { &[] };
+        first.get(at).copied().or_else(|| equipped.plan.act(at.checked_sub(first.len())?))
+    }
+
+    /// What is recorded at this place.
+    pub fn intent(&self, at: usize) -> Intent {
+        if self.act(at + 1) == Some(Act::Quiesce) { Intent::Quiesce } else { Intent::Suspend }
     }
 
     pub fn prepare_timeout(&self) -> Duration {
@@ -115,7 +127,8 @@ impl Run {
             | State::Approaching { by, .. }
             | State::Warming { by, .. }
             | State::Suspending { by, .. }
-            | State::Resuming { by, .. } => Some(by),
+            | State::Resuming { by, .. }
+            | State::Unquiescing { by, .. } => Some(by),
             State::Prepared { until } => Some(until),
             State::Confirming { since, .. } | State::Held { since } => Some(since + self.hold_limit()),
             State::Settling { .. } => None,
@@ -128,7 +141,8 @@ impl Run {
             State::Warming { end, .. }
             | State::Suspending { end, .. }
             | State::Resuming { end, .. }
-            | State::Settling { end, .. } => end.take(),
+            | State::Settling { end, .. }
+            | State::Unquiescing { end, .. } => end.take(),
             State::Preparing { .. }
             | State::Prepared { .. }
             | State::Approaching { .. }

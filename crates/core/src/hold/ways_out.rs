@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Action;
 use super::machine::{Ended, Hold};
 use super::run::{End, Refusal, State, Then};
-use crate::limits::THAW_TIMEOUT;
+use crate::limits::{THAW_TIMEOUT, UNQUIESCE_TIMEOUT};
 use crate::locks::Look;
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -22,7 +22,8 @@ impl Hold {
             State::Warming { end: waiting, .. }
             | State::Suspending { end: waiting, .. }
             | State::Resuming { end: waiting, .. }
-            | State::Settling { end: waiting, .. } => {
+            | State::Settling { end: waiting, .. }
+            | State::Unquiescing { end: waiting, .. } => {
                 *waiting = Some(join(waiting.take(), end));
             }
             State::Confirming { since, .. } | State::Held { since } => {
@@ -40,9 +41,16 @@ impl Hold {
         self.ask(Action::Settle);
     }
 
-    /// Writes go on. Says so where somebody waits for it, then lets go.
+    /// Writes go on. An application that was asked to quiesce goes on too, whatever it had answered; then the end is said where
+    /// somebody waits for it, and the member let go.
     pub(super) fn finish(&mut self, end: End, suspended: Duration, now: Instant) {
         let Some(run) = &mut self.run else { return };
+        if std::mem::take(&mut run.quiesced) {
+            run.state = State::Unquiescing { by: now + UNQUIESCE_TIMEOUT, suspended, end: Some(end) };
+            // Nothing is owed for writes, and the guardian's deadline must not come meanwhile.
+            self.actions.push(Action::Disarm);
+            return self.ask(Action::Unquiesce);
+        }
         let suspended_us = micros(suspended);
         if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
             && !matches!(run.said, Some(Report::Ready(_)))

@@ -156,6 +156,7 @@ pub fn command(
                 .collect(),
             prepare_timeout_ms: milliseconds(left),
             hold_timeout_ms: milliseconds(request.hold_timeout),
+            ..wire::Prepare::default()
         }),
         Command::Suspend => controller_message::Command::Suspend(wire::Suspend { attempt, round: run.round }),
         Command::Release => controller_message::Command::Release(wire::Release { attempt }),

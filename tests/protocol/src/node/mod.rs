@@ -45,6 +45,10 @@ pub struct Node {
     stopped: Option<Vec<Event>>,
     /// What is about to be frozen is written down, where the next agent finds it.
     recorded: bool,
+    /// Its members' applications are quiesced before writes are suspended.
+    quiesces: bool,
+    /// The application was asked to quiesce, and has not gone on since.
+    quiesced: bool,
     locked: bool,
     /// Whose freeze stands.
     frozen: Option<Owner>,
@@ -100,6 +104,8 @@ enum Thread {
     Look(Ticket),
     Record(Ticket),
     Settle(Ticket),
+    Quiesce(Ticket),
+    Unquiesce(Ticket),
     /// A restarted agent gives back what the record names.
     Recover,
 }
@@ -183,6 +189,10 @@ pub enum Work {
     Look(Ticket),
     /// The record is written.
     Record(Ticket),
+    /// The application is quiesced.
+    Quiesce(Ticket),
+    /// The application goes on.
+    Unquiesce(Ticket),
     /// The agent's thaw from outside has settled.
     Settle(Ticket),
     /// A restarted agent has given back what the record named.
@@ -227,10 +237,23 @@ impl Node {
             guardian_full: false,
             stopped: None,
             recorded: false,
+            quiesces: false,
+            quiesced: false,
             locked: false,
             frozen: None,
             witness: Witness::default(),
         }
+    }
+
+    /// The same with an application that is quiesced, by a quiescer that follows a script: it answers when the caller says so.
+    #[must_use]
+    pub fn with_quiescer(self) -> Self {
+        Self { quiesces: true, ..self }
+    }
+
+    /// Whether the application was asked to quiesce, and has not gone on since.
+    pub fn is_quiesced(&self) -> bool {
+        self.quiesced
     }
 
     /// Takes an event of the agent: a command, a lost session, a shutdown. A dead agent takes none.
@@ -260,7 +283,15 @@ impl Node {
                     self.threads.push(Thread::Look(ticket));
                 }
             }
-            Action::Record(ticket) => self.threads.push(Thread::Record(ticket)),
+            Action::Record(ticket, _) => self.threads.push(Thread::Record(ticket)),
+            Action::Quiesce(ticket) => {
+                self.quiesced = true;
+                self.threads.push(Thread::Quiesce(ticket));
+            }
+            Action::Unquiesce(ticket) => {
+                self.threads.retain(|thread| !matches!(thread, Thread::Quiesce(_)));
+                self.threads.push(Thread::Unquiesce(ticket));
+            }
             Action::Forget => self.recorded = false,
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
             Action::Warm(ticket) => self.order(Order::Warm, ticket),
@@ -283,6 +314,8 @@ impl Node {
                 }
             }
             Action::Close => {
+                let goes_on = self.threads.iter().any(|thread| matches!(thread, Thread::Unquiesce(_)));
+                assert!(!self.quiesced || goes_on, "let go of while its application is quiesced");
                 self.preflight = 0;
                 if let Some(mut equipment) = self.equipment.take() {
                     equipment.guard.request(Request::Disarm);

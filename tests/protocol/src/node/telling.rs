@@ -23,7 +23,12 @@ impl Node {
         node.preflight = Ticket::from(wanted);
         for thread in &mut node.threads {
             match thread {
-                Thread::Preflight(ticket) | Thread::Look(ticket) | Thread::Record(ticket) | Thread::Settle(ticket) => {
+                Thread::Preflight(ticket)
+                | Thread::Look(ticket)
+                | Thread::Record(ticket)
+                | Thread::Settle(ticket)
+                | Thread::Quiesce(ticket)
+                | Thread::Unquiesce(ticket) => {
                     stale(ticket);
                 }
                 Thread::Recover => {}
@@ -55,6 +60,8 @@ impl Node {
             Work::Preflight(_) => "the preflight comes back".to_owned(),
             Work::Look(_) => "the look for locks comes back".to_owned(),
             Work::Record(_) => "what is about to be frozen is written down".to_owned(),
+            Work::Quiesce(_) => "the application is quiesced".to_owned(),
+            Work::Unquiesce(_) => "the application goes on".to_owned(),
             Work::Settle(_) => "the agent's thaw from outside settles".to_owned(),
             Work::Recover => "the restarted agent has given back what the record names".to_owned(),
             Work::Freezer(place) => {

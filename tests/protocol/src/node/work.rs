@@ -25,6 +25,8 @@ impl Node {
                 Thread::Record(ticket) => work.push(Work::Record(*ticket)),
                 Thread::Recover if self.frozen.is_none() && self.freezer_remains() => {}
                 Thread::Recover => work.push(Work::Recover),
+                Thread::Quiesce(ticket) => work.push(Work::Quiesce(*ticket)),
+                Thread::Unquiesce(ticket) => work.push(Work::Unquiesce(*ticket)),
                 Thread::Look(ticket) => work.push(Work::Look(*ticket)),
                 Thread::Settle(ticket) => {
                     let gone = self.equipment.as_ref().is_none_or(|held| held.freezer.process == Process::Gone);
@@ -69,6 +71,10 @@ impl Node {
             Work::Preflight(ticket) => self.preflighted(ticket),
             Work::Look(ticket) => self.looked(ticket),
             Work::Record(ticket) => self.recorded(ticket),
+            Work::Quiesce(ticket) => {
+                self.came_back(Thread::Quiesce(ticket)).then_some(Event::Done(ticket, Outcome::Quiesced(Ok(()))))
+            }
+            Work::Unquiesce(ticket) => self.unquiesced(ticket),
             Work::Settle(ticket) => self.settled(ticket),
             Work::Recover => {
                 self.recover();
@@ -105,6 +111,14 @@ impl Node {
             }
             Work::Record(ticket) if self.came_back(Thread::Record(ticket)) => {
                 Event::Done(ticket, Outcome::Recorded(Err("no space is left".to_owned())))
+            }
+            // It may have quiesced all the same.
+            Work::Quiesce(ticket) if self.came_back(Thread::Quiesce(ticket)) => {
+                Event::Done(ticket, Outcome::Quiesced(Err(refused("NotQuiesced", true))))
+            }
+            Work::Unquiesce(ticket) if self.came_back(Thread::Unquiesce(ticket)) => {
+                self.quiesced = false;
+                Event::Done(ticket, Outcome::Unquiesced(Err("it did not stay quiesced".to_owned())))
             }
             Work::Freezer(Place::Current) => match self.order_fails() {
                 Some(event) => event,
@@ -170,7 +184,12 @@ impl Node {
             if ticket == self.preflight {
                 self.equipment = Some(Equipment::new());
             }
-            Ok(Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian, plan: PLAN })
+            Ok(Equipped {
+                filesystem: "ext4".to_owned(),
+                protection: Protection::NodeGuardian,
+                plan: PLAN,
+                quiesces: self.quiesces,
+            })
         } else {
             Err(vec![no_guardian("nobody listens on its socket")])
         };
@@ -193,11 +212,21 @@ impl Node {
         Some(Event::Done(ticket, Outcome::Recorded(Ok(()))))
     }
 
+    fn unquiesced(&mut self, ticket: Ticket) -> Option<Event> {
+        if !self.came_back(Thread::Unquiesce(ticket)) {
+            return None;
+        }
+        self.quiesced = false;
+        Some(Event::Done(ticket, Outcome::Unquiesced(Ok(()))))
+    }
+
     /// One turn of `undo::until_settled` in a recovery.
     fn recover(&mut self) {
         if self.thaw(false) == WasSuspended::Yes || !self.freezer_remains() {
             self.came_back(Thread::Recover);
             self.recorded = false;
+            // The record says that it is owed.
+            self.quiesced = false;
         }
     }
 

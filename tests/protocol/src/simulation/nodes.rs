@@ -43,6 +43,7 @@ impl World {
                 Work::Freezer(_) => self.latency(300, 15_000),
                 Work::FreezerDies(_) => self.time(MS / 10, 5 * MS),
                 Work::Record(_) => self.latency(20, 500),
+                Work::Quiesce(_) | Work::Unquiesce(_) => self.latency(1_000, 200_000),
                 Work::Settle(_) | Work::Recover | Work::GuardianThaws(_) => self.time(MS / 10, THAW_RETRY),
                 Work::Guardian(_) => self.latency(20, 500),
                 Work::FreezerGone | Work::GuardianGone => self.time(MS / 20, 2 * MS),
@@ -94,9 +95,13 @@ impl World {
     /// Whether whoever does this work is stopped, or stuck in the kernel.
     fn is_halted(&self, member: usize, work: Work) -> bool {
         match work {
-            Work::Preflight(_) | Work::Look(_) | Work::Record(_) | Work::Settle(_) | Work::Recover => {
-                self.is_agent_stopped(member)
-            }
+            Work::Preflight(_)
+            | Work::Look(_)
+            | Work::Record(_)
+            | Work::Settle(_)
+            | Work::Recover
+            | Work::Quiesce(_)
+            | Work::Unquiesce(_) => self.is_agent_stopped(member),
             Work::Guardian(_) | Work::GuardianThaws(_) => self.is_guardian_stopped(member),
             Work::FreezerDies(_) => self.hangs(member),
             Work::Freezer(_) | Work::FreezerGone | Work::GuardianGone => false,
@@ -125,7 +130,15 @@ impl World {
         let is_pending = self.members[member].node.pending().contains(&work);
         if is_pending && !self.is_halted(member, work) {
             let now = self.instant();
-            let can_fail = matches!(work, Work::Preflight(_) | Work::Look(_) | Work::Record(_) | Work::Freezer(_));
+            let can_fail = matches!(
+                work,
+                Work::Preflight(_)
+                    | Work::Look(_)
+                    | Work::Record(_)
+                    | Work::Freezer(_)
+                    | Work::Quiesce(_)
+                    | Work::Unquiesce(_)
+            );
             let node = &mut self.members[member].node;
             let unguarded = match work {
                 Work::Guardian(_) if self.broken == Some(Break::Guardian) => node.intercept_arm(),

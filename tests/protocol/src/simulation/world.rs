@@ -273,7 +273,7 @@ impl World {
             .pods_of_members
             .iter()
             .map(|pod| Member {
-                node: Node::new(MAX_HOLD),
+                node: if seed % 4 == 3 { Node::new(MAX_HOLD).with_quiescer() } else { Node::new(MAX_HOLD) },
                 pod: *pod,
                 scheduled: Vec::new(),
                 timer_due: None,

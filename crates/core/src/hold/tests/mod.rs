@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod quiescing;
 mod random;
 
 use std::time::{Duration, Instant};
 
-use super::{Act, Action, Command, Equipped, Event, Hold, Outcome, Plan, Refused, Session, Ticket, WasSuspended};
+use super::{
+    Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Plan, Refused, Session, Ticket, WasSuspended,
+};
 use crate::blocker::blocker;
 use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
 use crate::locks::{Look, Suspension};
@@ -35,7 +38,7 @@ fn broken() -> Refused {
 }
 
 fn equipped(plan: Plan) -> Equipped {
-    Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian, plan }
+    Equipped { filesystem: "ext4".to_owned(), protection: Protection::NodeGuardian, plan, quiesces: false }
 }
 
 fn attempt(epoch: u64, replication: u8, number: u32) -> Attempt {
@@ -64,9 +67,11 @@ fn locked() -> Look {
 fn ticket(action: &Action) -> Option<Ticket> {
     match action {
         Action::Preflight(ticket, _)
+        | Action::Quiesce(ticket)
+        | Action::Unquiesce(ticket)
         | Action::Flush(ticket)
         | Action::Look(ticket, _)
-        | Action::Record(ticket)
+        | Action::Record(ticket, _)
         | Action::Arm(ticket, _)
         | Action::Warm(ticket)
         | Action::Suspend(ticket)
@@ -80,9 +85,11 @@ fn ticket(action: &Action) -> Option<Ticket> {
 fn success(action: &Action) -> Outcome {
     match action {
         Action::Preflight(..) => Outcome::Preflighted(Ok(equipped(PLAN))),
+        Action::Quiesce(_) => Outcome::Quiesced(Ok(())),
+        Action::Unquiesce(_) => Outcome::Unquiesced(Ok(())),
         Action::Flush(_) => Outcome::Flushed(Ok(())),
         Action::Look(..) => Outcome::Looked(Look::default()),
-        Action::Record(_) => Outcome::Recorded(Ok(())),
+        Action::Record(..) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
         Action::Warm(_) => Outcome::Warmed(Ok(())),
         Action::Suspend(_) => Outcome::Suspended(Ok(())),
@@ -224,7 +231,10 @@ fn what_cannot_be_recorded_is_not_frozen() {
     assert_eq!(story.refusal(), ("NotRecorded".to_owned(), false));
     let mut story = Story::suspending_until("Record");
     story.pass(RECORD_TIMEOUT);
-    assert!(story.asked.as_ref().is_some_and(|asked| matches!(asked, Action::Record(_))) && story.let_go == "FC");
+    assert!(
+        story.asked.as_ref().is_some_and(|asked| matches!(asked, Action::Record(_, Intent::Suspend)))
+            && story.let_go == "FC"
+    );
     assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
 }
 

@@ -42,8 +42,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The world around one hold.
 struct World {
-    /// Of the member's method.
-    plan: Plan,
+    /// What the member's preflight brings.
+    equipped: Equipped,
     hold: Hold,
     now: Instant,
     open: Vec<Action>,
@@ -56,6 +56,9 @@ struct World {
     /// Since Ready was said, nobody else thawed.
     whole: bool,
     released: usize,
+    /// The application was asked to quiesce, and not yet to go on.
+    quiesced: bool,
+    quiescings: (usize, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,9 +68,9 @@ enum Owner {
 }
 
 impl World {
-    fn new(plan: Plan) -> Self {
+    fn new(equipped: Equipped) -> Self {
         Self {
-            plan,
+            equipped,
             hold: Hold::new(LIMIT),
             now: Instant::now(),
             open: Vec::new(),
@@ -77,6 +80,8 @@ impl World {
             frozen_since: None,
             whole: false,
             released: 0,
+            quiesced: false,
+            quiescings: (0, 0),
         }
     }
 
@@ -96,21 +101,36 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match &action {
+            Action::Quiesce(_) => {
+                assert!(!self.quiesced && self.recorded, "quiesced twice, or unrecorded");
+                self.quiesced = true;
+                self.quiescings.0 += 1;
+            }
+            Action::Unquiesce(_) => {
+                assert!(self.quiesced && self.recorded, "nothing to go on from, or nobody would know");
+                assert_ne!(self.frozen, Some(Owner::Us), "the application goes on before its writes");
+                self.quiesced = false;
+                self.quiescings.1 += 1;
+                self.open.retain(|open| !matches!(open, Action::Quiesce(_)));
+            }
             Action::Warm(_) => assert!(self.armed && self.recorded, "unguarded or unrecorded"),
             Action::Suspend(_) => {
                 assert!(self.armed && self.recorded, "unguarded or unrecorded");
+                assert_eq!(self.quiesced, self.equipped.quiesces);
                 self.frozen_since = Some(self.now);
             }
             Action::Resume(_) => assert_ne!(self.frozen, Some(Owner::Other), "thaws what it did not freeze"),
             Action::Forget => {
                 assert_ne!(self.frozen, Some(Owner::Us), "forgotten while suspended");
-                self.open.retain(|open| !matches!(open, Action::Record(_)));
+                assert!(!self.quiesced, "forgotten while quiesced");
+                self.open.retain(|open| !matches!(open, Action::Record(..)));
                 self.recorded = false;
             }
             Action::Disarm | Action::Close => {
                 assert_ne!(self.frozen, Some(Owner::Us), "disarmed while suspended");
                 self.armed = false;
                 if action == Action::Close {
+                    assert!(!self.quiesced, "let go of while quiesced");
                     // Freezer and guardian are gone, and with them what they had not answered.
                     self.open.retain(|open| matches!(open, Action::Preflight(..) | Action::Look(..)));
                 }
@@ -129,7 +149,7 @@ impl World {
                 }
             }
             Action::Report(_, Report::NotReady(_)) => {}
-            Action::Preflight(..) | Action::Flush(_) | Action::Look(..) | Action::Record(_) => {}
+            Action::Preflight(..) | Action::Flush(_) | Action::Look(..) | Action::Record(..) => {}
             Action::Arm(..) | Action::Settle(_) => {}
             Action::Report(..) => {}
         }
@@ -148,8 +168,10 @@ impl World {
             Action::Preflight(..) if !well => Outcome::Preflighted(Err(vec![Blocker::default()])),
             Action::Flush(_) if !well => Outcome::Flushed(Err(broken())),
             Action::Look(..) if !well => Outcome::Looked(locked()),
-            Action::Record(_) if !well => Outcome::Recorded(Err("no space".to_owned())),
-            Action::Record(_) => {
+            Action::Quiesce(_) if !well => Outcome::Quiesced(Err(refused("NotQuiesced", self.quiescings.0 % 2 == 0))),
+            Action::Unquiesce(_) if !well => Outcome::Unquiesced(Err("it did not stay quiesced".to_owned())),
+            Action::Record(..) if !well => Outcome::Recorded(Err("no space".to_owned())),
+            Action::Record(..) => {
                 self.recorded = true;
                 Outcome::Recorded(Ok(()))
             }
@@ -177,7 +199,7 @@ impl World {
                 self.frozen = None;
                 Outcome::Settled
             }
-            Action::Preflight(..) => Outcome::Preflighted(Ok(equipped(self.plan))),
+            Action::Preflight(..) => Outcome::Preflighted(Ok(self.equipped.clone())),
             other => success(other),
         };
         if matches!(outcome, Outcome::Suspended(Err(_)) | Outcome::Resumed(Ok(_)) | Outcome::Settled) {
@@ -242,8 +264,9 @@ proptest! {
     fn whatever_happens_writes_come_back(
         steps in prop::collection::vec(step(), 1..120),
         plan in prop_oneof![3 => Just(PLAN), 1 => Just(SUSPEND_FIRST)],
+        quiesces: bool,
     ) {
-        let mut world = World::new(plan);
+        let mut world = World::new(Equipped { quiesces, ..equipped(plan) });
         for step in steps {
             world.step(step);
         }
@@ -264,5 +287,7 @@ proptest! {
         prop_assert!(world.hold.is_idle());
         prop_assert_ne!(world.frozen, Some(Owner::Us));
         prop_assert!(!world.armed && !world.recorded);
+        // Whatever was quiesced went on, once.
+        prop_assert!(!world.quiesced && world.quiescings.0 == world.quiescings.1);
     }
 }
