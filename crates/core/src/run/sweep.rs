@@ -155,20 +155,14 @@ mod tests {
             (Done, Some(true), Some(false)),
         ];
         for (phase, of_the_first, of_the_second) in cases {
-            let (endings, mut voided) = Endings::new();
-            assert_eq!(endings.is_void("uid", 1), None);
-            endings.remember(&replication(&[&first[..], &[phase]].concat()));
-            assert_eq!(
-                (endings.is_void("uid", 1), endings.is_void("uid", 2)),
-                (of_the_first, of_the_second),
-                "{phase:?}"
-            );
-            let swept = voided.try_recv().unwrap().last_attempt;
-            assert_eq!(swept, if of_the_second == Some(true) { 2 } else { 1 }, "{phase:?}");
+            let mut sweep = Sweep::default();
+            assert_eq!(sweep.is_void("uid", 1), None);
+            let voided = sweep.remember(&replication(&[&first[..], &[phase]].concat())).unwrap();
+            assert_eq!((sweep.is_void("uid", 1), sweep.is_void("uid", 2)), (of_the_first, of_the_second), "{phase:?}");
+            assert_eq!(voided.last_attempt, if of_the_second == Some(true) { 2 } else { 1 }, "{phase:?}");
         }
-        let (endings, mut voided) = Endings::new();
-        endings.remember(&replication(&[Aborted]));
-        assert!(voided.try_recv().is_err(), "nothing was asked of anybody");
-        assert_eq!(endings.is_void("uid", 1), Some(false));
+        let mut sweep = Sweep::default();
+        assert_eq!(sweep.remember(&replication(&[Aborted])), None, "nothing was asked of anybody");
+        assert_eq!(sweep.is_void("uid", 1), Some(false));
     }
 }

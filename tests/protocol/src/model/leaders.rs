@@ -343,7 +343,7 @@ impl Leaders {
                     released.unbroken = true;
                 }
                 let pod = member(index).pod.clone();
-                leader.asked.contains(&pod).then(|| effect::Input::Report(pod, report))?
+                leader.asked.contains(&pod).then_some(effect::Input::Report(pod, report))?
             }
             Input::Lost(index) => {
                 leader.sessions.remove(&member(index).pod);
