@@ -524,5 +524,8 @@ pub fn needs_work(object: &ConsistencyGroupReplication) -> bool {
 }
 
 #[cfg(test)]
+#[path = "cool_down_tests.rs"]
+mod cool_down_tests;
+#[cfg(test)]
 #[path = "driver_tests.rs"]
 mod tests;

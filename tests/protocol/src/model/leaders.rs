@@ -345,7 +345,7 @@ impl Leaders {
                     released.unbroken = true;
                 }
                 let pod = &member(index).pod;
-                leader.asked.contains(pod).then(|| effect::Input::Report(AgentKey::of_pod(pod), report))?
+                leader.asked.contains(pod).then_some(effect::Input::Report(AgentKey::of_pod(pod), report))?
             }
             Input::Lost(index) => {
                 leader.sessions.remove(&member(index).pod);
