@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "what is shared with the takeover tests is not all used here")]
 mod agents;
 mod chart;
+mod cluster;
 mod endings;
 mod events;
 mod fixture;

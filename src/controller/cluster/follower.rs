@@ -6,10 +6,10 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use tokio::sync::Notify;
 
+use super::Watches;
 use super::picture::{Picture, Watched};
 use super::subject::{Claims, Pods, Replicas, Subject, replica_key};
 use super::table::Wanted;
-use super::Watches;
 use stillpoint_api::labels;
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::LIST_PAGE;

@@ -8,6 +8,8 @@
 //! is kept. See docs/decisions/0013.
 
 mod facts;
+#[cfg(test)]
+mod fixtures;
 mod follower;
 mod picture;
 mod subject;
