@@ -6,7 +6,7 @@
 
 mod api;
 pub mod certificates;
-mod cluster;
+pub mod cluster;
 mod health;
 pub mod identity;
 mod leadership;

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
 mod chart;
+mod cluster;
 mod endings;
 mod events;
 mod phases;

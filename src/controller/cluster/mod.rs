@@ -7,6 +7,8 @@
 //! [`table`] is what is known and who is to hear of changes, [`picture`] keeps that current, [`subject`] says what of an object
 //! is kept. See docs/decisions/0013.
 
+#[cfg(test)]
+mod fixtures;
 mod follower;
 mod picture;
 mod subject;
@@ -124,8 +126,14 @@ impl Namespace {
         tokio::try_join!(async { claims.refresh().await.map_err(|trouble| claims.error(&trouble)) }, async {
             pods.refresh().await.map_err(|trouble| pods.error(&trouble))
         },)?;
+        Ok(self.facts())
+    }
+
+    /// The claims and pods, as they are known now.
+    fn facts(&self) -> Facts {
+        let Watches { claims, pods, .. } = &*self.watches;
         let (claims, pods) = (claims.table().facts(), pods.table().facts());
-        Ok(Facts { claims: (*claims).clone(), pods: (*pods).clone(), ..Facts::default() })
+        Facts { claims: (*claims).clone(), pods: (*pods).clone(), ..Facts::default() }
     }
 
     /// The pods that mount what a run is about, at least as new as this call.

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Deref;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::api::WatchEvent;
 use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::DefaultBackoff;
@@ -175,33 +175,38 @@ impl<S: Subject> Picture<S> {
         self.list_no(1).await?;
         let version = self.table().version().to_string();
         let started = timeout(API_TIMEOUT, self.api.watch(&S::watch(), &version)).await.map_err(|_| Trouble::late())?;
-        let mut heard = false;
-        let ended = match started {
-            Ok(events) => {
-                let mut events = pin!(events);
-                loop {
-                    let event = tokio::select! {
-                        () = self.rewound.notified() => return Ok(()),
-                        event = timeout(WATCH_SILENCE, events.next()) => event,
-                    };
-                    let told = match event {
-                        Ok(Some(Ok(event))) => self.hear(event),
-                        Ok(Some(Err(error))) => Err(Trouble::from(&error)),
-                        Ok(None) | Err(_) => break Trouble::Failed("a watch ended before it told anything".to_owned()),
-                    };
-                    match told {
-                        Ok(()) => self.take_heart(),
-                        Err(trouble) => break trouble,
-                    }
-                    heard = true;
-                }
-            }
-            Err(error) => Trouble::from(&error),
+        let (heard, ended) = match started {
+            Ok(events) => self.hear_all(pin!(events)).await,
+            Err(error) => (false, Trouble::from(&error)),
         };
         if ended == Trouble::Gone {
             self.refresh().await?;
         }
         if heard { Ok(()) } else { Err(ended) }
+    }
+
+    /// Hears events until they end. Says whether there were any, and why there are no more.
+    async fn hear_all(
+        &self,
+        mut events: Pin<&mut impl Stream<Item = kube::Result<WatchEvent<S::Object>>>>,
+    ) -> (bool, Trouble) {
+        let mut heard = false;
+        loop {
+            let event = tokio::select! {
+                () = self.rewound.notified() => return (true, Trouble::Failed("it must be begun again".to_owned())),
+                event = timeout(WATCH_SILENCE, events.next()) => event,
+            };
+            let told = match event {
+                Ok(Some(Ok(event))) => self.hear(event),
+                Ok(Some(Err(error))) => Err(Trouble::from(&error)),
+                Ok(None) | Err(_) => Err(Trouble::Failed("a watch ended before it told anything".to_owned())),
+            };
+            if let Err(trouble) = told {
+                return (heard, trouble);
+            }
+            self.take_heart();
+            heard = true;
+        }
     }
 
     fn hear(&self, event: WatchEvent<S::Object>) -> Result<(), Trouble> {
@@ -276,5 +281,58 @@ impl<S: Subject> Deref for Watched<S> {
 
     fn deref(&self) -> &Picture<S> {
         &self.picture
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io;
+
+    use axum::Router;
+    use kube::Client;
+
+    use super::super::subject::Replicas;
+    use super::*;
+    use stillpoint_core::replica::all_objects;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_once_for_every_cause_and_a_refusal_as_a_warning() {
+        let client = Client::new(Router::new(), "shop");
+        let picture: Picture<Replicas> = Picture::new(
+            Api::all_with(client, &all_objects()[0]),
+            "of the cluster".to_owned(),
+            Arc::new(Semaphore::new(1)),
+        );
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let forbidden = || Trouble::Failed("volumesnapshots is forbidden".to_owned());
+            for trouble in [forbidden(), forbidden(), Trouble::Absent, Trouble::Absent, forbidden()] {
+                picture.complain(trouble);
+            }
+            picture.take_heart();
+            picture.take_heart();
+            picture.complain(forbidden());
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let levels: Vec<_> = log.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(levels, ["WARN", "INFO", "WARN", "INFO", "WARN"], "{log}");
+        assert!(log.lines().next().unwrap().contains("volumesnapshots is forbidden"), "{log}");
     }
 }

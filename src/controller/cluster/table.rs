@@ -51,11 +51,6 @@ impl<F: Clone + PartialEq> Table<F> {
         self.version
     }
 
-    /// Whether one list was complete.
-    pub fn is_listed(&self) -> bool {
-        self.listed
-    }
-
     /// Whether a list of this version, which was begun when `known` was the version here, would tell nothing new.
     pub fn has_reached(&self, version: u64, known: u64) -> bool {
         self.listed && version >= known && self.version >= version

@@ -12,7 +12,7 @@ use crate::controller::api::is_absent;
 /// Removes replicas of a replication until nothing is left, and says how many there were. The caller's task bounds it.
 pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> usize {
     let api = |resource| Api::namespaced_with(client.clone(), namespace, &resource);
-    while let Some(ask) = removal.next() {
+    while let Some(ask) = removal.next_ask() {
         match ask {
             Ask::List { resource, selector } => {
                 let listed = list(&api(resource), &selector).await;

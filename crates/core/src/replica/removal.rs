@@ -25,7 +25,7 @@ pub enum Ask {
         /// Its name.
         name: String,
     },
-    /// Wait for so long, then [`Removal::next`].
+    /// Wait for so long, then [`Removal::next_ask`].
     Pause(Duration),
 }
 
@@ -65,7 +65,7 @@ impl Removal {
     }
 
     /// What is to be done now; `None`: nothing is left.
-    pub fn next(&mut self) -> Option<Ask> {
+    pub fn next_ask(&mut self) -> Option<Ask> {
         loop {
             let Remove { resource, selector, .. } = self.removes.front()?;
             let (resource, selector) = (resource.clone(), selector.clone());
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn replicas_of_a_later_attempt_are_left_alone() {
         let mut removal = Removal::new(vec![remove("Snapshot", &["named"]), remove("Copy", &[])], 2);
-        assert_eq!(removal.next(), list("Snapshot"));
+        assert_eq!(removal.next_ask(), list("Snapshot"));
         let of = |name: &str, attempt| (name.to_owned(), attempt);
         removal.listed(Ok(vec![
             of("first", Some(1)),
@@ -159,29 +159,29 @@ mod tests {
             of("foreign", None),
         ]));
         for name in ["first", "named", "second"] {
-            assert_eq!(removal.next(), delete("Snapshot", name));
+            assert_eq!(removal.next_ask(), delete("Snapshot", name));
             removal.deleted(Ok(name != "named"));
         }
-        assert_eq!(removal.next(), list("Copy"));
+        assert_eq!(removal.next_ask(), list("Copy"));
         removal.listed(Ok(vec![of("copy", Some(2))]));
-        assert_eq!(removal.next(), delete("Copy", "copy"));
+        assert_eq!(removal.next_ask(), delete("Copy", "copy"));
         removal.deleted(Ok(true));
-        assert_eq!((removal.next(), removal.found()), (None, 3));
+        assert_eq!((removal.next_ask(), removal.found()), (None, 3));
     }
 
     #[test]
     fn what_fails_is_tried_again_from_the_list_after_growing_pauses() {
         let mut removal = Removal::new(vec![remove("Snapshot", &[])], 1);
         removal.listed(Err(()));
-        assert_eq!(removal.next(), Some(Ask::Pause(API_RETRY_MIN)));
-        assert_eq!(removal.next(), list("Snapshot"));
+        assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN)));
+        assert_eq!(removal.next_ask(), list("Snapshot"));
         removal.listed(Ok(vec![("first".into(), Some(1)), ("second".into(), Some(1))]));
         removal.deleted(Ok(true));
         removal.deleted(Err(()));
-        assert_eq!(removal.next(), Some(Ask::Pause(API_RETRY_MIN * 2)));
-        assert_eq!(removal.next(), list("Snapshot"));
+        assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN * 2)));
+        assert_eq!(removal.next_ask(), list("Snapshot"));
         removal.listed(Ok(vec![("second".into(), Some(1))]));
         removal.deleted(Ok(true));
-        assert_eq!((removal.next(), removal.found()), (None, 2));
+        assert_eq!((removal.next_ask(), removal.found()), (None, 2));
     }
 }

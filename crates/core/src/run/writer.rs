@@ -248,7 +248,9 @@ impl Writer {
 
     /// A newer status of the same phase in its place, if one waits.
     fn newest_of_its_phase(&mut self, item: Item) -> Item {
-        match self.queue.pop_front_if(|waiting| waiting.status.phase == item.status.phase) {
+        let waits = self.queue.front().is_some_and(|waiting| waiting.status.phase == item.status.phase);
+        let newer = if waits { self.queue.pop_front() } else { None };
+        match newer {
             Some(Item { status, happened }) => Item { status, happened: [item.happened, happened].concat() },
             None => item,
         }

@@ -43,7 +43,7 @@ impl World {
 
     pub(super) fn remove_next(&mut self, process: usize, number: u64) {
         let Some(removing) = self.processes[process].removals.get_mut(&number) else { return };
-        match removing.removal.next() {
+        match removing.removal.next_ask() {
             Some(Ask::List { .. }) => self.ask(process, Request::List(number)),
             Some(Ask::Delete { name, .. }) => self.ask(process, Request::Delete(number, name)),
             Some(Ask::Pause(pause)) => self.send_to_process(process, pause, ToProcess::RemoveAgain(number)),
