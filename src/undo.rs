@@ -64,6 +64,13 @@ impl Undo {
             }
         }
     }
+
+    /// What it means that a hold which was to end had ended before, as a sentence.
+    pub fn broken(self) -> &'static str {
+        match self {
+            Self::Thaw => "somebody else thawed the filesystem during the hold",
+        }
+    }
 }
 
 fn check_root(root: &OwnedFd) -> std::result::Result<(), String> {

@@ -27,8 +27,8 @@ use crate::note;
 use crate::undo;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::{
-    Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Refused, Session, Ticket, WasSuspended, no_guardian,
-    not_recorded,
+    Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Refused, Resumed, Session, Ticket, WasSuspended,
+    no_guardian, not_recorded,
 };
 use stillpoint_core::limits::{MAX_MEMBER_THREADS, MEMBER_QUEUE, RECORD_TIMEOUT, RECOVERY_TIMEOUT, UNQUIESCE_TIMEOUT};
 use stillpoint_core::locks::{Look, Suspension};
@@ -467,9 +467,9 @@ fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelR
         Order::Warm => Outcome::Warmed(refused(Act::Warm)),
         Order::Suspend => Outcome::Suspended(refused(Act::Suspend)),
         Order::Resume => Outcome::Resumed(match result {
-            Ok(()) => Ok(WasSuspended::Yes),
-            Err(Errno::INVAL) => Ok(WasSuspended::No),
-            Err(errno) => Err(errno.to_string()),
+            Ok(()) => Resumed::Ended,
+            Err(Errno::INVAL) => Resumed::Broken(method.undo().broken().to_owned()),
+            Err(errno) => Resumed::Failed(format!("resuming writes failed: {errno}")),
         }),
     }
 }

@@ -155,6 +155,17 @@ pub struct Refused {
     pub retryable: bool,
 }
 
+/// What came of resuming writes; the sentences are the method's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Resumed {
+    /// Writes had been suspended until then, and go on.
+    Ended,
+    /// Writes went on already, for this reason.
+    Broken(String),
+    /// Nobody can say whether writes go on.
+    Failed(String),
+}
+
 /// What an undo found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WasSuspended {
@@ -185,8 +196,8 @@ pub enum Outcome {
     Warmed(Result<(), Refused>),
     /// Writes are suspended, or nothing of ours is.
     Suspended(Result<(), Refused>),
-    /// Writes go on, or why nobody can say.
-    Resumed(Result<WasSuspended, String>),
+    /// What came of resuming.
+    Resumed(Resumed),
     /// Nothing can suspend any more.
     Settled,
 }

@@ -6,7 +6,7 @@ use super::blockers::not_recorded;
 use super::machine::Hold;
 use super::run::{End, Preparing, Run, State, only, say_the_same};
 use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
-use super::{Act, Action, Equipped, Outcome, Refused, WasSuspended};
+use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
 use crate::limits::LOCK_POLL;
 use crate::locks::{Look, Suspension};
 use crate::wire;
@@ -183,19 +183,17 @@ impl Hold {
         self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
     }
 
-    fn resumed(&mut self, resumed: Result<WasSuspended, String>, now: Instant) {
+    fn resumed(&mut self, resumed: Resumed, now: Instant) {
         let Some(Run { state: State::Resuming { since, end, .. }, .. }) = &mut self.run else { return };
         let since = *since;
-        match resumed {
-            Err(why) => self.settle(since, End::broken(format!("resuming writes failed: {why}"))),
-            Ok(was) => {
-                let Some(mut end) = end.take() else { return };
-                if was == WasSuspended::No {
-                    end = end.broken_by("somebody else resumed writes during the hold");
-                }
-                self.finish(end, now.duration_since(since), now);
-            }
-        }
+        let broken = match resumed {
+            Resumed::Ended => None,
+            Resumed::Broken(why) => Some(why),
+            Resumed::Failed(why) => return self.settle(since, End::broken(why)),
+        };
+        let Some(end) = end.take() else { return };
+        let end = broken.into_iter().fold(end, |end, why| end.broken_by(&why));
+        self.finish(end, now.duration_since(since), now);
     }
 
     /// What the application said, or that it said nothing in time. A hold in which it did not stay quiesced is not what was

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard;
-use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Ticket, WasSuspended, no_guardian};
+use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Resumed, Ticket, WasSuspended, no_guardian};
 use stillpoint_core::locks::Look;
 use stillpoint_core::wire::Protection;
 
@@ -143,7 +143,7 @@ impl Node {
             Order::Flush => Outcome::Flushed(refused("FlushFailed")),
             Order::Warm => Outcome::Warmed(refused("FreezeFailed")),
             Order::Suspend => Outcome::Suspended(refused("FreezeFailed")),
-            Order::Resume => Outcome::Resumed(Err("input/output error".to_owned())),
+            Order::Resume => Outcome::Resumed(Resumed::Failed("the thaw failed".to_owned())),
         };
         Some(Event::Done(ticket, outcome))
     }
@@ -290,7 +290,10 @@ impl Node {
             Order::Resume => {
                 let result = self.thaw(freezer.heard);
                 freezer.frozen = false;
-                Outcome::Resumed(Ok(result))
+                Outcome::Resumed(match result {
+                    WasSuspended::Yes => Resumed::Ended,
+                    WasSuspended::No => Resumed::Broken("somebody else thawed it".to_owned()),
+                })
             }
         };
         freezer.orders.remove(0);

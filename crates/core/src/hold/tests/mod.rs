@@ -7,9 +7,7 @@ mod random;
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Plan, Refused, Session, Ticket, WasSuspended,
-};
+use super::{Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Plan, Refused, Resumed, Session, Ticket};
 use crate::blocker::blocker;
 use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
 use crate::locks::{Look, Suspension};
@@ -93,7 +91,7 @@ fn success(action: &Action) -> Outcome {
         Action::Arm(..) => Outcome::Armed,
         Action::Warm(_) => Outcome::Warmed(Ok(())),
         Action::Suspend(_) => Outcome::Suspended(Ok(())),
-        Action::Resume(_) => Outcome::Resumed(Ok(WasSuspended::Yes)),
+        Action::Resume(_) => Outcome::Resumed(Resumed::Ended),
         Action::Settle(_) => Outcome::Settled,
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
     }
@@ -399,7 +397,7 @@ fn a_release_after_the_limit_is_too_late_even_if_no_timer_ran() {
 fn somebody_elses_thaw_voids_the_cut() {
     let mut story = Story::held();
     story.command(Command::Release(attempt(1, 1, 1)));
-    story.done(Outcome::Resumed(Ok(WasSuspended::No)));
+    story.done(Outcome::Resumed(Resumed::Broken("somebody else thawed it".to_owned())));
     let Report::Released(released) = story.heard() else { panic!() };
     assert!(!released.unbroken && released.reason.contains("somebody else"), "{released:?}");
 }

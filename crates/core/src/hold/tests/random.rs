@@ -189,11 +189,11 @@ impl World {
                 Outcome::Suspended(Ok(()))
             }
             Action::Resume(_) if !well && self.frozen.is_some() => {
-                Outcome::Resumed(Err("input/output error".to_owned()))
+                Outcome::Resumed(Resumed::Failed("the thaw failed".to_owned()))
             }
             Action::Resume(_) => match self.frozen.take() {
-                Some(_) => Outcome::Resumed(Ok(WasSuspended::Yes)),
-                None => Outcome::Resumed(Ok(WasSuspended::No)),
+                Some(_) => Outcome::Resumed(Resumed::Ended),
+                None => Outcome::Resumed(Resumed::Broken("somebody else thawed it".to_owned())),
             },
             Action::Settle(_) => {
                 self.frozen = None;
@@ -202,7 +202,10 @@ impl World {
             Action::Preflight(..) => Outcome::Preflighted(Ok(self.equipped.clone())),
             other => success(other),
         };
-        if matches!(outcome, Outcome::Suspended(Err(_)) | Outcome::Resumed(Ok(_)) | Outcome::Settled) {
+        if matches!(
+            outcome,
+            Outcome::Suspended(Err(_)) | Outcome::Resumed(Resumed::Ended | Resumed::Broken(_)) | Outcome::Settled
+        ) {
             self.frozen_since = None;
         }
         self.tell(Event::Done(ticket(&action).unwrap(), outcome));
