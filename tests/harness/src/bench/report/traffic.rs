@@ -1,0 +1,96 @@
+//! Requests to the API server.
+
+use super::super::requests::RESOURCES;
+use super::super::traffic::{Count, Kind};
+use super::{print, verdict};
+use crate::terminal::Terminal;
+
+/// Requests of a run that replicates, at most: so many, and so many more for every member.
+const AIM: (f64, f64) = (12.0, 4.0);
+
+/// Prints what runs of one kind and one version asked for.
+pub fn print_counts(terminal: Terminal, version: &str, kind: Kind, counts: &[Count]) {
+    terminal
+        .heading(&format!("Requests of the controller to the API server per run, mode {kind:?}, {version} version"));
+    let mut kinds: Vec<&String> = counts.iter().flat_map(|count| count.requests.keys()).collect();
+    kinds.sort();
+    kinds.dedup();
+    let mut heading = vec!["REQUEST".to_owned()];
+    heading.extend(counts.iter().map(|count| format!("N = {}", count.members)));
+    heading.push("FORMULA".to_owned());
+    let mut rows = vec![heading];
+    rows.extend(kinds.into_iter().map(|kind| row(kind, counts, |count| count.of(kind))));
+    rows.push(row("all", counts, Count::total));
+    if kind == Kind::Replicate {
+        rows.push(aims(counts));
+    }
+    print(terminal, &rows);
+    println!(
+        "\n  Counted by apiserver_request_total, without the benchmark's own. A watch counts when it ends, so one that lives\n  \
+         longer than the runs is not in it. Looked at: {}.",
+        RESOURCES.join(", ")
+    );
+}
+
+fn row(name: &str, counts: &[Count], value: impl Fn(&Count) -> f64) -> Vec<String> {
+    let mut cells = vec![name.to_owned()];
+    cells.extend(counts.iter().map(|count| format!("{:.1}", value(count))));
+    let points: Vec<(f64, f64)> = counts.iter().map(|count| (count.members as f64, value(count))).collect();
+    cells.push(formula(&points));
+    cells
+}
+
+fn aims(counts: &[Count]) -> Vec<String> {
+    let (fixed, each) = AIM;
+    let aim = |count: &Count| {
+        let most = fixed + each * count.members as f64;
+        verdict(&most.to_string(), count.total() <= most)
+    };
+    let mut cells = vec!["aim".to_owned()];
+    cells.extend(counts.iter().map(aim));
+    cells.push(format!("{fixed} + {each} N"));
+    cells
+}
+
+/// The straight line through points, by least squares.
+fn formula(points: &[(f64, f64)]) -> String {
+    let count = points.len() as f64;
+    let mean = |value: fn(&(f64, f64)) -> f64| points.iter().map(value).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let spread: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
+    if spread == 0.0 {
+        return String::new();
+    }
+    let slope = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum::<f64>() / spread;
+    // Adding zero takes the sign from a zero.
+    let tenths = |value: f64| (value * 10.0).round() / 10.0 + 0.0;
+    match (tenths(y - slope * x), tenths(slope)) {
+        (fixed, 0.0) => fixed.to_string(),
+        (0.0, each) => format!("{each} N"),
+        (fixed, each) if each < 0.0 => format!("{fixed} - {} N", -each),
+        (fixed, each) => format!("{fixed} + {each} N"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_formula_is_the_line_through_the_counts() {
+        assert_eq!(formula(&[(3.0, 24.0), (10.0, 52.0), (30.0, 132.0)]), "12 + 4 N");
+        assert_eq!(formula(&[(3.0, 3.0), (30.0, 30.0)]), "1 N");
+        assert_eq!(formula(&[(3.0, 2.0), (30.0, 2.0)]), "2");
+        assert_eq!(formula(&[(3.0, 2.0)]), "");
+    }
+
+    #[test]
+    fn the_aim_depends_on_the_members() {
+        let count = |members, asked| Count {
+            members,
+            requests: [("POST events".to_owned(), asked)].into_iter().collect(),
+            runs: 2,
+        };
+        assert_eq!(aims(&[count(3, 48), count(10, 105)]), ["aim", "≤ 24: met", "≤ 52: missed", "12 + 4 N"]);
+    }
+}
