@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kube::Client;
 
 /// What a replication may touch. The Lease, which the controller renews every few seconds in any case, is not of it.
-pub const RESOURCES: [&str; 10] = [
+const RESOURCES: [&str; 10] = [
     "consistencygroupreplications",
     "events",
     "persistentvolumeclaims",

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use harness::bench::floor::{self, Start};
 use harness::bench::load::{self, Load};
 use harness::bench::measure::Group;
+use harness::bench::report::traffic::Counts;
 use harness::bench::system::own_program;
 use harness::bench::traffic::{Kind, Traffic};
 use harness::bench::version::Version;
@@ -229,24 +230,26 @@ async fn holds(terminal: Terminal, wanted: &Measurements, versions: &[Version], 
 async fn requests(terminal: Terminal, wanted: &Measurements, versions: &[Version], directory: &Path) -> Result<()> {
     let sizes = wanted.sizes(&[3, 10, 30]);
     let most = sizes.last().copied().unwrap_or_default();
+    let mut all = [Kind::Replicate, Kind::Check].map(|kind| (kind, Vec::new()));
     for version in versions {
-        let step = terminal.step(&format!("requests, {} version: {most} members", version.label));
+        let step = terminal.step(&format!("requests, {} version", version.label));
+        step.detail(&format!("{most} members join"));
         let directory = directory.join(format!("requests-{}", version.label));
         let mut traffic = Traffic::start(version, &directory, most).await?;
-        let mut kinds = Vec::new();
-        for kind in [Kind::Replicate, Kind::Check] {
-            let mut counts = Vec::new();
+        for (kind, counts) in &mut all {
+            let mut of_version = Counts { label: version.label, sizes: Vec::new() };
             for members in &sizes {
-                step.detail(&format!("{kind:?} of {members}"));
-                counts.push(traffic.count(kind, *members, wanted.repetitions.into()).await?);
+                step.detail(&format!("{kind:?} of {members}, {} times", wanted.repetitions));
+                of_version.sizes.push(traffic.count(*kind, *members, wanted.repetitions.into()).await?);
             }
-            kinds.push((kind, counts));
+            counts.push(of_version);
         }
         step.done("");
-        for (kind, counts) in kinds {
-            report::traffic::print_counts(terminal, version.label, kind, &counts);
-        }
     }
+    for (kind, counts) in &all {
+        report::traffic::print_counts(terminal, *kind, counts);
+    }
+    report::traffic::explain();
     Ok(())
 }
 

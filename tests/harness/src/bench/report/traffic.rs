@@ -1,6 +1,5 @@
 //! Requests to the API server.
 
-use super::super::requests::RESOURCES;
 use super::super::traffic::{Count, Kind};
 use super::{print, verdict};
 use crate::terminal::Terminal;
@@ -8,47 +7,71 @@ use crate::terminal::Terminal;
 /// Requests of a run that replicates, at most: so many, and so many more for every member.
 const AIM: (f64, f64) = (12.0, 4.0);
 
-/// Prints what runs of one kind and one version asked for.
-pub fn print_counts(terminal: Terminal, version: &str, kind: Kind, counts: &[Count]) {
-    terminal
-        .heading(&format!("Requests of the controller to the API server per run, mode {kind:?}, {version} version"));
-    let mut kinds: Vec<&String> = counts.iter().flat_map(|count| count.requests.keys()).collect();
-    kinds.sort();
-    kinds.dedup();
-    let mut heading = vec!["REQUEST".to_owned()];
-    heading.extend(counts.iter().map(|count| format!("N = {}", count.members)));
-    heading.push("FORMULA".to_owned());
-    let mut rows = vec![heading];
-    rows.extend(kinds.into_iter().map(|kind| row(kind, counts, |count| count.of(kind))));
-    rows.push(row("all", counts, Count::total));
+/// What the runs of one version asked for, one count for every size.
+pub struct Counts {
+    /// Of which version.
+    pub label: &'static str,
+    /// In ascending order of the sizes, which all versions share.
+    pub sizes: Vec<Count>,
+}
+
+/// Prints what runs of one kind asked for, every version in a column of its own.
+pub fn print_counts(terminal: Terminal, kind: Kind, versions: &[Counts]) {
+    terminal.heading(&format!("Requests of the controller to the API server per run, mode {kind:?}"));
+    let counts = || versions.iter().flat_map(|version| &version.sizes);
+    let mut requests: Vec<&String> = counts().flat_map(|count| count.requests.keys()).collect();
+    requests.sort();
+    requests.dedup();
+    let mut rows = vec![heading(versions)];
+    rows.extend(requests.into_iter().map(|request| row(request, versions, |count| count.of(request))));
+    rows.push(row("all", versions, Count::total));
     if kind == Kind::Replicate {
-        rows.push(aims(counts));
+        rows.push(aims(versions));
     }
     print(terminal, &rows);
+}
+
+/// Says what the tables show.
+pub fn explain() {
     println!(
-        "\n  Counted by apiserver_request_total, without the benchmark's own. A watch counts when it ends, so one that lives\n  \
-         longer than the runs is not in it. Looked at: {}.",
-        RESOURCES.join(", ")
+        "\n  Means, counted by apiserver_request_total, without the benchmark's own requests: the runs' objects and events,\n  \
+         claims, volumes, pods, snapshots and their classes, token reviews; not the Lease. A watch counts when it ends, so\n  \
+         one that lives longer than the runs is not in it. The formula is the straight line through the sizes."
     );
 }
 
-fn row(name: &str, counts: &[Count], value: impl Fn(&Count) -> f64) -> Vec<String> {
-    let mut cells = vec![name.to_owned()];
-    cells.extend(counts.iter().map(|count| format!("{:.1}", value(count))));
-    let points: Vec<(f64, f64)> = counts.iter().map(|count| (count.members as f64, value(count))).collect();
-    cells.push(formula(&points));
+fn heading(versions: &[Counts]) -> Vec<String> {
+    let mut cells = vec!["REQUEST".to_owned()];
+    for version in versions {
+        cells.extend(
+            version.sizes.iter().map(|count| format!("{} N = {}", version.label.to_uppercase(), count.members)),
+        );
+        cells.push("FORMULA".to_owned());
+    }
     cells
 }
 
-fn aims(counts: &[Count]) -> Vec<String> {
+fn row(name: &str, versions: &[Counts], value: impl Fn(&Count) -> f64) -> Vec<String> {
+    let mut cells = vec![name.to_owned()];
+    for version in versions {
+        cells.extend(version.sizes.iter().map(|count| format!("{:.1}", value(count))));
+        let point = |count: &Count| (count.members as f64, value(count));
+        cells.push(formula(&version.sizes.iter().map(point).collect::<Vec<_>>()));
+    }
+    cells
+}
+
+fn aims(versions: &[Counts]) -> Vec<String> {
     let (fixed, each) = AIM;
     let aim = |count: &Count| {
         let most = fixed + each * count.members as f64;
         verdict(&most.to_string(), count.total() <= most)
     };
     let mut cells = vec!["aim".to_owned()];
-    cells.extend(counts.iter().map(aim));
-    cells.push(format!("{fixed} + {each} N"));
+    for version in versions {
+        cells.extend(version.sizes.iter().map(aim));
+        cells.push(format!("{fixed} + {each} N"));
+    }
     cells
 }
 
@@ -91,6 +114,7 @@ mod tests {
             requests: [("POST events".to_owned(), asked)].into_iter().collect(),
             runs: 2,
         };
-        assert_eq!(aims(&[count(3, 48), count(10, 105)]), ["aim", "≤ 24: met", "≤ 52: missed", "12 + 4 N"]);
+        let counts = Counts { label: "new", sizes: vec![count(3, 48), count(10, 105)] };
+        assert_eq!(aims(&[counts]), ["aim", "≤ 24: met", "≤ 52: missed", "12 + 4 N"]);
     }
 }
