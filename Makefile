@@ -78,11 +78,13 @@ chaos-short: install $(BIN)/chaos ## the same with every kind of fault once
 torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with plain VolumeSnapshots
 	$(IN_CLUSTER) $(BIN)/torn
 
-bench: $(BIN)/hold-bench target/images/stillpoint.tar ## the hold of 1 to 30 members against what the kernel needs (needs root)
+# Another version, to compare with, has an API server of its own: two controllers on one would both lead.
+bench: $(BIN)/hold-bench target/images/stillpoint.tar ## holds, requests and load; BENCH_ARGS="--baseline FILE" against another version, "--help" for more (needs root)
 	$(CLUSTER_TOOL) build
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name bench | tail -n 1)"; \
+	$(if $(findstring --baseline,$(BENCH_ARGS)),export BASELINE_KUBECONFIG="$$($(CLUSTER_TOOL) api-up --name bench-baseline | tail -n 1)";) \
 	KUBECONFIG="$$kubeconfig" STILLPOINT_LOG=error $(BIN)/hold-bench --image target/images/stillpoint.tar $(BENCH_ARGS); \
-	result=$$?; $(CLUSTER_TOOL) api-down --name bench; exit $$result
+	result=$$?; $(CLUSTER_TOOL) api-down --name bench; $(CLUSTER_TOOL) api-down --name bench-baseline; exit $$result
 
 model: $(BIN)/model ## every state of the protocol, within bounds; and that taking any one guard out is noticed
 	$(BIN)/model $(MODEL_ARGS)

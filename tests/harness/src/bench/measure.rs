@@ -1,4 +1,4 @@
-//! What is measured for one size of the group.
+//! The hold, for one size of the group.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use stillpoint_api::{Mode, Phase, ReplicationStatus};
 
 use super::floor::{self, Start};
 use super::memory::{Resident, child, resident};
-use super::objects::{agent_token, bound_claim, published_ca, running_pod};
+use super::objects::{agent_token, bound_claim, published_ca, running_pod, service_account};
 use super::pod::Pod;
-use super::requests::{self, Requests};
 use super::round_trip;
 use super::system::System;
+use super::version::Version;
 use super::volume::Volume;
 use crate::namespace::Place;
 use crate::replication::{duration, of_claims, replicate};
@@ -22,23 +22,33 @@ const COOL: Duration = Duration::from_millis(1_200);
 /// How often the freezer, which lives for a moment only, is looked for.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// A member: a volume, and a pod with a writer and an agent. Dropped in this order: who writes ends before the volume goes.
+/// A member: a volume, and a pod with a writer and an agent of every version. Dropped in this order: who writes ends before
+/// the volume goes.
 struct Member {
     name: String,
     pod: Pod,
     volume: Volume,
 }
 
-/// A group that grows.
-pub struct Group<'a> {
-    place: &'a Place,
-    system: &'a System,
-    directory: &'a Path,
-    members: Vec<Member>,
+/// One version: its controller and guardian, and the objects of the group on its API server.
+struct Side {
+    label: &'static str,
+    place: Place,
+    ca: String,
+    system: System,
     runs: u64,
 }
 
-/// What one repetition showed.
+/// A group that grows. Every version has its own agents and objects; the filesystems and their writers are the same.
+pub struct Group<'a> {
+    // First, so that the agents end before those that they talk to.
+    members: Vec<Member>,
+    sides: Vec<Side>,
+    directory: &'a Path,
+}
+
+/// What one repetition showed of one version.
+#[derive(Clone, Debug)]
 pub struct Sample {
     /// `status.hold.duration`.
     pub hold: Duration,
@@ -48,28 +58,63 @@ pub struct Sample {
     pub gathering: Duration,
     /// The longest write of any writer.
     pub stall: Duration,
+}
+
+/// One repetition: the floor, and right after it every version.
+pub struct Repetition {
     /// The floor when the kernel is cold.
     pub cold_floor: Duration,
     /// The floor when every filesystem was frozen just before.
     pub warm_floor: Duration,
+    /// The versions, in the order of [`Group::labels`].
+    pub samples: Vec<Sample>,
 }
 
 /// All repetitions with one size of the group.
 pub struct Series {
     /// Members.
     pub members: usize,
-    /// One per repetition.
-    pub samples: Vec<Sample>,
+    /// What they showed.
+    pub repetitions: Vec<Repetition>,
     /// One round trip.
     pub round_trip: Duration,
-    /// The controller's requests, of all repetitions.
-    pub requests: Requests,
+}
+
+impl Series {
+    /// What one version showed, repetition for repetition.
+    pub fn of(&self, version: usize, value: impl Fn(&Sample) -> Duration) -> Vec<Duration> {
+        self.repetitions.iter().filter_map(|repetition| repetition.samples.get(version).map(&value)).collect()
+    }
+}
+
+/// The processes of one version.
+pub struct Processes {
+    /// Of which version.
+    pub label: &'static str,
+    /// Their names and their memory.
+    pub memory: Vec<(&'static str, Resident)>,
 }
 
 impl<'a> Group<'a> {
-    /// A group without members.
-    pub fn new(place: &'a Place, system: &'a System, directory: &'a Path) -> Self {
-        Self { place, system, directory, members: Vec::new(), runs: 0 }
+    /// Starts controllers and guardians of these versions, for a group without members.
+    ///
+    /// # Errors
+    /// A program cannot be run, or its controller does not come to lead.
+    pub async fn new(versions: &[Version], directory: &'a Path) -> Result<Self> {
+        let mut sides = Vec::new();
+        for version in versions {
+            let system = System::start(version, &directory.join(format!("hold-{}", version.label)))?;
+            let place = Place::new(&version.cluster, "bench").await?;
+            service_account(&place).await?;
+            let ca = published_ca(&place).await?;
+            sides.push(Side { label: version.label, place, ca, system, runs: 0 });
+        }
+        Ok(Self { members: Vec::new(), sides, directory })
+    }
+
+    /// The versions.
+    pub fn labels(&self) -> Vec<&'static str> {
+        self.sides.iter().map(|side| side.label).collect()
     }
 
     /// Adds members until there are so many.
@@ -77,50 +122,59 @@ impl<'a> Group<'a> {
     /// # Errors
     /// A volume, an object or a process cannot be made.
     pub async fn grow(&mut self, members: usize) -> Result<()> {
-        let ca = published_ca(self.place).await?;
         for number in self.members.len()..members {
             let name = format!("member-{number}");
             let volume = Volume::new(self.directory, &name)?;
             let mount = volume.mount.to_str().context("the directory for temporary files is not UTF-8")?;
-            bound_claim(self.place, &name).await?;
-            let pod = running_pod(self.place, &name, mount).await?;
-            let agent = self.system.agent(&name, &ca, &agent_token(self.place, &pod).await?)?;
-            let pod = Pod::start(&volume.mount, &agent)?;
+            let mut agents = Vec::new();
+            for side in &self.sides {
+                agents.push(side.join(&name, mount).await?);
+            }
+            let pod = Pod::start(&volume.mount, &agents)?;
             self.members.push(Member { name, pod, volume });
         }
         Ok(())
     }
 
-    /// Measures the group as it is. The first replication, in which new agents connect, is not counted.
+    /// Measures the group as it is. The first replication of every version, in which new agents connect, is not counted.
     ///
     /// # Errors
     /// A replication does not end as Done.
-    pub async fn series(&mut self, repetitions: u64, mut progress: impl FnMut(u64)) -> Result<Series> {
-        self.check().await?;
-        let mut samples = Vec::new();
-        let before = requests::settled(&self.place.client()).await?;
-        for number in 0..repetitions {
-            progress(number);
-            samples.push(self.sample().await?);
+    pub async fn series(&mut self, count: u64, mut progress: impl FnMut(u64)) -> Result<Series> {
+        for version in 0..self.sides.len() {
+            self.check(version).await?;
         }
-        let after = requests::settled(&self.place.client()).await?;
-        Ok(Series {
-            members: self.members.len(),
-            samples,
-            round_trip: round_trip::measure()?,
-            requests: requests::between(&before, &after, repetitions),
-        })
+        let mut repetitions = Vec::new();
+        for number in 0..count {
+            progress(number);
+            repetitions.push(self.repetition(number).await?);
+        }
+        Ok(Series { members: self.members.len(), repetitions, round_trip: round_trip::measure()? })
     }
 
-    async fn sample(&mut self) -> Result<Sample> {
+    async fn repetition(&mut self, number: u64) -> Result<Repetition> {
         let mounts: Vec<&Path> = self.members.iter().map(|member| member.volume.mount.as_path()).collect();
         tokio::time::sleep(COOL).await;
         let cold_floor = floor::measure(&mounts, Start::Cold)?;
         tokio::time::sleep(COOL).await;
         let warm_floor = floor::measure(&mounts, Start::Warm)?;
+        // In turns: none of the versions always comes first.
+        let mut order: Vec<usize> = (0..self.sides.len()).collect();
+        if number % 2 == 1 {
+            order.reverse();
+        }
+        let mut samples = Vec::new();
+        for version in order {
+            samples.push((version, self.sample(version).await?));
+        }
+        samples.sort_by_key(|(version, _)| *version);
+        Ok(Repetition { cold_floor, warm_floor, samples: samples.into_iter().map(|(_, sample)| sample).collect() })
+    }
+
+    async fn sample(&mut self, version: usize) -> Result<Sample> {
         tokio::time::sleep(COOL).await;
         self.longest_write()?;
-        let status = self.check().await?;
+        let status = self.check(version).await?;
         let stall = self.longest_write()?;
         let hold = status.hold.as_ref().context("the status shows no hold")?;
         let all_ready = status.phases.iter().find(|entry| entry.phase == Phase::Ready).context("it was never Ready")?;
@@ -131,22 +185,22 @@ impl<'a> Group<'a> {
             suspended: suspended.max().context("no member says how long it was suspended")?,
             gathering: Duration::try_from(gathering).unwrap_or_default(),
             stall,
-            cold_floor,
-            warm_floor,
         })
     }
 
-    /// Asks whether the group could be cut: everything of a hold but the snapshots.
-    async fn check(&mut self) -> Result<ReplicationStatus> {
-        self.runs += 1;
+    /// Asks a version whether the group could be cut: everything of a hold but the snapshots.
+    async fn check(&mut self, version: usize) -> Result<ReplicationStatus> {
+        let side = &mut self.sides[version];
+        side.runs += 1;
         let claims: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
-        let mut wanted = of_claims(&format!("run-{}", self.runs), &claims);
+        let mut wanted = of_claims(&format!("run-{}", side.runs), &claims);
         wanted.spec.mode = Mode::Check;
         wanted.spec.replication = None;
-        let run = replicate(self.place, &wanted, |_| {}).await?;
+        let run = replicate(&side.place, &wanted, |_| {}).await?;
         let status = run.status();
         let done = status.phase == Some(Phase::Done);
-        ensure!(done, "a replication did not end as Done: {}", serde_json::to_string(&status.conditions)?);
+        let conditions = serde_json::to_string(&status.conditions)?;
+        ensure!(done, "a replication of the {} version did not end as Done: {conditions}", side.label);
         Ok(status)
     }
 
@@ -158,25 +212,47 @@ impl<'a> Group<'a> {
         Ok(longest)
     }
 
-    /// The memory of an agent, and of its freezer during a replication.
+    /// The memory of every version: of its controller, its guardian, one agent, and that agent's freezer during a replication.
     ///
     /// # Errors
     /// There is no agent, or no freezer was seen.
-    pub async fn agents_memory(&mut self) -> Result<[Resident; 2]> {
+    pub async fn memory(&mut self) -> Result<Vec<Processes>> {
+        let mut all = Vec::new();
+        for version in 0..self.sides.len() {
+            let [agent, freezer] = self.agents_memory(version).await?;
+            let side = &self.sides[version];
+            let (controller, guardian) =
+                (resident(side.system.controller.pid())?, resident(side.system.guardian.pid())?);
+            let memory =
+                vec![("controller", controller), ("agent", agent), ("its freezer", freezer), ("guardian", guardian)];
+            all.push(Processes { label: side.label, memory });
+        }
+        Ok(all)
+    }
+
+    async fn agents_memory(&mut self, version: usize) -> Result<[Resident; 2]> {
         let first = self.members.first().context("the group has no member")?;
-        let agent = first.pod.agent().context("the agent is gone")?;
+        let agent = *first.pod.agents().get(version).context("the agent is gone")?;
         let glances = tokio::spawn(async move {
             loop {
-                if let Some(freezer) = child(agent, |name| name == "freezer").and_then(|freezer| resident(freezer).ok())
-                {
+                if let Some(freezer) = child(agent, "freezer").and_then(|freezer| resident(freezer).ok()) {
                     return freezer;
                 }
                 tokio::time::sleep(GLANCE).await;
             }
         });
-        self.check().await?;
+        self.check(version).await?;
         ensure!(glances.is_finished(), "the freezer was not seen in time");
         Ok([resident(agent)?, glances.await?])
+    }
+}
+
+impl Side {
+    /// Makes the objects of a member, and the command of its agent.
+    async fn join(&self, name: &str, mount: &str) -> Result<Vec<String>> {
+        bound_claim(&self.place, name).await?;
+        let pod = running_pod(&self.place, name, mount).await?;
+        self.system.agent(name, &self.ca, &agent_token(&self.place, &pod).await?)
     }
 }
 

@@ -1,7 +1,13 @@
-//! The benchmark of the hold: the real controller, agents, guardian and API server, and real filesystems with a writer on
-//! each, on one machine without kubelets. How near does a hold come to what the kernel needs for it anyway?
+//! The benchmark: the real controller and API server on one machine without kubelets, alone or beside another version of
+//! Stillpoint, the baseline, both measured in turns.
+//!
+//! [`measure`] asks how near a hold comes to what the kernel needs for it anyway, with real agents, guardians and
+//! filesystems, a writer on each. [`traffic`] counts what a run asks of the API server, and [`load`] looks at a controller
+//! with many agents and many runs; their members are sessions of [`scripted`] agents.
 
+pub mod fleet;
 pub mod floor;
+pub mod load;
 pub mod measure;
 pub mod memory;
 pub mod objects;
@@ -9,5 +15,10 @@ pub mod pod;
 pub mod report;
 pub mod requests;
 pub mod round_trip;
+pub mod runs;
+pub mod scripted;
+pub mod snapshotter;
 pub mod system;
+pub mod traffic;
+pub mod version;
 pub mod volume;

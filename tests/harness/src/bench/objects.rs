@@ -9,7 +9,12 @@ use stillpoint_api::labels;
 
 use crate::namespace::Place;
 
-/// A claim that is bound to a volume of a driver that nobody asks.
+/// The driver of every claim; nobody asks it.
+pub const DRIVER: &str = "csi.bench.stillpoint.io";
+/// The snapshot class of [`DRIVER`].
+pub const SNAPSHOT_CLASS: &str = "bench";
+
+/// A claim that is bound to a volume of [`DRIVER`].
 ///
 /// # Errors
 /// The API server refuses.
@@ -30,7 +35,7 @@ pub async fn bound_claim(place: &Place, name: &str) -> Result<()> {
         "spec": {
             "capacity": {"storage": "64Mi"},
             "accessModes": ["ReadWriteOnce"],
-            "csi": {"driver": "csi.bench.stillpoint.io", "volumeHandle": volume_name},
+            "csi": {"driver": DRIVER, "volumeHandle": volume_name},
             "claimRef": {"namespace": place.name, "name": name, "uid": claim.uid()},
         },
     }))?;

@@ -1,4 +1,5 @@
-//! A storage pod without a kubelet: a pid namespace whose first process writes to the volume, with the real agent beside it.
+//! A storage pod without a kubelet: a pid namespace whose first process writes to the volume, with a real agent of
+//! every version beside it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 
-use super::memory::child;
+use super::memory::children;
 use super::system::own_program;
 
 /// Pause between two writes. Thirty writers without one would measure the scheduler of a small machine.
@@ -29,17 +30,18 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Starts a writer on `mount` and this agent, and returns when the writer has begun.
+    /// Starts a writer on `mount` and agents of these commands, and returns when the writer has begun.
     ///
     /// # Errors
     /// Without root or util-linux, or the volume takes no writes.
-    pub fn start(mount: &Path, agent: &[String]) -> Result<Self> {
+    pub fn start(mount: &Path, agents: &[Vec<String>]) -> Result<Self> {
+        let agents: Vec<String> = agents.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(own_program()?)
             .arg("pod")
             .arg(mount)
-            .args(agent)
+            .args(agents)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -63,9 +65,9 @@ impl Pod {
         Ok(Duration::from_nanos(answer.trim().parse()?))
     }
 
-    /// The agent's process: all that the first process starts.
-    pub fn agent(&self) -> Option<Pid> {
-        child(child(Pid::from_child(&self.unshare), |_| true)?, |_| true)
+    /// The agents' processes, all that the first process starts, in the order of their commands.
+    pub fn agents(&self) -> Vec<Pid> {
+        children(Pid::from_child(&self.unshare)).first().map(|first| children(*first)).unwrap_or_default()
     }
 }
 
@@ -76,20 +78,14 @@ impl Drop for Pod {
     }
 }
 
-/// The life of the pod's first process: starts the agent, writes, and answers every line with the longest write since the
+/// The life of the pod's first process: starts the agents (each a command as a list in JSON), writes, and answers every line with the longest write since the
 /// last one, in nanoseconds. Ends, and with it the whole pod, when nobody can ask any more.
 ///
 /// # Errors
-/// The agent cannot be started, or the volume takes no writes.
-pub fn run(mount: &Path, agent: &[String]) -> Result<()> {
-    let (program, arguments) = agent.split_first().context("the agent's command is missing")?;
+/// An agent cannot be started, or the volume takes no writes.
+pub fn run(mount: &Path, agents: &[String]) -> Result<()> {
     let file = File::create(mount.join("written"))?;
-    let _agent = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .with_context(|| format!("{program} cannot be run"))?;
+    let _agents = agents.iter().map(|command| start_agent(command)).collect::<Result<Vec<_>>>()?;
     let (written, longest) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -108,6 +104,13 @@ pub fn run(mount: &Path, agent: &[String]) -> Result<()> {
         }
         std::process::exit(0)
     })
+}
+
+fn start_agent(command: &str) -> Result<Child> {
+    let command: Vec<String> = serde_json::from_str(command)?;
+    let (program, arguments) = command.split_first().context("the agent's command is missing")?;
+    let started = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    started.with_context(|| format!("{program} cannot be run"))
 }
 
 fn write(file: &File, written: &AtomicU64, longest: &AtomicU64) -> io::Result<()> {

@@ -7,13 +7,15 @@ use anyhow::{Context, Result};
 use kube::Client;
 
 /// What a replication may touch. The Lease, which the controller renews every few seconds in any case, is not of it.
-const RESOURCES: [&str; 8] = [
+const RESOURCES: [&str; 10] = [
     "consistencygroupreplications",
     "events",
     "persistentvolumeclaims",
     "persistentvolumes",
     "pods",
     "tokenreviews",
+    "volumegroupsnapshotclasses",
+    "volumegroupsnapshots",
     "volumesnapshotclasses",
     "volumesnapshots",
 ];

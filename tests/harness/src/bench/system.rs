@@ -5,23 +5,19 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::wait::{await_condition, conditions};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
-use rustix::process::Pid;
-use serde_json::json;
-use stillpoint_api::ConsistencyGroupReplication;
-use tokio::time::timeout;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::limits::CONTROLLER;
+use super::version::Version;
 
-const NAMESPACE: &str = "stillpoint-system";
+/// Where a controller keeps its CA and its Lease.
+pub const NAMESPACE: &str = "stillpoint-system";
 /// The certificate is for the name of the Service, so the Service is called as the machine is.
-const HOST: &str = "localhost";
+pub const HOST: &str = "localhost";
+/// How long a process may take to end in order. A controller that is killed would keep its Lease, and the next one wait for it.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The file of this very program.
 ///
@@ -31,7 +27,7 @@ pub fn own_program() -> Result<PathBuf> {
     env::current_exe().context("this program has no path")
 }
 
-/// A process that is killed when this is dropped.
+/// A process that is told to end, and at last killed, when this is dropped.
 pub struct Process(Child);
 
 impl Process {
@@ -40,14 +36,20 @@ impl Process {
         Pid::from_child(&self.0)
     }
 
-    fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
-        let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
-        Ok(Self(child.with_context(|| format!("{} cannot be run", program.display()))?))
+    fn start(version: &Version, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(&version.program);
+        let child = command.args(arguments).env("KUBECONFIG", &version.kubeconfig).stdin(Stdio::null()).spawn();
+        Ok(Self(child.with_context(|| format!("{} cannot be run", version.program.display()))?))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let _ = kill_process(self.pid(), Signal::TERM);
+        let told = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && told.elapsed() < ENDING {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -61,25 +63,25 @@ pub struct System {
     pub guardian: Process,
     program: PathBuf,
     directory: PathBuf,
-    address: String,
+    /// Of the controller's sessions, on the loopback device.
+    pub port: u16,
 }
 
 impl System {
-    /// Installs the CRD and starts both. Files that agents need go into `directory`.
+    /// Starts both. Files that they and agents need go into `directory`, which is made.
     ///
     /// # Errors
-    /// The API server of KUBECONFIG does not take the CRD, or `program` cannot be run.
-    pub async fn start(client: &Client, program: &Path, directory: &Path) -> Result<Self> {
-        install(client).await?;
+    /// The program cannot be run, or the directory cannot be made.
+    pub fn start(version: &Version, directory: &Path) -> Result<Self> {
+        fs::create_dir(directory)?;
         let (sessions, health) = (free_port()?, free_port()?);
-        let address = format!("{HOST}:{sessions}");
         let listen = [format!("127.0.0.1:{sessions}"), format!("127.0.0.1:{health}")];
         let arguments = ["controller", "--listen", &listen[0], "--health", &listen[1], "--namespace", NAMESPACE];
         let controller =
-            Process::start(program, &[&arguments[..], &["--pod-name", "hold-bench", "--service", HOST]].concat())?;
+            Process::start(version, &[&arguments[..], &["--pod-name", "hold-bench", "--service", HOST]].concat())?;
         let socket = directory.join("guardian.sock");
-        let guardian = Process::start(program, &["guardian", "--socket", text(&socket)?])?;
-        Ok(Self { controller, guardian, program: program.into(), directory: directory.into(), address })
+        let guardian = Process::start(version, &["guardian", "--socket", text(&socket)?])?;
+        Ok(Self { controller, guardian, program: version.program.clone(), directory: directory.into(), port: sessions })
     }
 
     /// The command of an agent that proves itself with this token.
@@ -92,11 +94,12 @@ impl System {
         fs::write(&token_file, token)?;
         let (guardian, records) =
             (self.directory.join("guardian.sock"), self.directory.join(format!("{name}.records")));
+        let address = format!("{HOST}:{}", self.port);
         let command = [
             text(&self.program)?,
             "agent",
             "--controller",
-            &self.address,
+            &address,
             "--ca-file",
             text(&ca_file)?,
             "--token-file",
@@ -108,18 +111,6 @@ impl System {
         ];
         Ok(command.map(String::from).to_vec())
     }
-}
-
-async fn install(client: &Client) -> Result<()> {
-    let apply = PatchParams::apply("hold-bench").force();
-    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let crd = ConsistencyGroupReplication::crd();
-    crds.patch(&crd.name_any(), &apply, &Patch::Apply(&crd)).await.context("KUBECONFIG names no usable API server")?;
-    let name = crd.name_any();
-    timeout(CONTROLLER, await_condition(crds, &name, conditions::is_crd_established())).await??;
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    Api::<Namespace>::all(client.clone()).patch(NAMESPACE, &apply, &Patch::Apply(&namespace)).await?;
-    Ok(())
 }
 
 fn free_port() -> Result<u16> {
