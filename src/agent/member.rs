@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use stillpoint_api::Reason;
 
 use rustix::io::{Errno, Result as KernelResult};
 use tokio::sync::{Mutex, mpsc};
@@ -374,15 +375,16 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
     let method = method::find(&request.method).ok_or_else(|| {
         let message =
             format!("this agent cannot suspend by {:?}; give the pod an agent of a newer version", request.method);
-        vec![blocker("UnknownMethod", &message)]
+        vec![blocker(Reason::UnknownMethod, &message)]
     })?;
-    let application = application(request)
-        .map_err(|why| vec![blocker("CannotQuiesce", &format!("this agent cannot quiesce the application: {why}"))])?;
+    let application = application(request).map_err(|why| {
+        vec![blocker(Reason::CannotQuiesce, &format!("this agent cannot quiesce the application: {why}"))]
+    })?;
     let Handles { dataset, handle } = method.open(request)?;
     record::usable(&settings.records, &dataset)
         .map_err(|why| vec![not_recorded(&format!("{}: {why}", settings.records.display()))])?;
     let freezer = Freezer::start(method, &dataset.root, &handle).map_err(|error| {
-        vec![blocker("FreezerFailed", &format!("the agent cannot start its freezer process: {error}"))]
+        vec![blocker(Reason::FreezerFailed, &format!("the agent cannot start its freezer process: {error}"))]
     })?;
     let boot_id = note::boot_id().map_err(|error| vec![not_recorded(&format!("this boot has no id: {error}"))])?;
     let record = Record {
@@ -424,7 +426,7 @@ fn stuck_recovery(request: &wire::Prepare) -> wire::Blocker {
          storage, and this agent's log",
         request.mount_path
     );
-    blocker("Stuck", &message)
+    blocker(Reason::Stuck, &message)
 }
 
 fn stuck_look(request: &wire::Prepare) -> wire::Blocker {
@@ -432,7 +434,7 @@ fn stuck_look(request: &wire::Prepare) -> wire::Blocker {
         "{MAX_MEMBER_THREADS} earlier looks at {:?} have not come back; check the volume's storage",
         request.mount_path
     );
-    blocker("Stuck", &message)
+    blocker(Reason::Stuck, &message)
 }
 
 /// The next thing that the freezer or the guardian says; the end of either is said once.

@@ -222,7 +222,7 @@ async fn obey(
 
 fn understand(message: wire::ControllerMessage) -> Option<Command> {
     Some(match message.command? {
-        WireCommand::Prepare(prepare) => Command::Prepare(prepare.attempt.clone()?, prepare),
+        WireCommand::Prepare(prepare) => Command::Prepare(prepare.attempt.clone()?, Box::new(prepare)),
         WireCommand::Suspend(suspend) => Command::Suspend(suspend.attempt?, suspend.round),
         WireCommand::Release(release) => Command::Release(release.attempt?),
     })

@@ -42,6 +42,8 @@ reasons! {
     BlockVolume,
     /// The filesystem cannot be suspended.
     CannotFreeze,
+    /// The application could not be brought to rest.
+    CannotQuiesce,
     /// The claim is being deleted.
     ClaimBeingDeleted,
     /// The claim was deleted during the run.
@@ -134,6 +136,8 @@ reasons! {
     TooManyMembers,
     /// A step took longer than it may.
     TooSlow,
+    /// The way to suspend is not known to this version.
+    UnknownMethod,
     /// The kind of replica is not known to this version.
     UnknownReplicaKind,
 }

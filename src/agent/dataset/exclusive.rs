@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use stillpoint_api::Reason;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use super::Dataset;
 use crate::agent::procfs::mountinfo::{self, Mount};
 use crate::agent::procfs::view::View;
 use crate::agent::procfs::{self, Device};
-use stillpoint_core::blocker::{BLIND, CANNOT_FREEZE, MISSING_CAPABILITY, NOT_EXCLUSIVE, blocker};
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::limits::MAX_LOOP_DEVICES;
 use stillpoint_core::wire::Blocker;
 
@@ -44,7 +45,7 @@ pub fn exclusive(dataset: &Dataset) -> Result<(), Vec<Blocker>> {
     let mut tables = view.mount_tables();
     match procfs::read(Path::new("/proc/thread-self/mountinfo")).ok().and_then(|table| mountinfo::parse(&table)) {
         Some(own) => tables.push(own.into()),
-        None => blockers.push(blocker(BLIND, "the agent cannot read the mounts of its own container")),
+        None => blockers.push(blocker(Reason::Blind, "the agent cannot read the mounts of its own container")),
     }
     blockers.extend(view.blind);
     let node = node_mount(dataset.device, &tables);
@@ -52,7 +53,8 @@ pub fn exclusive(dataset: &Dataset) -> Result<(), Vec<Blocker>> {
 
     let overlays = overlay_layers(&tables).map(|path| (path, "a directory that an overlay filesystem writes to"));
     let images = loop_images().unwrap_or_else(|error| {
-        blockers.push(blocker(BLIND, &format!("the agent cannot list the loop devices in /sys/block: {error}")));
+        blockers
+            .push(blocker(Reason::Blind, &format!("the agent cannot list the loop devices in /sys/block: {error}")));
         Vec::new()
     });
     let images = images.into_iter().map(|path| (path, "the image file of a loop device"));
@@ -67,22 +69,24 @@ pub fn exclusive(dataset: &Dataset) -> Result<(), Vec<Blocker>> {
 fn capable() -> Vec<Blocker> {
     let effective = match capabilities(None) {
         Ok(sets) => sets.effective,
-        Err(errno) => return vec![blocker(BLIND, &format!("the agent cannot read its own capabilities: {errno}"))],
+        Err(errno) => {
+            return vec![blocker(Reason::Blind, &format!("the agent cannot read its own capabilities: {errno}"))];
+        }
     };
     let mut missing = Vec::new();
     if !effective.contains(CapabilitySet::SYS_ADMIN) {
         let message = "the agent's container lacks the capability SYS_ADMIN, without which the kernel lets nobody freeze a \
                        filesystem: add it to securityContext.capabilities";
-        missing.push(blocker(MISSING_CAPABILITY, message));
+        missing.push(blocker(Reason::MissingCapability, message));
     } else if !in_initial_user_namespace() {
         let message = "the pod runs in a user namespace, where SYS_ADMIN does not suffice to freeze a filesystem: set \
                        hostUsers to true";
-        missing.push(blocker(MISSING_CAPABILITY, message));
+        missing.push(blocker(Reason::MissingCapability, message));
     }
     if !effective.contains(CapabilitySet::SYS_PTRACE) {
         let message = "the agent's container lacks the capability SYS_PTRACE, without which the locks of other users' \
                        processes are hidden: add it to securityContext.capabilities";
-        missing.push(blocker(BLIND, message));
+        missing.push(blocker(Reason::Blind, message));
     }
     missing
 }
@@ -111,7 +115,7 @@ fn freezable(dataset: &Dataset) -> Option<Blocker> {
         dataset.filesystem,
         FREEZABLE.join(", ")
     );
-    Some(blocker(CANNOT_FREEZE, &message))
+    Some(blocker(Reason::CannotFreeze, &message))
 }
 
 fn whole(dataset: &Dataset) -> Option<Blocker> {
@@ -124,7 +128,7 @@ fn whole(dataset: &Dataset) -> Option<Blocker> {
          shared filesystem",
         dataset.mount_path, dataset.mount_root
     );
-    Some(blocker(NOT_EXCLUSIVE, &message))
+    Some(blocker(Reason::NotExclusive, &message))
 }
 
 /// A mount that shows that the node itself lives on this device.
@@ -145,7 +149,7 @@ fn node_owns(dataset: &Dataset, mount: &Mount) -> Blocker {
          would stop the node: use a claim with a filesystem of its own",
         dataset.mount_path, mount.mount_point
     );
-    blocker(NOT_EXCLUSIVE, &message)
+    blocker(Reason::NotExclusive, &message)
 }
 
 fn depends(dataset: &Dataset, path: &Path, what: &str) -> Blocker {
@@ -153,7 +157,7 @@ fn depends(dataset: &Dataset, path: &Path, what: &str) -> Blocker {
         "{path:?}, {what}, lies on the filesystem of {:?}, and freezing would stop its users too: move it to another volume",
         dataset.mount_path
     );
-    blocker(NOT_EXCLUSIVE, &message)
+    blocker(Reason::NotExclusive, &message)
 }
 
 /// The directories that visible overlay mounts write to. A relative path (some runtimes shorten their options so) starts

@@ -4,13 +4,14 @@ mod exclusive;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use stillpoint_api::Reason;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::procfs::mountinfo::{self, Mount};
 use super::procfs::{self, Device, fdinfo};
-use stillpoint_core::blocker::{NOT_MOUNTED, blocker};
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::wire::Blocker;
 
 pub use exclusive::{can_be_frozen, exclusive};
@@ -39,8 +40,9 @@ pub struct Dataset {
 pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
     let root = rustix::fs::open(mount_path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| cannot_open(mount_path, errno))?;
-    let unreadable =
-        |error| blocker(NOT_MOUNTED, &format!("the agent cannot find out what is mounted at {mount_path:?}: {error}"));
+    let unreadable = |error| {
+        blocker(Reason::NotMounted, &format!("the agent cannot find out what is mounted at {mount_path:?}: {error}"))
+    };
     let mount = mount_of(&root).map_err(unreadable)?;
     let opened = std::fs::read_link(format!("/proc/thread-self/fd/{}", root.as_raw_fd())).map_err(unreadable)?;
     if opened != mount.mount_point {
@@ -49,7 +51,7 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
              the agent's container at {mount_path:?}",
             mount.mount_point
         );
-        return Err(blocker(NOT_MOUNTED, &message));
+        return Err(blocker(Reason::NotMounted, &message));
     }
     let Mount { device, root: mount_root, filesystem, .. } = mount;
     Ok(Dataset { root, device, filesystem, mount_path: mount_path.to_owned(), mount_root })
@@ -77,5 +79,5 @@ fn cannot_open(path: &Path, errno: Errno) -> Blocker {
         }
         _ => "see the node's kernel log",
     };
-    blocker(NOT_MOUNTED, &format!("the agent cannot open {path:?}: {errno}; {what_to_do}"))
+    blocker(Reason::NotMounted, &format!("the agent cannot open {path:?}: {errno}; {what_to_do}"))
 }

@@ -3,7 +3,8 @@
 use super::attribution::Held;
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::view::Process;
-use stillpoint_core::blocker::{LOCK_HELD, blocker as worded};
+use stillpoint_api::Reason;
+use stillpoint_core::blocker::blocker as worded;
 use stillpoint_core::limits::{MAX_PATH_CHARS, MAX_WORD_CHARS};
 use stillpoint_core::text::printable;
 use stillpoint_core::wire;
@@ -45,7 +46,7 @@ pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container
             end: held.lock.end,
         }),
         path: printable(&below_root.unwrap_or_default(), MAX_PATH_CHARS),
-        ..worded(LOCK_HELD, &message)
+        ..worded(Reason::LockHeld, &message)
     }
 }
 
@@ -119,7 +120,7 @@ mod tests {
     #[test]
     fn a_lock_of_nobody_in_view_still_blocks() {
         let blocker = blocker(&Held { lock: RECORD, holder: None }, &[], &[]);
-        assert_eq!(blocker.reason, LOCK_HELD);
+        assert_eq!(blocker.reason, Reason::LockHeld);
         assert!(blocker.message.contains("not visible") && blocker.message.contains("inode 12"), "{}", blocker.message);
         assert_eq!((blocker.pid, blocker.path.as_str()), (0, ""));
     }

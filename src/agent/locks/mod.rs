@@ -10,6 +10,7 @@ mod holders;
 mod sightings;
 
 use std::path::Path;
+use stillpoint_api::Reason;
 
 use super::dataset::Dataset;
 use super::procfs::locks::{self as lock_table, Line, Lock, Mode};
@@ -17,7 +18,7 @@ use super::procfs::view::{Process, View, blind_to};
 use super::procfs::{self, Device};
 use attribution::{attribute, unattributed};
 use holders::Scan;
-use stillpoint_core::blocker::{BLIND, blocker};
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::limits::{MAX_BLOCKERS, MAX_LOCKS};
 use stillpoint_core::wire::{Blocker, Container};
 
@@ -38,7 +39,7 @@ pub fn look(dataset: &Dataset, containers: &[Container], when: Suspension) -> Lo
         Ok(table) => (table, Vec::new()),
         Err(why) => {
             let message = format!("the agent cannot tell which locks are held: {why}");
-            (Vec::new(), vec![blocker(BLIND, &message)])
+            (Vec::new(), vec![blocker(Reason::Blind, &message)])
         }
     };
     let view = View::gather();
@@ -94,7 +95,7 @@ fn held_locks(device: Device) -> Result<Vec<Lock>, String> {
 fn alone(own_pid: u32) -> Option<Blocker> {
     let message =
         "the agent sees only the processes of its own container: set shareProcessNamespace to true in the pod's spec";
-    (own_pid == 1).then(|| blocker(BLIND, message))
+    (own_pid == 1).then(|| blocker(Reason::Blind, message))
 }
 
 /// A blocker for each container of which no process is in view.
@@ -110,7 +111,7 @@ fn unseen_containers(processes: &[Process], containers: &[Container]) -> Vec<Blo
     let blind = |container: &Container| Blocker {
         container_id: container.id.clone(),
         ..blocker(
-            BLIND,
+            Reason::Blind,
             &format!(
                 "the agent sees no process of container {}: set shareProcessNamespace to true in the pod's spec; if it is, \
                  the container has just ended or restarted",
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn process_1_is_blind() {
-        assert_eq!(alone(1).map(|blocker| blocker.reason), Some(BLIND.to_owned()));
+        assert_eq!(alone(1).map(|blocker| blocker.reason), Some(Reason::Blind.as_str().to_owned()));
         assert_eq!(alone(2), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use stillpoint_api::Reason;
 
 use rustix::io::{Errno, Result};
 
@@ -10,7 +11,7 @@ use crate::agent::dataset::{self, Dataset};
 use crate::agent::procfs::{self, mountinfo};
 use crate::fsfreeze::freeze;
 use crate::undo::Undo;
-use stillpoint_core::blocker::{CANNOT_FREEZE, MISSING_CAPABILITY, NOT_MOUNTED, blocker};
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::{Act, Plan, Refused};
 use stillpoint_core::limits::MAX_GUARDED;
 use stillpoint_core::wire;
@@ -32,7 +33,7 @@ impl Method for FilesystemFreeze {
         let dataset = dataset::open(Path::new(&order.mount_path)).map_err(|why| vec![why])?;
         dataset::exclusive(&dataset)?;
         let handle = dataset.root.try_clone().map_err(|error| {
-            vec![blocker(NOT_MOUNTED, &format!("the agent cannot keep {:?} open: {error}", order.mount_path))]
+            vec![blocker(Reason::NotMounted, &format!("the agent cannot keep {:?} open: {error}", order.mount_path))]
         })?;
         Ok(Handles { dataset, handle })
     }
@@ -47,7 +48,7 @@ impl Method for FilesystemFreeze {
 
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused {
         match act {
-            Act::Flush => Refused { blocker: flush_failed(errno), retryable: false },
+            Act::Flush => Refused::new(flush_failed(errno), false),
             Act::Quiesce | Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => {
                 freeze_refused(errno, &dataset.filesystem)
             }
@@ -64,7 +65,10 @@ impl Method for FilesystemFreeze {
 }
 
 fn flush_failed(errno: Errno) -> wire::Blocker {
-    blocker("FlushFailed", &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"))
+    blocker(
+        Reason::FlushFailed,
+        &format!("writing dirty pages back (syncfs) failed: {errno}; check the volume's storage"),
+    )
 }
 
 /// Why a freeze was refused, and whether asking again may help.
@@ -72,7 +76,7 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
     let (blocker, retryable) = match errno {
         Errno::BUSY => (
             blocker(
-                "AlreadyFrozen",
+                Reason::AlreadyFrozen,
                 "somebody else has frozen this filesystem (another backup or snapshot tool, or `fsfreeze`); it is left \
                  frozen, since only its owner knows when to thaw it",
             ),
@@ -80,21 +84,23 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
         ),
         Errno::OPNOTSUPP | Errno::NOTTY => (
             blocker(
-                CANNOT_FREEZE,
+                Reason::CannotFreeze,
                 &format!("a {filesystem} filesystem cannot be frozen; use ext4, xfs or btrfs for this volume"),
             ),
             false,
         ),
         Errno::PERM => (
             blocker(
-                MISSING_CAPABILITY,
+                Reason::MissingCapability,
                 "the agent's container may not freeze: give it the capability SYS_ADMIN, and no user namespace",
             ),
             false,
         ),
-        other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
+        other => {
+            (blocker(Reason::FreezeFailed, &format!("freezing the {filesystem} filesystem failed: {other}")), false)
+        }
     };
-    Refused { blocker, retryable }
+    Refused::new(blocker, retryable)
 }
 
 /// The whole filesystems that can be frozen, each once.

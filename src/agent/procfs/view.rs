@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use stillpoint_api::Reason;
 
 use super::mountinfo::{self, Mount};
 use super::{Device, cgroup, numbers, read, stat, vanished};
-use stillpoint_core::blocker::{BLIND, blocker};
+use stillpoint_core::blocker::blocker;
 use stillpoint_core::limits::MAX_PROCESSES;
 use stillpoint_core::wire::Blocker;
 
@@ -61,7 +62,7 @@ impl View {
             Ok(pids) => pids,
             Err(error) => {
                 let message = format!("the agent cannot list the pod's processes (at most {MAX_PROCESSES}): {error}");
-                view.blind.push(blocker(BLIND, &message));
+                view.blind.push(blocker(Reason::Blind, &message));
                 return view;
             }
         };
@@ -101,7 +102,7 @@ pub fn blind_to(what: &str, hidden: &[(i32, io::Error)]) -> Option<Blocker> {
         "the agent cannot look into {what} of process {pid}{others}: {error}; it may hold a lock. The agent's container \
          needs the capability SYS_PTRACE, and Linux before 5.14 DAC_READ_SEARCH too"
     );
-    Some(Blocker { pid: *pid, ..blocker(BLIND, &message) })
+    Some(Blocker { pid: *pid, ..blocker(Reason::Blind, &message) })
 }
 
 type Tables = HashMap<(PathBuf, PathBuf), Arc<[Mount]>>;

@@ -170,7 +170,7 @@ impl Shell {
                 return true;
             }
             Effect::Send { to, command, message } => {
-                if let Err(error) = self.context.sessions.send(&to.agent, message) {
+                if let Err(error) = self.context.sessions.send(&to.agent, *message) {
                     tracing::warn!(?command, member = to.claim, agent = %to.agent, %error, "a command could not be sent");
                     self.hear(Input::Unsent(to));
                     return true;

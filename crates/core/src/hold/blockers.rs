@@ -1,13 +1,14 @@
 //! The sentences for what stands in a hold's way.
 
 use std::time::Duration;
+use stillpoint_api::Reason;
 
 use crate::blocker::blocker;
 use crate::wire;
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
     blocker(
-        "StaleAttempt",
+        Reason::StaleAttempt,
         &format!(
             "the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"
         ),
@@ -16,21 +17,21 @@ pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
 
 pub(super) fn held_by_another(replication: &str) -> wire::Blocker {
     blocker(
-        "HeldByAnother",
+        Reason::HeldByAnother,
         &format!("the replication with UID {replication} is using this volume; wait until it has ended"),
     )
 }
 
 pub(super) fn not_prepared(why: &str) -> wire::Blocker {
     blocker(
-        "NotPrepared",
+        Reason::NotPrepared,
         &format!("the agent has nothing prepared for this attempt: {why}; a new attempt begins afresh"),
     )
 }
 
 pub(super) fn hold_too_long(asked: Duration, ceiling: Duration) -> wire::Blocker {
     blocker(
-        "HoldTimeoutRefused",
+        Reason::HoldTimeoutRefused,
         &format!(
             "a hold of {asked:?} was asked for; this agent allows more than 0s and at most {ceiling:?} (--max-hold)"
         ),
@@ -40,7 +41,7 @@ pub(super) fn hold_too_long(asked: Duration, ceiling: Duration) -> wire::Blocker
 /// The guardian cannot be relied on.
 pub fn no_guardian(why: &str) -> wire::Blocker {
     blocker(
-        "NoGuardian",
+        Reason::NoGuardian,
         &format!(
             "nobody would give the writes back if this agent died ({why}); check the DaemonSet stillpoint-guardian on \
              this node, or the guardian beside the agent"
@@ -51,7 +52,7 @@ pub fn no_guardian(why: &str) -> wire::Blocker {
 /// What is about to be suspended cannot be written down.
 pub fn not_recorded(why: &str) -> wire::Blocker {
     blocker(
-        "NotRecorded",
+        Reason::NotRecorded,
         &format!(
             "if this agent and the guardian both died, the next agent would not know what to give back: what is to be \
              frozen cannot be written to --record-dir ({why}); mount an emptyDir with medium Memory there"
@@ -61,11 +62,11 @@ pub fn not_recorded(why: &str) -> wire::Blocker {
 
 pub(super) fn freezer_lost() -> wire::Blocker {
     blocker(
-        "FreezerLost",
+        Reason::FreezerLost,
         "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)",
     )
 }
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
-    blocker("TooSlow", &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
+    blocker(Reason::TooSlow, &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
 }

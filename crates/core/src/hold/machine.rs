@@ -65,7 +65,9 @@ impl Hold {
         self.expire(now);
         match event {
             Event::Timeout => {}
-            Event::Command(session, Command::Prepare(attempt, prepare)) => self.prepare(session, attempt, prepare, now),
+            Event::Command(session, Command::Prepare(attempt, prepare)) => {
+                self.prepare(session, attempt, *prepare, now)
+            }
             Event::Command(session, Command::Suspend(attempt, round)) => self.suspend(session, attempt, round, now),
             Event::Command(session, Command::Release(attempt)) => self.release(session, attempt, now),
             Event::SessionLost(session) => self.session_lost(session, now),

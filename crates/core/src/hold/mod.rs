@@ -73,7 +73,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Look, and get everything ready.
-    Prepare(wire::Attempt, wire::Prepare),
+    Prepare(wire::Attempt, Box<wire::Prepare>),
     /// Suspend writes; the number is the round.
     Suspend(wire::Attempt, u32),
     /// Resume, whatever the state.
@@ -150,9 +150,16 @@ pub enum Intent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
     /// Says why, and what to do.
-    pub blocker: wire::Blocker,
+    pub blocker: Box<wire::Blocker>,
     /// Whether another round may go better.
     pub retryable: bool,
+}
+
+impl Refused {
+    /// A refusal.
+    pub fn new(blocker: wire::Blocker, retryable: bool) -> Self {
+        Self { blocker: Box::new(blocker), retryable }
+    }
 }
 
 /// What came of resuming writes; the sentences are the method's.

@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
 use super::facts::{PodFacts, RunningContainer};
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Run};
-use crate::blocker::BLIND;
 use crate::limits::MAX_BLOCKERS;
-use stillpoint_api::{Blocker, MemberState, Method, Protection};
+use stillpoint_api::{Blocker, MemberState, Method, Protection, Reason};
 
 /// A pod that mounts a member: who writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +244,7 @@ fn latest(all: impl Iterator<Item = Option<Moment>>) -> Option<Moment> {
 
 fn blind(claim: &str, mount: &Mount) -> Blocker {
     Blocker {
-        reason: BLIND.to_owned(),
+        reason: Reason::Blind.into(),
         message: format!("no agent sees how pod {} writes to PersistentVolumeClaim {claim}; give it one", mount.name),
         pod: Some(mount.name.clone()),
         ..Blocker::default()

@@ -34,7 +34,7 @@ fn a_member_is_blind_where_no_agent_covers_a_mount() {
     assert_eq!(blind.state(), MemberState::NotReady);
     assert!(!blind.all_are(MemberState::Ready) && !blind.was_ready());
     let standing = blind.standing();
-    assert_eq!((standing.blockers[0].reason.as_str(), standing.more_blockers), (BLIND, 0));
+    assert_eq!((standing.blockers[0].reason.as_str(), standing.more_blockers), ("Blind", 0));
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub enum Effect {
         /// Which command it is.
         command: Command,
         /// The command.
-        message: ControllerMessage,
+        message: Box<ControllerMessage>,
     },
     /// Open so many connections to the API server. Not answered.
     Warm(usize),

@@ -36,7 +36,7 @@ pub enum Happened {
         /// The member.
         claim: ClaimReference,
         /// What stands in its way.
-        blocker: Blocker,
+        blocker: Box<Blocker>,
     },
 }
 

@@ -38,7 +38,7 @@ pub enum Step {
         /// Which command it is.
         command: Command,
         /// The command.
-        message: ControllerMessage,
+        message: Box<ControllerMessage>,
     },
     /// Ask for these, all at once.
     Ask(Vec<Ask>),
@@ -197,7 +197,7 @@ impl<'a> Draft<'a> {
         let message = answers::command(self.request, &self.run, own, agent, &containers, command, self.now);
         let to = own.key_of(agent);
         self.sent.insert(to.clone());
-        self.steps.push(Step::Send { to, command, message });
+        self.steps.push(Step::Send { to, command, message: message.into() });
         let one = &mut self.run.members[member].assignments[one];
         one.asked = Some(command);
         one.state = match command {

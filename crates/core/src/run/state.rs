@@ -371,7 +371,7 @@ impl Run {
         for member in members {
             let blockers: Vec<Blocker> = member.blockers().take(MAX_BLOCKERS).collect();
             for blocker in told.news(&member.claim, &blockers) {
-                news.push(Happened::Blocked { attempt, phase, claim: member.claim.clone(), blocker });
+                news.push(Happened::Blocked { attempt, phase, claim: member.claim.clone(), blocker: blocker.into() });
             }
         }
         news

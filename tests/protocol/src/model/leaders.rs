@@ -386,7 +386,7 @@ impl Leaders {
                     effect::Effect::Send { to, message, .. } => {
                         leader.asked.insert(to.agent.as_str().to_owned());
                         if leader.sessions.contains(to.agent.as_str()) {
-                            deeds.extend(self.sent(to.agent.as_str(), message, &answered));
+                            deeds.extend(self.sent(to.agent.as_str(), *message, &answered));
                         } else {
                             unsent.push(effect::Input::Unsent(to));
                         }
@@ -588,7 +588,7 @@ fn plain(message: ControllerMessage) -> Option<AgentCommand> {
         WireCommand::Prepare(mut prepare) => {
             prepare.attempt = named(prepare.attempt);
             prepare.claim = MEMBER.to_owned();
-            AgentCommand::Prepare(prepare.attempt.clone()?, prepare)
+            AgentCommand::Prepare(prepare.attempt.clone()?, Box::new(prepare))
         }
         WireCommand::Suspend(suspend) => AgentCommand::Suspend(named(suspend.attempt)?, suspend.round),
         WireCommand::Release(release) => AgentCommand::Release(named(release.attempt)?),

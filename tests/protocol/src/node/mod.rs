@@ -15,9 +15,9 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard::{self, Watch};
 use stillpoint_core::hold::{Act, Action, Event, Hold, Plan, Refused, Session, Ticket, WasSuspended};
+use stillpoint_core::wire;
 use stillpoint_core::wire::agent_message::Report;
 
 /// What `agent/method/filesystem_freeze.rs` does.
@@ -554,7 +554,8 @@ impl Guard {
 }
 
 fn refused(reason: &str, retryable: bool) -> Refused {
-    Refused { blocker: blocker(reason, "the kernel answers so"), retryable }
+    let blocker = wire::Blocker { reason: reason.to_owned(), ..wire::Blocker::default() };
+    Refused::new(blocker, retryable)
 }
 
 fn attempt_of(attempt: Option<&stillpoint_core::wire::Attempt>) -> Option<Attempt> {

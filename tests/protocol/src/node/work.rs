@@ -1,6 +1,7 @@
 //! What takes time at a node: which work is outstanding and which deadlines run, and what comes of them.
 
 use std::time::Instant;
+use stillpoint_api::Reason;
 
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard;
@@ -101,7 +102,7 @@ impl Node {
     /// Lets a piece of work that is [`Self::pending`] fail: the preflight refuses, the look sees nothing, the kernel answers an
     /// I/O error to the freezer's order and does nothing. What cannot fail completes.
     pub fn fail(&mut self, work: Work, now: Instant) -> Reports {
-        let blind = || vec![blocker("Blind", "the agent cannot see")];
+        let blind = || vec![blocker(Reason::Blind, "the agent cannot see")];
         let event = match work {
             Work::Preflight(ticket) if self.came_back(Thread::Preflight(ticket)) => {
                 Event::Done(ticket, Outcome::Preflighted(Err(blind())))
@@ -200,7 +201,7 @@ impl Node {
         if !self.came_back(Thread::Look(ticket)) {
             return None;
         }
-        let blockers = if self.locked { vec![blocker("WriteLock", "a process holds a lock")] } else { Vec::new() };
+        let blockers = if self.locked { vec![blocker(Reason::LockHeld, "a process holds a lock")] } else { Vec::new() };
         Some(Event::Done(ticket, Outcome::Looked(Look { blockers, more_blockers: 0 })))
     }
 

@@ -152,7 +152,7 @@ impl World {
                 if !of.registry.contains_key(to.agent.as_str()) {
                     return Some(Input::Unsent(to));
                 }
-                self.send_command(process, to.agent.as_str(), message);
+                self.send_command(process, to.agent.as_str(), *message);
             }
             Effect::Warm(_) => {}
             Effect::Ask(asks) => {

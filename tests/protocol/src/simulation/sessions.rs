@@ -268,7 +268,7 @@ impl World {
 /// A message as the agent's session understands it.
 pub(super) fn understand(message: ControllerMessage) -> Option<Command> {
     Some(match message.command? {
-        WireCommand::Prepare(prepare) => Command::Prepare(prepare.attempt.clone()?, prepare),
+        WireCommand::Prepare(prepare) => Command::Prepare(prepare.attempt.clone()?, Box::new(prepare)),
         WireCommand::Suspend(suspend) => Command::Suspend(suspend.attempt?, suspend.round),
         WireCommand::Release(release) => Command::Release(release.attempt?),
     })

@@ -8,7 +8,6 @@ mod random;
 use std::time::{Duration, Instant};
 
 use super::{Act, Action, Command, Equipped, Event, Hold, Intent, Outcome, Plan, Refused, Resumed, Session, Ticket};
-use crate::blocker::blocker;
 use crate::limits::{FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOCK_POLL, RECORD_TIMEOUT, THAW_TIMEOUT};
 use crate::locks::{Look, Suspension};
 use crate::wire::agent_message::Report;
@@ -23,7 +22,8 @@ const PLAN: Plan =
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
-    Refused { blocker: blocker(reason, "the method says so"), retryable }
+    let blocker = crate::wire::Blocker { reason: reason.to_owned(), ..Default::default() };
+    Refused::new(blocker, retryable)
 }
 
 /// Somebody else has suspended writes.
@@ -54,7 +54,7 @@ fn prepare_to_hold(attempt: Attempt, limit: Duration) -> Command {
         hold_timeout_ms: limit.as_millis().try_into().unwrap(),
         ..Prepare::default()
     };
-    Command::Prepare(attempt, request)
+    Command::Prepare(attempt, Box::new(request))
 }
 
 fn locked() -> Look {
@@ -291,8 +291,10 @@ fn prepare_after_a_round_that_was_not_clean_waits_until_it_is() {
 #[test]
 fn what_the_method_refuses_is_named_and_never_resumed() {
     for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
-        let refused = || Err(refused(reason, retryable));
-        for (asked, outcome) in [("Warm", Outcome::Warmed(refused())), ("Suspend", Outcome::Suspended(refused()))] {
+        for (asked, outcome) in [
+            ("Warm", Outcome::Warmed(Err(refused(reason, retryable)))),
+            ("Suspend", Outcome::Suspended(Err(refused(reason, retryable)))),
+        ] {
             let mut story = Story::suspending_until(asked);
             story.done(outcome);
             assert_eq!(story.refusal(), (reason.to_owned(), retryable));
