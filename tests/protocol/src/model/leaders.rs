@@ -588,6 +588,7 @@ fn plain(message: ControllerMessage) -> Option<AgentCommand> {
         WireCommand::Prepare(mut prepare) => {
             prepare.attempt = named(prepare.attempt);
             prepare.claim = MEMBER.to_owned();
+            prepare.mount_path = MEMBER.to_owned();
             AgentCommand::Prepare(prepare.attempt.clone()?, Box::new(prepare))
         }
         WireCommand::Suspend(suspend) => AgentCommand::Suspend(named(suspend.attempt)?, suspend.round),
