@@ -79,7 +79,7 @@ torn: install $(BIN)/torn ## how many cuts are torn, with Stillpoint and with pl
 	$(IN_CLUSTER) $(BIN)/torn
 
 # Another version, to compare with, has an API server of its own: two controllers on one would both lead.
-bench: $(BIN)/hold-bench target/images/stillpoint.tar ## holds, requests and load; BENCH_ARGS="--baseline FILE" against another version, "--help" for more (needs root)
+bench: $(BIN)/hold-bench target/images/stillpoint.tar ## how long writes are suspended, requests, load; another version: BENCH_ARGS="--baseline FILE" (needs root)
 	$(CLUSTER_TOOL) build
 	kubeconfig="$$($(CLUSTER_TOOL) api-up --name bench | tail -n 1)"; \
 	$(if $(findstring --baseline,$(BENCH_ARGS)),export BASELINE_KUBECONFIG="$$($(CLUSTER_TOOL) api-up --name bench-baseline | tail -n 1)";) \
