@@ -164,8 +164,8 @@ impl Shell {
                 self.hear(Input::Reserved(others));
                 return true;
             }
-            Effect::Follow { interest, agents } => {
-                let following = self.follow(interest, agents).await;
+            Effect::Follow { interest, agents, taken_over } => {
+                let following = self.follow(interest, agents, taken_over).await;
                 self.hear(following);
                 return true;
             }
@@ -216,9 +216,10 @@ impl Shell {
         self.used.get_or_insert_with(|| self.context.cluster.namespace(&self.namespace)).clone()
     }
 
-    async fn follow(&mut self, interest: Interest, agents: BTreeSet<AgentKey>) -> Input {
+    async fn follow(&mut self, interest: Interest, agents: BTreeSet<AgentKey>, taken_over: bool) -> Input {
         let namespace = self.use_namespace();
-        if interest.replicas.is_some()
+        if taken_over
+            && interest.replicas.is_some()
             && let Err(error) = namespace.refresh_replicas().await
         {
             return Input::Following(Err(format!("{error:#}")));

@@ -165,11 +165,12 @@ impl AttemptDriver {
     }
 
     /// What the attempt is about.
-    pub fn interest(request: &Request, run: &Run) -> Effect {
+    pub fn interest(request: &Request, run: &Run, taken_over: bool) -> Effect {
         let claims = run.members.iter().map(|member| (member.claim.uid.clone(), member.claim.name.clone()));
         let agents = run.members.iter().flat_map(|member| &member.assignments).map(|one| one.agent.key());
         let replicas = request.kind.filter(|_| request.mode == Mode::Replicate);
-        Effect::Follow { interest: Interest { claims: claims.collect(), replicas }, agents: agents.collect() }
+        let interest = Interest { claims: claims.collect(), replicas };
+        Effect::Follow { interest, agents: agents.collect(), taken_over }
     }
 
     fn plan(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -244,11 +245,13 @@ impl AttemptDriver {
     fn warm(&mut self, now: Moment) -> Option<Effect> {
         let soon = matches!(self.run.stage, Stage::Preparing | Stage::Suspending);
         let warm = self.warm_until.is_some_and(|until| now.monotonic < until);
-        if !soon || warm || self.request.mode == Mode::Check {
+        // One is there: it has carried the declaration.
+        let more = self.run.members.len().saturating_sub(1);
+        if !soon || warm || more == 0 || self.request.mode == Mode::Check {
             return None;
         }
         self.warm_until = Some(now.monotonic + WARM_FOR);
-        Some(Effect::Warm(self.run.members.len()))
+        Some(Effect::Warm(more))
     }
 
     fn cut_off(&mut self, why: &str) {

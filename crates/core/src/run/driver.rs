@@ -98,6 +98,8 @@ struct Beginning {
     run: Run,
     /// The object as it was read.
     object: Object,
+    /// An earlier leader has begun it.
+    taken_over: bool,
 }
 
 impl Driver {
@@ -157,7 +159,7 @@ impl Driver {
         let over = match &mut self.life {
             Life::Attempting(attempt) => {
                 self.effects.extend(attempt.turn(now, leads));
-                attempt.over()
+                attempt.over().map(|lost| (lost, attempt.writer.object().clone()))
             }
             Life::Refusing(writer) => {
                 match writer.step(now.monotonic) {
@@ -165,12 +167,12 @@ impl Driver {
                     Some(Write::Get) => self.effects.push(Effect::GetObject),
                     None => {}
                 }
-                writer.is_over().then(|| writer.lost())
+                writer.is_over().then(|| (writer.lost(), writer.object().clone()))
             }
             _ => None,
         };
-        if let Some(lost) = over {
-            self.life = self.attempt_over(lost);
+        if let Some((lost, object)) = over {
+            self.life = self.attempt_over(lost, Box::new(object), now);
         }
         std::mem::take(&mut self.effects)
     }
@@ -273,7 +275,7 @@ impl Driver {
             let run = resume(&request, status, &facts.pods, now);
             let claims = run.members.iter().map(|member| member.claim.uid.clone()).collect();
             self.effects.push(Effect::Reserve { claims, whole: false });
-            return self.guard(Beginning { request, run, object });
+            return self.guard(Beginning { request, run, object, taken_over: true });
         }
         if object.metadata.deletion_timestamp.is_some() {
             return self.end_deleted(object, now);
@@ -321,7 +323,7 @@ impl Driver {
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
-                self.guard(Beginning { request, run, object })
+                self.guard(Beginning { request, run, object, taken_over: false })
             }
             Err(refusal) => refuse(&request, object, refusal, now),
         }
@@ -380,7 +382,7 @@ impl Driver {
     }
 
     fn follow(&mut self, beginning: Beginning) -> Life {
-        let follow = AttemptDriver::interest(&beginning.request, &beginning.run);
+        let follow = AttemptDriver::interest(&beginning.request, &beginning.run, beginning.taken_over);
         self.ask(follow, Life::Following { beginning: Box::new(beginning) })
     }
 
@@ -394,7 +396,7 @@ impl Driver {
             Ok(following) => following,
             Err(why) => return Life::Over(Over::Failed(why)),
         };
-        let Beginning { request, run, object } = beginning;
+        let Beginning { request, run, object, .. } = beginning;
         let deleted = self.deleted || object.metadata.deletion_timestamp.is_some();
         let mut attempt = AttemptDriver::new(request, run, *object, *facts, agents);
         attempt.observed.deleted = deleted;
@@ -414,12 +416,14 @@ impl Driver {
         refuse(&last, object, verdict.into(), now)
     }
 
-    fn attempt_over(&mut self, lost: Option<Lost>) -> Life {
+    /// `object` is what was stored last, and so what there is, unless somebody has deleted it meanwhile.
+    fn attempt_over(&mut self, lost: Option<Lost>, object: Object, now: Moment) -> Life {
         match lost {
             Some(Lost::Changed) => Life::Over(Over::Failed("somebody else changed the status of this run".to_owned())),
             // Quietly: the object is the newer leader's.
             Some(Lost::Overtaken) => Life::Over(Over::Ended),
-            None => self.read_again(),
+            None if self.deleted => self.read_again(),
+            None => self.object_read_again(Ok(Some(object)), now),
         }
     }
 

@@ -86,6 +86,8 @@ pub enum Effect {
         interest: Interest,
         /// The agents that it commands.
         agents: BTreeSet<AgentKey>,
+        /// Replicas may be there already, made by an earlier leader: they are to be read anew.
+        taken_over: bool,
     },
     /// Queue a command for an agent. One that cannot be queued is told of at once by [`Input::Unsent`].
     Send {

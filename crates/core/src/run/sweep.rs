@@ -67,9 +67,10 @@ impl Sweep {
         let status = object.status.as_ref().filter(|_| object.spec.mode == Mode::Replicate)?;
         let ended = status.phase.is_some_and(Phase::is_final);
         let uid = object.uid().unwrap_or_default();
-        let before = self.known.get(&uid).copied().unwrap_or_default();
+        let known = self.known.get(&uid).copied();
+        let before = known.unwrap_or_default();
         let now = Known { last_void: before.last_void.max(last_void(status)), ended: before.ended || ended };
-        if now == before {
+        if known == Some(now) {
             return None;
         }
         if self.known.len() >= MAX_REMEMBERED_RUNS {
@@ -100,10 +101,10 @@ impl Sweep {
         }
     }
 
-    /// Whether this attempt is void; `None`: it is not known.
+    /// Whether this attempt is void, as far as its replication has been seen; `None`: it was not. When one that is under way
+    /// turns out to be void, its replicas are looked for once more.
     fn is_void(&self, replication_uid: &str, attempt: u32) -> Option<bool> {
-        let known = self.known.get(replication_uid)?;
-        if attempt <= known.last_void { Some(true) } else { known.ended.then_some(false) }
+        self.known.get(replication_uid).map(|known| attempt <= known.last_void)
     }
 }
 
@@ -158,8 +159,8 @@ mod tests {
         use Phase::{Aborted, Checking, Done, Failed, Pending, Replicating};
         let first = [Checking, Pending];
         let cases = [
-            (Checking, Some(true), None),
-            (Replicating, Some(true), None),
+            (Checking, Some(true), Some(false)),
+            (Replicating, Some(true), Some(false)),
             (Pending, Some(true), Some(true)),
             (Aborted, Some(true), Some(true)),
             (Failed, Some(true), Some(true)),

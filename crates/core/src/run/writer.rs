@@ -123,9 +123,9 @@ impl Writer {
         self.last.is_some()
     }
 
-    /// The status as it is stored, as far as is known.
-    pub fn stored_status(&self) -> Option<&ReplicationStatus> {
-        self.object.status.as_ref()
+    /// The object as it is stored, as far as is known.
+    pub fn object(&self) -> &ConsistencyGroupReplication {
+        &self.object
     }
 
     /// Why nothing may be written any more, if that is so.

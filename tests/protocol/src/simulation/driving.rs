@@ -138,7 +138,7 @@ impl World {
             Effect::LookUp { volumes, kind } => self.ask(process, Request::LookUp { driver, volumes, kind }),
             // There is no other replication that could have them.
             Effect::Reserve { .. } => return Some(Input::Reserved([].into())),
-            Effect::Follow { interest, agents } => {
+            Effect::Follow { interest, agents, .. } => {
                 self.ask(process, Request::Follow { driver, replicas: interest.replicas.is_some(), agents });
             }
             Effect::Send { to, command, message } => {

@@ -314,7 +314,7 @@ impl World {
         }
         let works = |process: &Process| {
             let attempt = process.driven.as_ref().and_then(|driven| driven.driver.attempt());
-            let attempt = attempt.filter(|attempt| attempt.writer.stored_status().is_some());
+            let attempt = attempt.filter(|attempt| attempt.writer.object().status.is_some());
             attempt.map_or(0, |attempt| attempt.request.epoch)
         };
         let newest = self.processes.iter().map(works).max().unwrap_or_default();
