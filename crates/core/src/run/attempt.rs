@@ -152,6 +152,12 @@ impl AttemptDriver {
         effects
     }
 
+    /// The declaration is stored, by the word of whoever stores statuses in place of [`AttemptDriver::writer`].
+    pub fn declared(&mut self) {
+        self.observed.recorded = true;
+        self.news = true;
+    }
+
     /// When, on the monotonic clock, a turn is due even if nothing is heard.
     pub fn wake_at(&self) -> Option<Duration> {
         let plan = if self.finishing { None } else { self.plan_at };

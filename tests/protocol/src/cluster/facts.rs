@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use kube::core::{DynamicObject, ObjectMeta};
 use serde_json::json;
 use stillpoint_api::snapshot::DEFAULT_CLASS_ANNOTATION;
-use stillpoint_api::{ClaimName, ConsistencyGroupReplicationSpec, Mode, Replication, Source};
+use stillpoint_api::{
+    ClaimName, ConsistencyGroupReplicationSpec, Mode, Replication, Source, VolumeSnapshotReplication,
+};
 use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::seen;
 use stillpoint_core::run::effect::Storage;
@@ -22,7 +24,7 @@ pub fn group(members: usize, spec: ConsistencyGroupReplicationSpec) -> Object {
     let names = (0..members).map(|member| ClaimName(claim_name(member))).collect();
     let spec = ConsistencyGroupReplicationSpec {
         source: Source { selector: None, persistent_volume_claim_names: Some(names) },
-        replication: (spec.mode == Mode::Replicate).then(Replication::default),
+        replication: (spec.mode == Mode::Replicate).then(volume_snapshots),
         ..spec
     };
     let metadata = ObjectMeta {
@@ -34,6 +36,10 @@ pub fn group(members: usize, spec: ConsistencyGroupReplicationSpec) -> Object {
         ..ObjectMeta::default()
     };
     Object { metadata, spec, status: None }
+}
+
+fn volume_snapshots() -> Replication {
+    Replication { volume_snapshot: Some(VolumeSnapshotReplication::default()) }
 }
 
 /// The name of a member's claim.

@@ -313,7 +313,7 @@ impl Leaders {
             let heard = match input {
                 Input::Written => {
                     leader.writes.remove(0);
-                    leader.attempt.observed.recorded = true;
+                    leader.attempt.declared();
                     None
                 }
                 Input::Wake => {

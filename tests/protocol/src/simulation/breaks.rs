@@ -35,7 +35,7 @@ pub enum Break {
     Tenure,
     /// Replicas that turn up too late are not swept.
     Sweep,
-    /// Who reads a status finds in it that the cool-down is over.
+    /// A cool-down is not waited for, and who reads a status finds in it that it is over.
     CoolDown,
     /// Who reads a spec finds one attempt more in it.
     Limit,

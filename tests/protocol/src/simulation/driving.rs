@@ -116,11 +116,13 @@ impl World {
     fn driver_over(&mut self, process: usize, over: &Over) {
         self.note(|| format!("   controller {process}: over, {over:?}"));
         let now = self.moment(process);
+        let no_pause = Over::Later(std::time::Duration::ZERO);
+        let unpaused = self.broken == Some(Break::CoolDown) && matches!(over, Over::Later(_));
         let of = &mut self.processes[process];
         of.driven = None;
         let there = of.newest.is_some();
         if let Some(lead) = &mut of.leading {
-            lead.turns.ended(UID, over, there, now.monotonic);
+            lead.turns.ended(UID, if unpaused { &no_pause } else { over }, there, now.monotonic);
         }
         if of.stopping {
             self.exit(process);
