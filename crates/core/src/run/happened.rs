@@ -58,21 +58,28 @@ impl Happened {
     }
 }
 
-/// Which blockers have been told of, by the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not
+/// What has been told of one replication: the phase, and blockers by the claim's name, at most [`MAX_BLOCKERS`] each: blockers that come and go must not
 /// become a stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Told {
+    /// The phase, and of which attempt.
+    phase: Option<(Phase, u32)>,
     blockers: BTreeMap<String, Vec<Blocker>>,
 }
 
 impl Told {
     /// What a stored status shows has been told when it was stored.
     pub fn by(status: &ReplicationStatus) -> Self {
-        let mut told = Self::default();
+        let mut told = Self { phase: status.phase.map(|phase| (phase, status.attempt)), ..Self::default() };
         for member in &status.members {
             drop(told.news(&member.persistent_volume_claim, &member.blockers));
         }
         told
+    }
+
+    /// Takes note of the phase of an attempt, and says whether it began.
+    pub fn begins(&mut self, phase: Phase, attempt: u32) -> bool {
+        self.phase.replace((phase, attempt)) != Some((phase, attempt))
     }
 
     /// Takes note of what stands in the way of a member, and gives what is new.
@@ -93,8 +100,8 @@ impl Told {
         news
     }
 
-    /// Nothing was told.
-    pub fn clear(&mut self) {
+    /// No blocker was told of.
+    pub fn forget_blockers(&mut self) {
         self.blockers.clear();
     }
 }

@@ -80,8 +80,8 @@ pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> P
     // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
     // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
     while draft.advance() {}
-    draft.note_blockers();
     draft.show();
+    draft.tell_shown();
     let wake_at = draft.wake_at();
     let Draft { run, steps, statuses, happened, .. } = draft;
     Plan { run, steps, statuses, happened, wake_at }
@@ -153,13 +153,15 @@ impl<'a> Draft<'a> {
         }
         note_phase(phases, phase, self.now);
         self.show();
-        self.note_blockers();
-        self.happened.extend(self.statuses.last().and_then(Happened::began));
+        self.tell_shown();
     }
 
-    /// Says what stands in the way for the first time.
-    fn note_blockers(&mut self) {
+    /// Says what the newest status shows for the first time.
+    fn tell_shown(&mut self) {
         self.happened.extend(self.run.news());
+        if self.run.told.begins(self.run.phase(), self.run.attempt) {
+            self.happened.extend(self.statuses.last().and_then(Happened::began));
+        }
     }
 
     /// Ends the attempt.

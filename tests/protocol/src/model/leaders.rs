@@ -640,7 +640,7 @@ fn normalise(attempt: &mut AttemptDriver) {
             replica.cut_took = None;
         }
     }
-    run.told.clear();
+    run.told.forget_blockers();
     for answer in attempt.observed.answers.values_mut() {
         match &mut answer.content {
             AnswerContent::Waiting { blockers, more } | AnswerContent::NotReady { blockers, more, .. } => {
