@@ -47,7 +47,7 @@ impl Method for FilesystemFreeze {
 
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused {
         match act {
-            Act::Flush => Refused { blocker: flush_failed(errno), retryable: false },
+            Act::Flush => Refused { blocker: Box::new(flush_failed(errno)), retryable: false },
             Act::Quiesce | Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => {
                 freeze_refused(errno, &dataset.filesystem)
             }
@@ -94,7 +94,7 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
         ),
         other => (blocker("FreezeFailed", &format!("freezing the {filesystem} filesystem failed: {other}")), false),
     };
-    Refused { blocker, retryable }
+    Refused { blocker: Box::new(blocker), retryable }
 }
 
 /// The whole filesystems that can be frozen, each once.

@@ -150,7 +150,7 @@ pub enum Intent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
     /// Says why, and what to do.
-    pub blocker: wire::Blocker,
+    pub blocker: Box<wire::Blocker>,
     /// Whether another round may go better.
     pub retryable: bool,
 }

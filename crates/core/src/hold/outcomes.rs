@@ -23,7 +23,7 @@ impl Hold {
             }
             Outcome::Quiesced(Err(refused)) => self.refused(refused, None, now),
             Outcome::Flushed(Err(Refused { blocker, retryable })) => {
-                self.stop(End::refused(retryable, only(blocker)), now);
+                self.stop(End::refused(retryable, only(*blocker)), now);
             }
             Outcome::Recorded(Err(why)) => self.stop(End::failed(not_recorded(&why)), now),
             Outcome::Looked(look) => self.looked(look, now),
@@ -173,7 +173,7 @@ impl Hold {
 
     /// The application or the method did not do it; `end` is what was decided meanwhile.
     fn refused(&mut self, Refused { blocker, retryable }: Refused, end: Option<End>, now: Instant) {
-        self.stop(join(end, End::not_now(retryable, only(blocker))), now);
+        self.stop(join(end, End::not_now(retryable, only(*blocker))), now);
     }
 
     fn hold(&mut self, since: Instant, now: Instant) {

@@ -554,7 +554,7 @@ impl Guard {
 }
 
 fn refused(reason: &str, retryable: bool) -> Refused {
-    Refused { blocker: blocker(reason, "the kernel answers so"), retryable }
+    Refused { blocker: Box::new(blocker(reason, "the kernel answers so")), retryable }
 }
 
 fn attempt_of(attempt: Option<&stillpoint_core::wire::Attempt>) -> Option<Attempt> {

@@ -23,7 +23,7 @@ const PLAN: Plan =
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
-    Refused { blocker: blocker(reason, "the method says so"), retryable }
+    Refused { blocker: Box::new(blocker(reason, "the method says so")), retryable }
 }
 
 /// Somebody else has suspended writes.
@@ -271,8 +271,10 @@ fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
 #[test]
 fn what_the_method_refuses_is_named_and_never_resumed() {
     for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
-        let refused = || Err(refused(reason, retryable));
-        for (asked, outcome) in [("Warm", Outcome::Warmed(refused())), ("Suspend", Outcome::Suspended(refused()))] {
+        let refused = || refused(reason, retryable);
+        for (asked, outcome) in
+            [("Warm", Outcome::Warmed(Err(refused()))), ("Suspend", Outcome::Suspended(Err(refused())))]
+        {
             let mut story = Story::suspending_until(asked);
             story.done(outcome);
             assert_eq!(story.refusal(), (reason.to_owned(), retryable));

@@ -168,7 +168,9 @@ impl World {
             Action::Preflight(..) if !well => Outcome::Preflighted(Err(vec![Blocker::default()])),
             Action::Flush(_) if !well => Outcome::Flushed(Err(broken())),
             Action::Look(..) if !well => Outcome::Looked(locked()),
-            Action::Quiesce(_) if !well => Outcome::Quiesced(Err(refused("NotQuiesced", self.quiescings.0 % 2 == 0))),
+            Action::Quiesce(_) if !well => {
+                Outcome::Quiesced(Err(refused("NotQuiesced", self.quiescings.0.is_multiple_of(2))))
+            }
             Action::Unquiesce(_) if !well => Outcome::Unquiesced(Err("it did not stay quiesced".to_owned())),
             Action::Record(..) if !well => Outcome::Recorded(Err("no space".to_owned())),
             Action::Record(..) => {
