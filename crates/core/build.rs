@@ -13,6 +13,8 @@ fn main() -> anyhow::Result<()> {
     for message in NESTED {
         build.type_attribute(format!(".stillpoint.agent.v1alpha1.{message}"), "#[derive(Eq, Hash)]");
     }
+    // Few have one, and every command would be as large.
+    build.boxed(".stillpoint.agent.v1alpha1.Prepare.how");
     build.compile_fds(descriptors)?;
     Ok(())
 }

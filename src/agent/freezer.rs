@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::Context;
-use rustix::io::{Errno, Result as KernelResult};
+use rustix::io::{Errno, Result as KernelResult, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
@@ -126,7 +126,7 @@ fn hand_over(socket: &OwnedFd, handle: &OwnedFd) -> KernelResult<()> {
 fn receive(socket: BorrowedFd<'_>) -> anyhow::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC))?;
     let received = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut received) => received.next(),
         _ => None,

@@ -360,7 +360,8 @@ impl Equipment {
 
 /// Makes the quiescer that the order names, if it names one.
 fn application(request: &wire::Prepare) -> Result<Option<Application>, String> {
-    let Some(wire::Quiescer { name, settings }) = &request.quiescer else { return Ok(None) };
+    let quiescer = request.how.as_deref().and_then(|how| how.quiescer.as_ref());
+    let Some(wire::Quiescer { name, settings }) = quiescer else { return Ok(None) };
     let settings = serde_json::from_str(settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
     let quiescer = quiesce::make(QUIESCERS, name, &settings)?;
     Ok(Some(Application { name: name.clone(), quiescer: Arc::new(Mutex::new(quiescer)) }))
@@ -372,9 +373,9 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
     if !settings.recovery.wait(claim_uid, RECOVERY_TIMEOUT) {
         return Err(vec![stuck_recovery(request)]);
     }
-    let method = method::find(&request.method).ok_or_else(|| {
-        let message =
-            format!("this agent cannot suspend by {:?}; give the pod an agent of a newer version", request.method);
+    let name = request.how.as_deref().map_or("", |how| &how.method);
+    let method = method::find(name).ok_or_else(|| {
+        let message = format!("this agent cannot suspend by {name:?}; give the pod an agent of a newer version");
         vec![blocker(Reason::UnknownMethod, &message)]
     })?;
     let application = application(request).map_err(|why| {
@@ -463,11 +464,11 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
 }
 
 fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelResult<()>) -> Outcome {
-    let refused = |act: Act| -> Result<(), Refused> { result.map_err(|errno| method.refused(act, errno, dataset)) };
+    let refused = |act: Act| move |errno: Errno| method.refused(act, errno, dataset);
     match order {
-        Order::Flush => Outcome::Flushed(refused(Act::Flush)),
-        Order::Warm => Outcome::Warmed(refused(Act::Warm)),
-        Order::Suspend => Outcome::Suspended(refused(Act::Suspend)),
+        Order::Flush => Outcome::Flushed(result.map_err(refused(Act::Flush))),
+        Order::Warm => Outcome::Warmed(result.map_err(refused(Act::Warm))),
+        Order::Suspend => Outcome::Suspended(result.map_err(refused(Act::Suspend))),
         Order::Resume => Outcome::Resumed(match result {
             Ok(()) => Resumed::Ended,
             Err(Errno::INVAL) => Resumed::Broken(method.undo().broken().to_owned()),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -94,7 +95,8 @@ fn begin(
     let connection = hand_over(socket, label, undo, handle, freezer)
         .map_err(|error| format!("the guardian at {} does not answer: {error}", socket.display()))?;
     let mut buffer = [0; MAX_GUARDIAN_MESSAGE];
-    let (bytes, _) = recv(&connection, &mut buffer[..], RecvFlags::empty())
+    // A socket with a timeout is not restarted after a signal (signal(7)), and this process has children that end.
+    let (bytes, _) = retry_on_intr(|| recv(&connection, &mut buffer[..], RecvFlags::empty()))
         .map_err(|errno| format!("the guardian at {} did not answer: {errno}", socket.display()))?;
     match Answer::decode(&buffer[..bytes]) {
         Some(Answer::Guarding { scope }) => Ok((connection, scope)),

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use super::blockers::{held_by_another, not_prepared, stale};
 use super::machine::{Ended, Hold};
-use super::run::{End, Preparing, Refusal, State, Then, only};
+use super::run::{End, Refusal, State, Then, only};
 use super::{Action, Session};
-use crate::locks::Look;
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -24,7 +23,7 @@ impl Hold {
         match self.admit(&attempt) {
             Standing::Older => self.refuse(session, attempt, 0, false, |hold| hold.stale_blocker()),
             Standing::Another => self.refuse(session, attempt, 0, true, Self::another_blocker),
-            Standing::Current => self.prepare_again(session, attempt, now),
+            Standing::Current => self.repeat(session, attempt, 0),
             Standing::Newer => {
                 let why = format!("attempt {} began", attempt.number);
                 self.next = Some((session, attempt, prepare));
@@ -32,20 +31,6 @@ impl Hold {
             }
             Standing::Free => self.begin(session, attempt, prepare, now),
         }
-    }
-
-    /// The same command is the same command; but after a round that was not clean it asks to wait for a clean look again.
-    fn prepare_again(&mut self, session: Session, attempt: wire::Attempt, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        if !matches!((&run.state, &run.said), (State::Prepared { .. }, Some(Report::NotReady(_)))) {
-            return self.repeat(session, attempt, 0);
-        }
-        run.session = session;
-        run.attempt = attempt;
-        run.said = None;
-        let by = now + run.prepare_timeout();
-        run.state = State::Preparing { step: Preparing::Look, by, seen: Look::default() };
-        self.step_preparing(Preparing::Look);
     }
 
     pub(super) fn suspend(&mut self, session: Session, attempt: wire::Attempt, round: u32, now: Instant) {

@@ -55,8 +55,7 @@ impl Hold {
         if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
             && !matches!(run.said, Some(Report::Ready(_)))
         {
-            // Who prepares again after a round still waits for the answer to Prepare.
-            let round = if matches!(run.state, State::Preparing { .. }) { 0 } else { run.round };
+            let round = run.round;
             self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
         }
         let Some(run) = &mut self.run else { return };

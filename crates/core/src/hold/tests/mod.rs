@@ -269,26 +269,6 @@ fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
 }
 
 #[test]
-fn prepare_after_a_round_that_was_not_clean_waits_until_it_is() {
-    let mut story = Story::suspending_until("Look");
-    story.done(Outcome::Looked(locked()));
-    story.refusal();
-    story.command(prepare(attempt(1, 1, 1)));
-    assert!(matches!(story.asked, Some(Action::Look(..))));
-    story.well_until("");
-    assert!(matches!(story.heard(), Report::Prepared(_)));
-
-    let mut story = Story::suspending_until("Look");
-    story.done(Outcome::Looked(locked()));
-    story.refusal();
-    story.command(prepare(attempt(1, 1, 1)));
-    story.done(Outcome::Looked(locked()));
-    assert!(matches!(story.heard(), Report::Waiting(_)));
-    story.pass(PREPARE);
-    assert!(matches!(story.heard(), Report::NotReady(it) if it.round == 0), "it answers Prepare, and no round");
-}
-
-#[test]
 fn what_the_method_refuses_is_named_and_never_resumed() {
     for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
         for (asked, outcome) in [
