@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kube::ResourceExt;
+use kube::core::DynamicObject;
 use stillpoint_api::{ConsistencyGroupReplication, Mode};
 
 use super::agents::{AgentKey, AssignmentKey};
@@ -14,6 +16,7 @@ use super::plan::{Step, plan};
 use super::state::{Moment, Request, Run, Stage};
 use super::writer::{Lost, Write, Writer};
 use crate::limits::{STATUS_INTERVAL, WARM_FOR};
+use crate::replica::seen::ObjectName;
 
 /// An attempt that is driven.
 #[derive(Clone, Debug)]
@@ -84,7 +87,7 @@ impl AttemptDriver {
             Input::Object(result) => self.writer.read(result.map(|object| object.map(|it| *it)), now.monotonic),
             Input::Claim(uid, claim) => put(&mut self.observed.claims, uid, claim),
             Input::Pod(uid, pod) => put(&mut self.observed.pods, uid, pod),
-            Input::Replica(name, replica) => put(&mut self.observed.replicas, name, replica.map(|replica| *replica)),
+            Input::Replica(name, replica) => self.replica(name, replica.map(|replica| *replica)),
             Input::Deletion => self.observed.deleted = true,
             Input::Connected(agent) if !self.missed => drop(self.observed.connected.insert(agent)),
             Input::Lost(agent) if !self.missed => self.lost(&agent),
@@ -111,7 +114,10 @@ impl AttemptDriver {
                 self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
                 match result {
                     // The watch may already know more.
-                    Ok(replica) => drop(self.observed.replicas.entry(name).or_insert(*replica)),
+                    Ok(replica) if !self.observed.vanished.contains(&name) => {
+                        self.observed.replicas.entry(name).or_insert(*replica);
+                    }
+                    Ok(_) => {}
                     Err(message) => drop(self.observed.refused_replicas.insert(name, message)),
                 }
             }
@@ -221,6 +227,20 @@ impl AttemptDriver {
             }
             Step::Remove(removes) => Effect::Remove { removes, last_attempt: self.run.attempt },
             Step::RecheckPods => Effect::Recheck,
+        }
+    }
+
+    /// Takes note of an object of the replicas. Once it was asked for and is gone it stays so: an object that takes its place,
+    /// whoever made it, shows another moment.
+    fn replica(&mut self, name: ObjectName, replica: Option<DynamicObject>) {
+        let Observed { replicas, vanished, .. } = &mut self.observed;
+        let same = |known: &DynamicObject| replica.as_ref().is_some_and(|replica| replica.uid() == known.uid());
+        let gone = replicas.get(&name).is_some_and(|known| !same(known));
+        if vanished.contains(&name) || (gone && self.run.replicas_requested()) {
+            replicas.remove(&name);
+            vanished.insert(name);
+        } else {
+            put(replicas, name, replica);
         }
     }
 

@@ -175,3 +175,25 @@ fn connections_for_the_cut_are_opened_before_the_hold_and_again_when_they_may_be
     }
     assert_eq!(warm(&settle(&mut attempt, at(late)).1), 1, "hyper may have closed them");
 }
+
+#[test]
+fn what_takes_the_place_of_a_replica_that_is_gone_is_none() {
+    let name = ObjectName { kind: "VolumeSnapshot".into(), name: "cut".into() };
+    let object = |uid: &str| {
+        let resource = kube::core::ApiResource::erase::<stillpoint_api::snapshot::VolumeSnapshot>(&());
+        let mut object = DynamicObject::new("cut", &resource);
+        object.metadata.uid = Some(uid.to_owned());
+        Some(Box::new(object))
+    };
+    let mut attempt = suspending();
+    for asked in [false, true] {
+        attempt.run.cut_requested = asked.then_some(at(2));
+        for replica in [object("first"), object("another")] {
+            attempt.hear(Input::Replica(name.clone(), replica), at(3));
+        }
+        assert_eq!(attempt.observed.replicas.contains_key(&name), !asked, "another one, and the first was not told of");
+        attempt.hear(Input::Asked { name: name.clone(), result: Ok(object("late").unwrap()) }, at(4));
+        assert_eq!(attempt.observed.replicas.contains_key(&name), !asked);
+        attempt.observed.replicas.clear();
+    }
+}

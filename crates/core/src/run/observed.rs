@@ -88,6 +88,8 @@ pub struct Observed {
     pub lost: BTreeSet<AssignmentKey>,
     /// The objects that the replicas of this replication consist of.
     pub replicas: BTreeMap<ObjectName, DynamicObject>,
+    /// What was asked for and is gone.
+    pub vanished: BTreeSet<ObjectName>,
     /// What was asked for in vain, or without an answer, and why.
     pub refused_replicas: BTreeMap<ObjectName, String>,
     /// Creations whose outcome is still open.

@@ -536,6 +536,9 @@ impl Leaders {
         let refused = &old.observed.refused_replicas;
         observed.refused_replicas =
             all().filter_map(|(to, from)| Some((object(to), refused.get(&object(from))?.clone()))).collect();
+        let vanished = &old.observed.vanished;
+        observed.vanished =
+            all().filter(|(_, from)| vanished.contains(&object(from))).map(|(to, _)| object(to)).collect();
         let replicas = &old.observed.replicas;
         let replicas = all().enumerate().filter_map(|(place, (to, from))| {
             let mut snapshot = untyped::object(&self.snapshot(place, Shown::Made));
