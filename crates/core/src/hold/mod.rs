@@ -112,7 +112,7 @@ pub enum Action {
     Suspend(Ticket),
     /// Resume writes.
     Resume(Ticket),
-    /// Kill the freezer and resume until nothing of it can suspend any more (see [``stillpoint::undo::until_settled`]).
+    /// Kill the freezer and resume until nothing of it can suspend any more (see `stillpoint::undo::until_settled`).
     Settle(Ticket),
     /// Tell the guardian that nothing is owed.
     Disarm,

@@ -7,14 +7,14 @@ use kube::ResourceExt;
 use kube::core::DynamicObject;
 use stillpoint_api::{ConsistencyGroupReplication, Mode};
 
-use super::agents::{AgentKey, AssignmentKey};
+use super::agents::AgentKey;
 use super::answers;
 use super::effect::{Effect, Facts, Input, Interest};
 use super::happened::Happened;
 use super::observed::{AnswerContent, Observed};
 use super::plan::{Step, plan};
 use super::state::{Moment, Request, Run, Stage};
-use super::writer::{Lost, Write, Writer};
+use super::writer::{Lost, Writer};
 use crate::limits::{STATUS_INTERVAL, WARM_FOR};
 use crate::replica::seen::ObjectName;
 
@@ -90,7 +90,7 @@ impl AttemptDriver {
             Input::Replica(name, replica) => self.replica(name, replica.map(|replica| *replica)),
             Input::Deletion => self.observed.deleted = true,
             Input::Connected(agent) if !self.missed => drop(self.observed.connected.insert(agent)),
-            Input::Lost(agent) if !self.missed => self.lost(&agent),
+            Input::Lost(agent) if !self.missed => self.observed.lost(&agent, self.run.assigned_to(&agent)),
             Input::Report(agent, report) if !self.missed => {
                 let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 // One that does not count is another attempt's, or a stranger's.
@@ -150,11 +150,7 @@ impl AttemptDriver {
             self.plan(now, &mut effects);
             self.finish_if_it_must();
         }
-        match self.writer.step(now.monotonic) {
-            Some(Write::Put(object)) => effects.push(Effect::PutStatus(object)),
-            Some(Write::Get) => effects.push(Effect::GetObject),
-            None => {}
-        }
+        effects.extend(self.writer.step(now.monotonic).map(Effect::from));
         effects
     }
 
@@ -179,10 +175,9 @@ impl AttemptDriver {
     /// What the attempt is about.
     pub fn interest(request: &Request, run: &Run, taken_over: bool) -> Effect {
         let claims = run.members.iter().map(|member| (member.claim.uid.clone(), member.claim.name.clone()));
-        let agents = run.members.iter().flat_map(|member| &member.assignments).map(|one| one.agent.key());
         let replicas = request.kind.filter(|_| request.mode == Mode::Replicate);
         let interest = Interest { claims: claims.collect(), replicas };
-        Effect::Follow { interest, agents: agents.collect(), taken_over }
+        Effect::Follow { interest, agents: run.agents().collect(), taken_over }
     }
 
     fn plan(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -242,13 +237,6 @@ impl AttemptDriver {
         } else {
             put(replicas, name, replica);
         }
-    }
-
-    fn lost(&mut self, agent: &AgentKey) {
-        let responsible =
-            self.run.members.iter().filter(|member| member.assignments.iter().any(|one| one.agent.has_key(agent)));
-        let lost: Vec<_> = responsible.map(|member| AssignmentKey::new(&member.claim.uid, agent.clone())).collect();
-        self.observed.lost(agent, lost);
     }
 
     /// Whether an answer leads on by itself. The others of a round in which all must agree do not, before the last one has come:

@@ -24,7 +24,7 @@ use super::membership::{self, Candidates, Refusal};
 use super::report;
 use super::resume::{is_under_way, resume};
 use super::state::{Moment, Request, Run, Verdict};
-use super::writer::{Lost, Write, Writer};
+use super::writer::{Lost, Writer};
 use crate::limits::MAX_CONFLICTS;
 use crate::replica;
 
@@ -162,11 +162,7 @@ impl Driver {
                 attempt.over().map(|lost| (lost, attempt.writer.object().clone()))
             }
             Life::Refusing(writer) => {
-                match writer.step(now.monotonic) {
-                    Some(Write::Put(object)) => self.effects.push(Effect::PutStatus(object)),
-                    Some(Write::Get) => self.effects.push(Effect::GetObject),
-                    None => {}
-                }
+                self.effects.extend(writer.step(now.monotonic).map(Effect::from));
                 writer.is_over().then(|| (writer.lost(), writer.object().clone()))
             }
             _ => None,

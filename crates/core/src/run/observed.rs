@@ -1,5 +1,5 @@
-//! What is known of the world at one moment: the newest of everything. Plain data, filled by `observe` and by agents'
-//! answers, read by the planner.
+//! What is known of the world at one moment: the newest of everything. Plain data, filled by the attempt's driver, read by the
+//! planner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 
-use super::effect::Refused;
+use super::effect::{Effect, Refused};
 use super::happened::Happened;
 use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
 
@@ -22,6 +22,15 @@ pub enum Write {
     Put(Box<ConsistencyGroupReplication>),
     /// Read the object after a conflict; [`Writer::read`] takes the answer.
     Get,
+}
+
+impl From<Write> for Effect {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Put(object) => Self::PutStatus(object),
+            Write::Get => Self::GetObject,
+        }
+    }
 }
 
 /// Why a run must not write its status any more, and so must end.
