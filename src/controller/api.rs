@@ -14,6 +14,23 @@ pub async fn within<T>(limit: Duration, request: impl Future<Output = kube::Resu
     answer.map_err(|error| anyhow::anyhow!(sentence(&error)))
 }
 
+/// The same; `None`: the API server does not have what is asked for.
+///
+/// # Errors
+/// When it fails otherwise, or takes longer.
+pub async fn within_if_there<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    let there = async {
+        match request.await {
+            Err(kube::Error::Api(status)) if is_absent(&status) => Ok(None),
+            answer => answer.map(Some),
+        }
+    };
+    within(limit, there).await
+}
+
 /// Whether the API server does not have it: of a resource that nobody serves it says so in plain text, without the reason that
 /// [`Status::is_not_found`] looks for.
 pub fn is_absent(status: &Status) -> bool {

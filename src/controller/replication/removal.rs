@@ -7,7 +7,7 @@ use stillpoint_core::limits::API_TIMEOUT;
 use stillpoint_core::replica::removal::{Ask, Removal};
 use stillpoint_core::run::sweep::attempt_of;
 
-use crate::controller::api::is_absent;
+use crate::controller::api::within_if_there;
 
 /// Removes replicas of a replication until nothing is left, and says how many there were. The caller's task bounds it.
 pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> usize {
@@ -34,12 +34,9 @@ fn log(namespace: &str, which: &str, error: &anyhow::Error) {
 
 async fn list(api: &Api<DynamicObject>, selector: &str) -> anyhow::Result<Vec<(String, Option<u32>)>> {
     let labelled = ListParams::default().labels(selector);
-    match tokio::time::timeout(API_TIMEOUT, api.list_metadata(&labelled)).await? {
-        Ok(list) => Ok(list.items.iter().map(|one| (one.name_any(), attempt_of(one))).collect()),
-        // Without its API there are no objects.
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
+    // Without its API there are no objects.
+    let listed = within_if_there(API_TIMEOUT, api.list_metadata(&labelled)).await?;
+    Ok(listed.iter().flat_map(|list| &list.items).map(|one| (one.name_any(), attempt_of(one))).collect())
 }
 
 /// Deletes one object; says whether it was there.
@@ -47,10 +44,7 @@ async fn list(api: &Api<DynamicObject>, selector: &str) -> anyhow::Result<Vec<(S
 /// # Errors
 /// When the API server refuses or does not answer.
 pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<bool> {
-    match tokio::time::timeout(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await? {
-        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
-        result => Ok(result.map(|_| true)?),
-    }
+    Ok(within_if_there(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await?.is_some())
 }
 
 #[cfg(test)]

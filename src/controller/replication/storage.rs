@@ -14,7 +14,7 @@ use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::seen;
 use stillpoint_core::run::effect::Storage;
 
-use crate::controller::api::{is_absent, sentence, within};
+use crate::controller::api::{within, within_if_there};
 
 /// What is known of storage: the drivers of these volumes, and what a kind of replica reads of the cluster.
 ///
@@ -59,14 +59,9 @@ async fn facts(client: &Client, kind: &dyn Kind) -> anyhow::Result<seen::Facts> 
     let mut facts = seen::Facts::default();
     for resource in kind.reads() {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        match tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await? {
-            Ok(list) => drop(facts.read.insert(resource.kind, list.items)),
-            Err(kube::Error::Api(status)) if is_absent(&status) => {}
-            Err(error) => {
-                return Err(anyhow::anyhow!(sentence(&error)))
-                    .with_context(|| format!("the {} could not be read", many(&resource)));
-            }
-        }
+        let listed = within_if_there(API_TIMEOUT, api.list(&ListParams::default())).await;
+        let listed = listed.with_context(|| format!("the {} could not be read", many(&resource)))?;
+        facts.read.extend(listed.map(|list| (resource.kind, list.items)));
     }
     Ok(facts)
 }
