@@ -12,6 +12,7 @@ pub mod blocker;
 pub mod hold;
 pub mod limits;
 pub mod locks;
+pub mod pauses;
 pub mod replica;
 pub mod run;
 pub mod text;

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, Resource, ResourceExt};
 use stillpoint_api::ConsistencyGroupReplication;
-use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, RUN_QUEUE};
+use stillpoint_core::limits::RUN_QUEUE;
+use stillpoint_core::pauses::Pauses;
 use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::driver::{Driver, Over, Settings};
@@ -309,14 +310,13 @@ fn log(happened: &Happened) {
 
 /// The pods that mount members, listed until it succeeds.
 async fn recheck(namespace: Namespace, interest: Interest) -> Input {
-    let mut pause = API_RETRY_MIN;
+    let mut pauses = Pauses::default();
     loop {
         match namespace.fresh_pods(&interest).await {
             Ok(pods) => return Input::Rechecked(pods),
             Err(error) => tracing::warn!("the pods could not be listed anew, and it is tried again: {error:#}"),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(API_RETRY_MAX);
+        tokio::time::sleep(pauses.take()).await;
     }
 }
 

@@ -7,7 +7,8 @@ use futures::{FutureExt, StreamExt};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, labels};
-use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN, API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_core::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_core::pauses::Pauses;
 use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::sweep::{Judgement, Sweep, Voided};
 use tokio::sync::mpsc;
@@ -83,12 +84,11 @@ async fn follow(client: Client, sweeper: Sweeper, replicas: EveryReplica, voided
 
 /// Deletes a replica if its attempt is void. Tries until that is decided and done: no event will tell of it again.
 async fn judge(client: &Client, sweeper: &Sweeper, resource: ApiResource, replica: Box<DynamicObject>) {
-    let mut pause = API_RETRY_MIN;
+    let mut pauses = Pauses::default();
     while let Err(error) = judge_once(client, sweeper, &resource, &replica).await {
         let (name, namespace) = (replica.name_any(), replica.namespace());
         tracing::warn!(name, namespace, "a replica could not be judged, and it is tried again: {error:#}");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(API_RETRY_MAX);
+        tokio::time::sleep(pauses.take()).await;
     }
 }
 

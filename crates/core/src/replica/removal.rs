@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::core::ApiResource;
 
 use super::ask::Remove;
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN};
+use crate::pauses::Pauses;
 
 /// What a removal asks of the API server. One at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Removal {
     state: State,
     /// Kinds and names of what was there.
     found: BTreeSet<(String, String)>,
-    pause: Duration,
+    pauses: Pauses,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Removal {
             last_attempt,
             state: State::Begin,
             found: BTreeSet::new(),
-            pause: API_RETRY_MIN,
+            pauses: Pauses::default(),
         }
     }
 
@@ -79,10 +79,8 @@ impl Removal {
                     }
                 },
                 State::Failed => {
-                    let pause = self.pause;
-                    self.pause = (pause * 2).min(API_RETRY_MAX);
                     self.state = State::Begin;
-                    return Some(Ask::Pause(pause));
+                    return Some(Ask::Pause(self.pauses.take()));
                 }
             }
         }
@@ -123,6 +121,7 @@ impl Removal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::API_RETRY_MIN;
 
     fn resource(kind: &str) -> ApiResource {
         ApiResource {

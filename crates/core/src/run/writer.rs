@@ -13,7 +13,8 @@ use stillpoint_api::{ConsistencyGroupReplication, Phase, ReplicationStatus};
 
 use super::effect::{Effect, Refused};
 use super::happened::Happened;
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, STATUS_INTERVAL, STATUS_QUEUE};
+use crate::limits::{STATUS_INTERVAL, STATUS_QUEUE};
+use crate::pauses::Pauses;
 
 /// What a writer asks of the API server. One at a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +55,8 @@ pub struct Writer {
     /// The phase that was stored last, and when.
     last: Option<(Option<Phase>, Duration)>,
     state: State,
-    /// The next pause before a request is made again.
-    pause: Duration,
+    /// The pauses before a request is made again.
+    pauses: Pauses,
 }
 
 /// A status, and what it shows for the first time: that is told when it is stored.
@@ -95,7 +96,7 @@ impl Writer {
             object,
             last: None,
             state: State::Idle,
-            pause: API_RETRY_MIN,
+            pauses: Pauses::default(),
         }
     }
 
@@ -172,7 +173,7 @@ impl Writer {
             self.state = match std::mem::replace(&mut self.state, State::Idle) {
                 State::Idle => {
                     let item = self.queue.pop_front()?;
-                    self.pause = API_RETRY_MIN;
+                    self.pauses = Pauses::default();
                     match self.last {
                         Some((phase, at)) if phase == item.status.phase => {
                             State::Spacing { item, until: at + STATUS_INTERVAL }
@@ -219,8 +220,9 @@ impl Writer {
             Err(Refused::NotFound) => self.state = State::Gone,
             Err(Refused::Conflict) => {
                 // The first is looked into at once; who meets one after the other lets the others write.
-                let at = if self.pause == API_RETRY_MIN { now } else { now + self.pause };
-                self.lengthen();
+                let first = self.pauses.is_first();
+                let pause = self.pauses.take();
+                let at = if first { now } else { now + pause };
                 self.state = State::Conflict { item, at };
             }
             Err(Refused::Trouble(_)) => self.pause(item, now),
@@ -247,12 +249,7 @@ impl Writer {
     }
 
     fn pause(&mut self, item: Item, now: Duration) {
-        self.state = State::Due { item, at: now + self.pause };
-        self.lengthen();
-    }
-
-    fn lengthen(&mut self) {
-        self.pause = (self.pause * 2).min(API_RETRY_MAX);
+        self.state = State::Due { item, at: now + self.pauses.take() };
     }
 
     /// A newer status of the same phase in its place, if one waits.
