@@ -6,13 +6,14 @@
 //! the method's handle.
 //!
 //! Then one order per packet (a code and a ticket), one answer per order (the same, and an errno, 0 for OK; `EINVAL` of a
-//! Resume that found nothing suspended).
+//! Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension began).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::io::{Errno, Result as KernelResult, retry_on_intr};
@@ -31,15 +32,13 @@ use crate::undo;
 use stillpoint_core::hold::{Ticket, WasSuspended};
 
 const ORDER_BYTES: usize = 9;
-const ANSWER_BYTES: usize = ORDER_BYTES + 4;
+const ANSWER_BYTES: usize = ORDER_BYTES + 4 + 8;
 
 /// What the freezer does on order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// [`Method::flush`].
     Flush,
-    /// [`Method::warm`].
-    Warm,
     /// [`Method::suspend`].
     Suspend,
     /// [`Method::undo`].
@@ -104,7 +103,7 @@ impl Freezer {
     ///
     /// # Errors
     /// If the freezer is gone.
-    pub async fn answer(&self) -> io::Result<(Ticket, Order, KernelResult<()>)> {
+    pub async fn answer(&self) -> io::Result<(Ticket, Order, KernelResult<Duration>)> {
         self.socket
             .async_io(Interest::READABLE, || {
                 let mut buffer = [0; ANSWER_BYTES];
@@ -158,7 +157,7 @@ pub fn run(method: &str) -> anyhow::Result<()> {
         match order {
             Order::Suspend => suspended |= result.is_ok(),
             Order::Resume => suspended &= result.is_err() && result != Err(Errno::INVAL),
-            Order::Flush | Order::Warm => {}
+            Order::Flush => {}
         }
         if send(socket, &encode_answer(order, ticket, result), SendFlags::NOSIGNAL).is_err() {
             break;
@@ -171,13 +170,17 @@ pub fn run(method: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn carry_out(method: &dyn Method, order: Order, root: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> KernelResult<()> {
+fn carry_out(
+    method: &dyn Method,
+    order: Order,
+    root: BorrowedFd<'_>,
+    handle: BorrowedFd<'_>,
+) -> KernelResult<Duration> {
     match order {
-        Order::Flush => method.flush(root),
-        Order::Warm => method.warm(handle),
-        Order::Suspend => method.suspend(handle),
+        Order::Flush => method.flush(root).map(|()| Duration::ZERO),
+        Order::Suspend => method.suspend(handle).map(|begun| begun.elapsed()),
         Order::Resume => match undo::undo(method.undo(), handle)? {
-            WasSuspended::Yes => Ok(()),
+            WasSuspended::Yes => Ok(Duration::ZERO),
             WasSuspended::No => Err(Errno::INVAL),
         },
     }
@@ -187,7 +190,6 @@ fn encode_order(order: Order, ticket: Ticket) -> [u8; ORDER_BYTES] {
     let mut bytes = [0; ORDER_BYTES];
     bytes[0] = match order {
         Order::Flush => b'S',
-        Order::Warm => b'W',
         Order::Suspend => b'F',
         Order::Resume => b'T',
     };
@@ -199,7 +201,6 @@ fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket)> {
     let (code, ticket) = bytes.split_first()?;
     let order = match code {
         b'S' => Order::Flush,
-        b'W' => Order::Warm,
         b'F' => Order::Suspend,
         b'T' => Order::Resume,
         _ => return None,
@@ -207,21 +208,25 @@ fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket)> {
     Some((order, Ticket::from_le_bytes(ticket.try_into().ok()?)))
 }
 
-fn encode_answer(order: Order, ticket: Ticket, result: KernelResult<()>) -> [u8; ANSWER_BYTES] {
+fn encode_answer(order: Order, ticket: Ticket, result: KernelResult<Duration>) -> [u8; ANSWER_BYTES] {
     let errno = result.err().map_or(0, Errno::raw_os_error);
     let mut bytes = [0; ANSWER_BYTES];
     bytes[..ORDER_BYTES].copy_from_slice(&encode_order(order, ticket));
-    bytes[ORDER_BYTES..].copy_from_slice(&errno.to_le_bytes());
+    let micros = result.map_or(0, |already| u64::try_from(already.as_micros()).unwrap_or(u64::MAX));
+    bytes[ORDER_BYTES..ORDER_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
+    bytes[ORDER_BYTES + 4..].copy_from_slice(&micros.to_le_bytes());
     bytes
 }
 
-fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<()>)> {
-    let (order, errno) = bytes.split_at_checked(ORDER_BYTES)?;
+fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<Duration>)> {
+    let (order, rest) = bytes.split_at_checked(ORDER_BYTES)?;
+    let (errno, micros) = rest.split_at_checked(4)?;
     let (order, ticket) = decode_order(order)?;
+    let already = Duration::from_micros(u64::from_le_bytes(micros.try_into().ok()?));
     let result = match i32::from_le_bytes(errno.try_into().ok()?) {
-        0 => Ok(()),
+        0 => Ok(already),
         // The kernel's range (IS_ERR_VALUE in include/linux/err.h); rustix panics on anything else.
-        errno @ 1..=4095 => Err(Errno::from_raw_os_error(errno)),
+        errno @ 1..=4095 if already.is_zero() => Err(Errno::from_raw_os_error(errno)),
         _ => return None,
     };
     Some((ticket, order, result))
@@ -234,14 +239,14 @@ mod tests {
     use super::*;
 
     fn order() -> impl Strategy<Value = Order> {
-        prop_oneof![Just(Order::Flush), Just(Order::Warm), Just(Order::Suspend), Just(Order::Resume)]
+        prop_oneof![Just(Order::Flush), Just(Order::Suspend), Just(Order::Resume)]
     }
 
     proptest! {
         #[test]
-        fn packets_survive_the_socket(order in order(), ticket: Ticket, errno in 0..=4095_i32) {
+        fn packets_survive_the_socket(order in order(), ticket: Ticket, errno in 0..=4095_i32, already: u64) {
             prop_assert_eq!(decode_order(&encode_order(order, ticket)), Some((order, ticket)));
-            let result = if errno == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(errno)) };
+            let result = if errno == 0 { Ok(Duration::from_micros(already)) } else { Err(Errno::from_raw_os_error(errno)) };
             prop_assert_eq!(decode_answer(&encode_answer(order, ticket, result)), Some((ticket, order, result)));
         }
 
@@ -259,8 +264,8 @@ mod tests {
 
         #[test]
         fn no_errno_panics(order in order(), ticket: Ticket, errno: i32) {
-            let mut bytes = encode_answer(order, ticket, Ok(()));
-            bytes[ORDER_BYTES..].copy_from_slice(&errno.to_le_bytes());
+            let mut bytes = encode_answer(order, ticket, Ok(Duration::ZERO));
+            bytes[ORDER_BYTES..ORDER_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
             prop_assert_eq!(decode_answer(&bytes).is_some(), (0..=4095).contains(&errno));
         }
     }

@@ -228,7 +228,6 @@ impl Member {
             Action::Quiesce(ticket) => self.quiesce(ticket),
             Action::Unquiesce(ticket) => self.unquiesce(ticket),
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
-            Action::Warm(ticket) => self.order(Order::Warm, ticket),
             Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
             Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => self.settle(ticket),
@@ -463,14 +462,13 @@ async fn heard(equipment: Option<&mut Equipment>) -> Event {
     }
 }
 
-fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelResult<()>) -> Outcome {
+fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelResult<Duration>) -> Outcome {
     let refused = |act: Act| move |errno: Errno| method.refused(act, errno, dataset);
     match order {
-        Order::Flush => Outcome::Flushed(result.map_err(refused(Act::Flush))),
-        Order::Warm => Outcome::Warmed(result.map_err(refused(Act::Warm))),
+        Order::Flush => Outcome::Flushed(result.map(drop).map_err(refused(Act::Flush))),
         Order::Suspend => Outcome::Suspended(result.map_err(refused(Act::Suspend))),
         Order::Resume => Outcome::Resumed(match result {
-            Ok(()) => Resumed::Ended,
+            Ok(_) => Resumed::Ended,
             Err(Errno::INVAL) => Resumed::Broken(method.undo().broken().to_owned()),
             Err(errno) => Resumed::Failed(format!("resuming writes failed: {errno}")),
         }),

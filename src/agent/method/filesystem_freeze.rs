@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Instant;
 use stillpoint_api::Reason;
 
 use rustix::io::{Errno, Result};
@@ -10,16 +11,14 @@ use super::{Handles, Left, Method};
 use crate::agent::dataset::{self, Dataset};
 use crate::agent::procfs::{self, mountinfo};
 use crate::fsfreeze::freeze;
-use crate::undo::Undo;
+use crate::undo::{self, Undo};
 use stillpoint_core::blocker::blocker;
-use stillpoint_core::hold::{Act, Plan, Refused};
+use stillpoint_core::hold::{Act, Plan, Refused, WasSuspended};
 use stillpoint_core::limits::MAX_GUARDED;
 use stillpoint_core::wire;
 
-/// Flushes while writes go on. The freeze and thaw at once pays for the RCU grace periods of a cold freeze, so that the
-/// freeze that follows within milliseconds is short.
-const PLAN: Plan =
-    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
+/// Flushes while writes go on.
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
 
 /// Freezes the filesystem of the dataset, which must hold nothing else.
 pub struct FilesystemFreeze;
@@ -42,14 +41,24 @@ impl Method for FilesystemFreeze {
         PLAN
     }
 
-    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<()> {
-        freeze(handle)
+    /// Freezes, thaws, and freezes again: the first one pays for the RCU grace periods of a cold freeze (the superblock's
+    /// semaphores stay in their slow mode for a grace period, kernel/rcu/sync.c), so that the one that lasts is short. In one
+    /// go, because with many members on a node the warmth does not last until an agent's next order.
+    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<Instant> {
+        freeze(handle)?;
+        match undo::for_certain(self.undo(), handle)? {
+            WasSuspended::Yes => {}
+            WasSuspended::No => return Err(Errno::INVAL),
+        }
+        let begun = Instant::now();
+        freeze(handle)?;
+        Ok(begun)
     }
 
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused {
         match act {
             Act::Flush => Refused::new(flush_failed(errno), false),
-            Act::Quiesce | Act::Look | Act::Record | Act::Arm | Act::Warm | Act::Suspend => {
+            Act::Quiesce | Act::Look | Act::Record | Act::Arm | Act::Suspend => {
                 freeze_refused(errno, &dataset.filesystem)
             }
         }

@@ -6,13 +6,14 @@
 mod filesystem_freeze;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::fs::syncfs;
 use rustix::io::{Errno, Result};
 
 use super::dataset::Dataset;
-use crate::undo::{self, Undo};
-use stillpoint_core::hold::{Act, Plan, Refused, WasSuspended};
+use crate::undo::Undo;
+use stillpoint_core::hold::{Act, Plan, Refused};
 use stillpoint_core::wire;
 
 /// One way to suspend writes.
@@ -37,25 +38,11 @@ pub trait Method: Sync {
         syncfs(root)
     }
 
-    /// Suspends and resumes at once. Runs in the freezer.
-    ///
-    /// # Errors
-    /// The kernel's; `EINVAL`: somebody else resumed.
-    fn warm(&self, handle: BorrowedFd<'_>) -> Result<()> {
-        self.suspend(handle)?;
-        // Nothing is owed after a warming, so its undo must have been answered before it is said to be over; meanwhile the
-        // agent's limit and the guardian stand behind it.
-        match undo::for_certain(self.undo(), handle)? {
-            WasSuspended::Yes => Ok(()),
-            WasSuspended::No => Err(Errno::INVAL),
-        }
-    }
-
-    /// Suspends writes. Runs in the freezer.
+    /// Suspends writes, and says when the suspension that lasts began. Runs in the freezer.
     ///
     /// # Errors
     /// The kernel's: nothing of ours is suspended, and what somebody else suspended stays so.
-    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<()>;
+    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<Instant>;
 
     /// Says what it means that an act failed so.
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused;

@@ -58,7 +58,6 @@ impl Hold {
             }
             State::Prepared { .. }
             | State::Approaching { .. }
-            | State::Warming { .. }
             | State::Suspending { .. }
             | State::Confirming { .. }
             | State::Held { .. }

@@ -103,7 +103,6 @@ impl Hold {
             State::Prepared { .. } | State::Held { .. } => End::broken(why),
             State::Preparing { .. }
             | State::Approaching { .. }
-            | State::Warming { .. }
             | State::Suspending { .. }
             | State::Confirming { .. }
             | State::Resuming { .. }
@@ -121,10 +120,9 @@ impl Hold {
             State::Preparing { .. } | State::Approaching { .. } | State::Unquiescing { .. } => {
                 self.stop(End::failed(freezer_lost()), now);
             }
-            State::Warming { since, .. }
-            | State::Suspending { since, .. }
-            | State::Confirming { since, .. }
-            | State::Resuming { since, .. } => self.settle(since, End::failed(freezer_lost())),
+            State::Suspending { since, .. } | State::Confirming { since, .. } | State::Resuming { since, .. } => {
+                self.settle(since, End::failed(freezer_lost()))
+            }
             State::Settling { .. } => {}
         }
     }
@@ -154,7 +152,7 @@ impl Hold {
                     .map_or_else(|| not_prepared("it has no plan"), |act| too_slow(act.name(), act.limit()));
                 self.stop(End::failed(why), now);
             }
-            State::Warming { since, .. } | State::Suspending { since, .. } => {
+            State::Suspending { since, .. } => {
                 self.settle(*since, End::failed(too_slow(Act::Suspend.name(), run.suspend_limit())));
             }
             State::Confirming { at, .. } => {
@@ -181,8 +179,17 @@ impl Hold {
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
         let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
         let request = Box::new(prepare.clone());
-        self.run =
-            Some(Run { session, attempt, prepare, equipped: None, round: 0, quiesced: false, said: None, state });
+        self.run = Some(Run {
+            session,
+            attempt,
+            prepare,
+            equipped: None,
+            round: 0,
+            limit_from: now,
+            quiesced: false,
+            said: None,
+            state,
+        });
         self.ask(|ticket| Action::Preflight(ticket, request));
     }
 

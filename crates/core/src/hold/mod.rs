@@ -14,8 +14,8 @@
 //! its acts.
 //!
 //! Invariants:
-//! - `Warm` and `Suspend` are asked for only after the guardian has acknowledged `Arm`, and only between a `Record` that
-//!   succeeded and the `Forget` that follows it.
+//! - `Suspend` is asked for only after the guardian has acknowledged `Arm`, and only between a `Record` that succeeded and
+//!   the `Forget` that follows it.
 //! - From `Suspend` on, there is always a deadline or a resumption under way until writes are known to go on.
 //! - `Ready` is said only while suspended by us, after a clean look before and a clean look after.
 //! - `Released{unbroken}` is said only if the suspension lasted from `Ready` to a planned `Resume` that ended it.
@@ -106,8 +106,6 @@ pub enum Action {
     Record(Ticket, Intent),
     /// Tell the guardian to resume writes after this time unless disarmed.
     Arm(Ticket, Duration),
-    /// Suspend and resume at once.
-    Warm(Ticket),
     /// Suspend writes.
     Suspend(Ticket),
     /// Resume writes.
@@ -199,10 +197,8 @@ pub enum Outcome {
     Recorded(Result<(), String>),
     /// The guardian acknowledged. One that does not is lost ([`Event::GuardianLost`]) or late.
     Armed,
-    /// The suspension that was resumed at once.
-    Warmed(Result<(), Refused>),
-    /// Writes are suspended, or nothing of ours is.
-    Suspended(Result<(), Refused>),
+    /// Writes are suspended, and had been for so long when the method said so; or nothing of ours is.
+    Suspended(Result<Duration, Refused>),
     /// What came of resuming.
     Resumed(Resumed),
     /// Nothing can suspend any more.

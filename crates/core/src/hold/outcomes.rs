@@ -1,6 +1,6 @@
 //! The way in: what comes of every action that was asked for, and which is asked for next.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blockers::not_recorded;
 use super::machine::Hold;
@@ -27,7 +27,6 @@ impl Hold {
             }
             Outcome::Recorded(Err(why)) => self.stop(End::failed(not_recorded(&why)), now),
             Outcome::Looked(look) => self.looked(look, now),
-            Outcome::Warmed(warmed) => self.warmed(warmed, now),
             Outcome::Suspended(suspended) => self.suspended(suspended, now),
             Outcome::Resumed(resumed) => self.resumed(resumed, now),
             Outcome::Settled => self.settled(now),
@@ -53,7 +52,6 @@ impl Hold {
             State::Preparing { .. } => self.step_preparing(Preparing::Look),
             State::Approaching { at, .. } | State::Confirming { at, .. } => self.walk(at + 1, now),
             State::Prepared { .. }
-            | State::Warming { .. }
             | State::Suspending { .. }
             | State::Held { .. }
             | State::Resuming { .. }
@@ -109,13 +107,15 @@ impl Hold {
             _ => None,
         };
         let by = now + run.suspend_limit();
-        let (act, limit, intent) = (run.act(at), run.arm_limit(at), run.intent(at));
+        let (act, limit, intent) = (run.act(at), run.hold_limit(), run.intent(at));
         // From the asking on: one that fails or does not answer may have quiesced all the same.
         run.quiesced |= act == Some(Act::Quiesce);
+        if act == Some(Act::Arm) {
+            run.limit_from = now;
+        }
         run.state = match (act, since) {
             (None, since) => return self.hold(since.unwrap_or(now), now),
             (Some(_), Some(since)) => State::Confirming { at, since },
-            (Some(Act::Warm), None) => State::Warming { at, since: now, by, end: None },
             (Some(Act::Suspend), None) => State::Suspending { at, since: now, by, end: None },
             (Some(act), None) => State::Approaching { at, by: now + act.limit() },
         };
@@ -126,30 +126,18 @@ impl Hold {
             Some(Act::Look) => self.ask(|ticket| Action::Look(ticket, when)),
             Some(Act::Record) => self.ask(|ticket| Action::Record(ticket, intent)),
             Some(Act::Arm) => self.ask(|ticket| Action::Arm(ticket, limit)),
-            Some(Act::Warm) => self.ask(Action::Warm),
             Some(Act::Suspend) => self.ask(Action::Suspend),
             None => {}
         }
     }
 
-    fn warmed(&mut self, warmed: Result<(), Refused>, now: Instant) {
-        let Some(Run { state: State::Warming { at, end, .. }, .. }) = &mut self.run else { return };
-        let (at, end) = (*at, end.take());
-        self.nothing_is_owed(now);
-        match (end, warmed) {
-            (end, Err(refused)) => self.refused(refused, end, now),
-            (Some(end), Ok(())) => self.stop(end, now),
-            // At once: the warmth lasts for milliseconds.
-            (None, Ok(())) => self.walk(at + 1, now),
-        }
-    }
-
-    fn suspended(&mut self, suspended: Result<(), Refused>, now: Instant) {
+    fn suspended(&mut self, suspended: Result<Duration, Refused>, now: Instant) {
         let Some(run) = &mut self.run else { return };
-        let State::Suspending { at, since, end, .. } = &mut run.state else { return };
-        let (at, since, end) = (*at, *since, end.take());
+        let State::Suspending { at, since: asked, end, .. } = &mut run.state else { return };
+        let (at, asked, end) = (*at, *asked, end.take());
         match suspended {
-            Ok(()) => {
+            Ok(already) => {
+                let since = now.checked_sub(already).map_or(asked, |since| since.max(asked));
                 run.state = State::Confirming { at, since };
                 match end {
                     Some(end) => self.stop(end, now),
@@ -179,7 +167,7 @@ impl Hold {
     fn hold(&mut self, since: Instant, now: Instant) {
         let Some(run) = &mut self.run else { return };
         run.state = State::Held { since };
-        let (round, suspended_us) = (run.round, micros(now.duration_since(since)));
+        let (round, suspended_us) = (run.round, micros(now.duration_since(run.limit_from)));
         self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
     }
 

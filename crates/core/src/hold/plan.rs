@@ -17,8 +17,6 @@ pub enum Act {
     Record,
     /// Have the guardian promise to resume writes.
     Arm,
-    /// Suspend and resume at once, so that the suspension that is held is short. Uses up what was armed.
-    Warm,
     /// Suspend writes.
     Suspend,
 }
@@ -32,7 +30,7 @@ impl Act {
             Self::Look => LOOK_TIMEOUT,
             Self::Record => RECORD_TIMEOUT,
             Self::Arm => GUARDIAN_TIMEOUT,
-            Self::Warm | Self::Suspend => FREEZE_TIMEOUT,
+            Self::Suspend => FREEZE_TIMEOUT,
         }
     }
 
@@ -43,7 +41,7 @@ impl Act {
             Self::Look => "the look for locks",
             Self::Record => "recording what is to be suspended",
             Self::Arm => "arming the guardian",
-            Self::Warm | Self::Suspend => "suspending writes",
+            Self::Suspend => "suspending writes",
         }
     }
 }
@@ -56,8 +54,8 @@ impl Plan {
     /// Takes a plan that keeps the promises of a hold; in a constant, the compiler refuses any other.
     ///
     /// # Panics
-    /// If it does not suspend exactly once, if it suspends or warms without a record and an arming of its own before, if it
-    /// does not look both before and after it suspends, or if it does anything but flush and look while writes are suspended, or if it quiesces.
+    /// If it does not suspend exactly once, if it suspends without a record and an arming before, if it does not look both
+    /// before and after it suspends, if it does anything but flush and look while writes are suspended, or if it quiesces.
     pub const fn of(acts: &'static [Act]) -> Self {
         let (mut recorded, mut armed, mut looked, mut suspended) = (false, false, false, false);
         let mut at = 0;
@@ -68,10 +66,6 @@ impl Plan {
                 Act::Look => looked = true,
                 Act::Record => recorded = true,
                 Act::Arm => armed = true,
-                Act::Warm => {
-                    assert!(recorded && armed, "what is not recorded and guarded must not be suspended");
-                    armed = false;
-                }
                 Act::Suspend => {
                     assert!(recorded && armed, "what is not recorded and guarded must not be suspended");
                     assert!(looked, "a look comes before the suspension");
@@ -100,15 +94,14 @@ mod tests {
 
     #[test]
     fn a_plan_that_would_break_a_promise_is_none() {
-        use Act::{Arm, Flush, Look, Quiesce, Record, Suspend, Warm};
-        let plans: [(&'static [Act], bool); 11] = [
-            (&[Flush, Look, Record, Arm, Warm, Arm, Suspend, Look], true),
+        use Act::{Arm, Flush, Look, Quiesce, Record, Suspend};
+        let plans: [(&'static [Act], bool); 10] = [
+            (&[Flush, Look, Record, Arm, Suspend, Look], true),
             (&[Look, Record, Arm, Suspend, Flush, Look], true),
             (&[], false),
             (&[Look, Record, Quiesce, Arm, Suspend, Look], false),
             (&[Look, Record, Suspend, Look], false),
             (&[Look, Arm, Suspend, Look], false),
-            (&[Look, Record, Arm, Warm, Suspend, Look], false),
             (&[Record, Arm, Suspend, Look], false),
             (&[Look, Record, Arm, Suspend], false),
             (&[Look, Record, Arm, Suspend, Arm, Suspend, Look], false),

@@ -18,6 +18,9 @@ pub(super) struct Run {
     /// What the preflight found; none before it has come back.
     pub equipped: Option<Equipped>,
     pub round: u32,
+    /// From when on the hold's limit counts: the guardian was asked to be armed, before anything is suspended. So the agent's
+    /// own deadline comes before the guardian's.
+    pub limit_from: Instant,
     /// The application was asked to quiesce, and not to go on since, whatever it answered.
     pub quiesced: bool,
     /// What was said last, for a repeated command.
@@ -33,8 +36,6 @@ pub(super) enum State {
     Prepared { until: Instant },
     /// Writes go on: the acts of the plan before it suspends. `at` is the place in the plan.
     Approaching { at: usize, by: Instant },
-    /// The method suspends and resumes.
-    Warming { at: usize, since: Instant, by: Instant, end: Option<End> },
     /// The method suspends. An end that comes meanwhile waits for its answer: a refusal means that nothing is ours.
     Suspending { at: usize, since: Instant, by: Instant, end: Option<End> },
     /// Writes are suspended: the acts of the plan after that.
@@ -96,13 +97,6 @@ impl Run {
         Act::Suspend.limit().min(self.hold_limit())
     }
 
-    /// How long a guardian that is armed at this place of the plan lets writes be suspended.
-    pub fn arm_limit(&self, at: usize) -> Duration {
-        let mut acts = (at..).map_while(|at| self.act(at));
-        let warms = acts.find(|act| matches!(act, Act::Warm | Act::Suspend)) == Some(Act::Warm);
-        if warms { self.suspend_limit() } else { self.hold_limit() }
-    }
-
     /// The act at this place; `None` behind the last. Before the method's plan comes the quiescing, recorded, if there is any.
     pub fn act(&self, at: usize) -> Option<Act> {
         let equipped = self.equipped.as_ref()?;
@@ -125,12 +119,11 @@ impl Run {
             State::Preparing { step: Preparing::Pause { until }, by, .. } => Some(until.min(by)),
             State::Preparing { by, .. }
             | State::Approaching { by, .. }
-            | State::Warming { by, .. }
             | State::Suspending { by, .. }
             | State::Resuming { by, .. }
             | State::Unquiescing { by, .. } => Some(by),
             State::Prepared { until } => Some(until),
-            State::Confirming { since, .. } | State::Held { since } => Some(since + self.hold_limit()),
+            State::Confirming { .. } | State::Held { .. } => Some(self.limit_from + self.hold_limit()),
             State::Settling { .. } => None,
         }
     }
@@ -138,8 +131,7 @@ impl Run {
     /// What should follow once writes go on, if that was decided.
     pub fn take_end(&mut self) -> Option<End> {
         match &mut self.state {
-            State::Warming { end, .. }
-            | State::Suspending { end, .. }
+            State::Suspending { end, .. }
             | State::Resuming { end, .. }
             | State::Settling { end, .. }
             | State::Unquiescing { end, .. } => end.take(),

@@ -19,8 +19,7 @@ impl Hold {
                 self.awaited = None;
                 self.finish(end, Duration::ZERO, now);
             }
-            State::Warming { end: waiting, .. }
-            | State::Suspending { end: waiting, .. }
+            State::Suspending { end: waiting, .. }
             | State::Resuming { end: waiting, .. }
             | State::Settling { end: waiting, .. }
             | State::Unquiescing { end: waiting, .. } => {

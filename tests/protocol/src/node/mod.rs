@@ -21,8 +21,7 @@ use stillpoint_core::wire;
 use stillpoint_core::wire::agent_message::Report;
 
 /// What `agent/method/filesystem_freeze.rs` does.
-const PLAN: Plan =
-    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
 
 /// One member's node side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,16 +132,25 @@ struct Freezer {
     orders: Vec<(Order, Ticket)>,
     /// The agent's end of the socket is open.
     heard: bool,
-    /// In the middle of a warming.
-    warming: bool,
+    /// How far a suspension has come.
+    warming: Warming,
     /// What `run()` remembers: a freeze of its own stands.
     frozen: bool,
+}
+
+/// How far a suspension has come: it freezes, thaws, and freezes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Warming {
+    /// Not begun, or over.
+    Not,
+    Frozen,
+    /// Thawed again.
+    Warm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Order {
     Flush,
-    Warm,
     Suspend,
     Resume,
 }
@@ -294,7 +302,6 @@ impl Node {
             }
             Action::Forget => self.recorded = false,
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
-            Action::Warm(ticket) => self.order(Order::Warm, ticket),
             Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
             Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => {
@@ -376,7 +383,7 @@ impl Node {
     fn sweep(&mut self) {
         for equipment in &mut self.old {
             let freezer = &mut equipment.freezer;
-            if freezer.orders.is_empty() && !freezer.frozen && !freezer.warming {
+            if freezer.orders.is_empty() && !freezer.frozen && freezer.warming == Warming::Not {
                 freezer.process = Process::Gone;
             }
             let guard = &mut equipment.guard;
@@ -429,7 +436,8 @@ impl Node {
         let agent = self.hold.as_ref().is_some_and(|hold| hold.poll_timeout().is_some())
             || self.threads.iter().any(|thread| matches!(thread, Thread::Settle(_) | Thread::Recover));
         let others = self.places().any(|(_, Equipment { freezer, guard, .. })| {
-            let own = freezer.process == Process::Alive && (freezer.warming || (freezer.frozen && !freezer.heard));
+            let own = freezer.process == Process::Alive
+                && (freezer.warming == Warming::Frozen || (freezer.frozen && !freezer.heard));
             guard.owes() || own
         });
         self.frozen != Some(Owner::Us) || agent || others
@@ -452,7 +460,7 @@ impl Node {
             Place::Old(index) => self.old.get(index),
         };
         let order = equipment.and_then(|equipment| equipment.freezer.orders.first());
-        matches!(order, Some((Order::Warm | Order::Suspend, _)))
+        matches!(order, Some((Order::Suspend, _)))
     }
 
     fn places(&self) -> impl Iterator<Item = (Place, &Equipment)> {
@@ -495,7 +503,7 @@ impl Equipment {
                 process: Process::Alive,
                 orders: Vec::new(),
                 heard: true,
-                warming: false,
+                warming: Warming::Not,
                 frozen: false,
             },
             freezer_lost: false,

@@ -2,7 +2,7 @@
 
 use stillpoint_core::hold::Ticket;
 
-use super::{Node, Order, Place, Request, Thread, Work};
+use super::{Node, Order, Place, Request, Thread, Warming, Work};
 
 impl Node {
     /// What tells this node from another in all that it will ever do.
@@ -69,9 +69,11 @@ impl Node {
                 let order = freezer.and_then(|freezer| freezer.orders.first());
                 let does = match order {
                     Some((Order::Flush, _)) => "flushes",
-                    Some((Order::Warm, _)) if freezer.is_some_and(|freezer| freezer.warming) => "thaws after warming",
-                    Some((Order::Warm, _)) => "freezes for warming",
-                    Some((Order::Suspend, _)) => "freezes",
+                    Some((Order::Suspend, _)) => match freezer.map(|freezer| freezer.warming) {
+                        Some(Warming::Frozen) => "thaws after warming",
+                        Some(Warming::Warm) => "freezes",
+                        Some(Warming::Not) | None => "freezes for warming",
+                    },
                     Some((Order::Resume, _)) => "thaws",
                     None => "sees that its agent is gone, and ends",
                 };

@@ -1,17 +1,17 @@
 //! What takes time at a node: which work is outstanding and which deadlines run, and what comes of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stillpoint_api::Reason;
 
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::hold::guard;
-use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Resumed, Ticket, WasSuspended, no_guardian};
+use stillpoint_core::hold::{Equipped, Event, Hold, Outcome, Refused, Resumed, Ticket, WasSuspended, no_guardian};
 use stillpoint_core::locks::Look;
 use stillpoint_core::wire::Protection;
 
 use super::{
-    Equipment, Freezer, Guarding, Node, Order, Owner, PLAN, Place, Process, Reports, Request, Thread, Timer, Work,
-    refused,
+    Equipment, Freezer, Guarding, Node, Order, Owner, PLAN, Place, Process, Reports, Request, Thread, Timer, Warming,
+    Work, refused,
 };
 
 impl Node {
@@ -135,15 +135,14 @@ impl Node {
     /// The kernel refuses the order that is next at the freezer, if it is one that can be refused.
     fn order_fails(&mut self) -> Option<Event> {
         let freezer = &mut self.equipment.as_mut()?.freezer;
-        if freezer.process != Process::Alive || freezer.warming || freezer.orders.is_empty() {
+        if freezer.process != Process::Alive || freezer.warming != Warming::Not || freezer.orders.is_empty() {
             return None;
         }
         let (order, ticket) = freezer.orders.remove(0);
-        let refused = |reason| Err(refused(reason, false));
+        let refused = |reason| refused(reason, false);
         let outcome = match order {
-            Order::Flush => Outcome::Flushed(refused("FlushFailed")),
-            Order::Warm => Outcome::Warmed(refused("FreezeFailed")),
-            Order::Suspend => Outcome::Suspended(refused("FreezeFailed")),
+            Order::Flush => Outcome::Flushed(Err(refused("FlushFailed"))),
+            Order::Suspend => Outcome::Suspended(Err(refused("FreezeFailed"))),
             Order::Resume => Outcome::Resumed(Resumed::Failed("the thaw failed".to_owned())),
         };
         Some(Event::Done(ticket, outcome))
@@ -253,7 +252,7 @@ impl Node {
         event
     }
 
-    /// One turn of the loop in `freezer::run`; a warming takes two.
+    /// One turn of the loop in `freezer::run`; a suspension takes three.
     fn freezer_turn(&mut self, freezer: &mut Freezer) -> Option<Event> {
         if freezer.process == Process::Gone {
             return None;
@@ -266,28 +265,10 @@ impl Node {
         };
         let outcome = match order {
             Order::Flush => Outcome::Flushed(Ok(())),
-            Order::Warm if !freezer.warming => match self.freeze(Owner::Us) {
-                Ok(()) => {
-                    freezer.warming = true;
-                    if freezer.process == Process::Dying {
-                        self.freezer_ends(freezer);
-                    }
-                    return None;
-                }
-                refused @ Err(_) => Outcome::Warmed(refused),
+            Order::Suspend => match self.suspend(freezer) {
+                Some(result) => Outcome::Suspended(result.map(|()| Duration::ZERO)),
+                None => return None,
             },
-            Order::Warm => {
-                freezer.warming = false;
-                Outcome::Warmed(match self.thaw(false) {
-                    WasSuspended::Yes => Ok(()),
-                    WasSuspended::No => Err(refused("FreezeFailed", false)),
-                })
-            }
-            Order::Suspend => {
-                let result = self.freeze(Owner::Us);
-                freezer.frozen |= result.is_ok();
-                Outcome::Suspended(result)
-            }
             Order::Resume => {
                 let result = self.thaw(freezer.heard);
                 freezer.frozen = false;
@@ -306,11 +287,38 @@ impl Node {
         Some(Event::Done(ticket, outcome))
     }
 
+    /// One turn of the suspension of `FilesystemFreeze`: freezes, thaws, and freezes again. `None`: it goes on.
+    fn suspend(&mut self, freezer: &mut Freezer) -> Option<Result<(), Refused>> {
+        let done = match freezer.warming {
+            Warming::Not => self.freeze(Owner::Us).map(|()| Warming::Frozen),
+            Warming::Frozen => match self.thaw(false) {
+                WasSuspended::Yes => Ok(Warming::Warm),
+                WasSuspended::No => Err(refused("FreezeFailed", false)),
+            },
+            Warming::Warm => self.freeze(Owner::Us).map(|()| Warming::Not),
+        };
+        freezer.warming = done.as_ref().map_or(Warming::Not, |now| *now);
+        match done {
+            Ok(Warming::Not) => {
+                freezer.frozen = true;
+                Some(Ok(()))
+            }
+            Ok(Warming::Frozen | Warming::Warm) => {
+                if freezer.process == Process::Dying {
+                    self.freezer_ends(freezer);
+                }
+                None
+            }
+            Err(refused) => Some(Err(refused)),
+        }
+    }
+
     fn freezer_ends(&mut self, freezer: &mut Freezer) {
         if freezer.process == Process::Alive && freezer.frozen {
             let _ = self.thaw(false);
         }
-        *freezer = Freezer { process: Process::Gone, orders: Vec::new(), warming: false, frozen: false, ..*freezer };
+        *freezer =
+            Freezer { process: Process::Gone, orders: Vec::new(), warming: Warming::Not, frozen: false, ..*freezer };
     }
 
     fn freezer_dies(&mut self, place: Place) -> Option<Event> {

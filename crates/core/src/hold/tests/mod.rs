@@ -17,8 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
 
 /// A method that warms and flushes first, and one that can flush only what it has stopped.
-const PLAN: Plan =
-    Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Warm, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
@@ -71,7 +70,6 @@ fn ticket(action: &Action) -> Option<Ticket> {
         | Action::Look(ticket, _)
         | Action::Record(ticket, _)
         | Action::Arm(ticket, _)
-        | Action::Warm(ticket)
         | Action::Suspend(ticket)
         | Action::Resume(ticket)
         | Action::Settle(ticket) => Some(*ticket),
@@ -89,8 +87,7 @@ fn success(action: &Action) -> Outcome {
         Action::Look(..) => Outcome::Looked(Look::default()),
         Action::Record(..) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
-        Action::Warm(_) => Outcome::Warmed(Ok(())),
-        Action::Suspend(_) => Outcome::Suspended(Ok(())),
+        Action::Suspend(_) => Outcome::Suspended(Ok(Duration::ZERO)),
         Action::Resume(_) => Outcome::Resumed(Resumed::Ended),
         Action::Settle(_) => Outcome::Settled,
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
@@ -218,7 +215,7 @@ fn a_hold_from_prepare_to_release() {
     assert_eq!(released.suspended_us, 5_000_000);
     assert_eq!(story.release(), released, "a repeated Release has the same answer");
     assert!(story.hold.is_idle());
-    assert_eq!(story.let_go, "DFC", "the record stays between the warming and the hold");
+    assert_eq!(story.let_go, "FC", "record and guardian stay between the warming and the hold");
 }
 
 #[test]
@@ -256,7 +253,7 @@ fn waits_for_a_clean_look_and_speaks_only_of_changes() {
 #[test]
 fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
     let mut story = Story::suspending_until("Suspend");
-    story.done(Outcome::Suspended(Ok(())));
+    story.done(Outcome::Suspended(Ok(Duration::ZERO)));
     story.done(Outcome::Looked(locked()));
     assert!(matches!(story.asked, Some(Action::Resume(_))) && story.said.is_empty(), "NotReady means resumed");
     story.well_until("");
@@ -271,15 +268,10 @@ fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
 #[test]
 fn what_the_method_refuses_is_named_and_never_resumed() {
     for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
-        for (asked, outcome) in [
-            ("Warm", Outcome::Warmed(Err(refused(reason, retryable)))),
-            ("Suspend", Outcome::Suspended(Err(refused(reason, retryable)))),
-        ] {
-            let mut story = Story::suspending_until(asked);
-            story.done(outcome);
-            assert_eq!(story.refusal(), (reason.to_owned(), retryable));
-            assert!(story.asked.is_none() && story.let_go.contains('D'), "{asked} {reason}");
-        }
+        let mut story = Story::suspending_until("Suspend");
+        story.done(Outcome::Suspended(Err(refused(reason, retryable))));
+        assert_eq!(story.refusal(), (reason.to_owned(), retryable));
+        assert!(story.asked.is_none() && story.let_go.contains('D'), "{reason}");
     }
 }
 
@@ -386,15 +378,13 @@ fn somebody_elses_thaw_voids_the_cut() {
 
 #[test]
 fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
-    for (asked, patience) in [("Warm", FREEZE_TIMEOUT), ("Suspend", FREEZE_TIMEOUT)] {
-        let mut story = Story::suspending_until(asked);
-        story.pass(patience);
-        assert!(matches!(story.asked, Some(Action::Settle(_))), "{asked}");
-        assert!(story.said.is_empty(), "writes may still be suspended");
-        story.well_until("");
-        assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
-        assert!(story.hold.is_idle());
-    }
+    let mut story = Story::suspending_until("Suspend");
+    story.pass(FREEZE_TIMEOUT);
+    assert!(matches!(story.asked, Some(Action::Settle(_))));
+    assert!(story.said.is_empty(), "writes may still be suspended");
+    story.well_until("");
+    assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
+    assert!(story.hold.is_idle());
     let mut story = Story::held();
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(THAW_TIMEOUT);
@@ -406,22 +396,38 @@ fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
 #[test]
 fn no_freeze_lasts_longer_than_a_short_hold() {
     const SHORT: Duration = Duration::from_secs(1);
-    for asked in ["Warm", "Suspend"] {
-        let mut story = Story::new();
-        story.command(prepare_to_hold(attempt(1, 1, 1), SHORT));
-        story.well_until("");
-        story.said.clear();
-        story.command(Command::Suspend(attempt(1, 1, 1), 1));
-        if asked == "Suspend" {
-            story.well_until("Warm");
-            story.done(Outcome::Warmed(Ok(())));
-        }
-        story.well_until("Arm");
-        assert!(matches!(story.asked, Some(Action::Arm(_, SHORT))), "before {asked}: {:?}", story.asked);
-        story.well_until(asked);
-        story.pass(SHORT);
-        assert!(matches!(story.asked, Some(Action::Settle(_))), "{asked}: {:?}", story.asked);
-    }
+    let mut story = Story::new();
+    story.command(prepare_to_hold(attempt(1, 1, 1), SHORT));
+    story.well_until("");
+    story.said.clear();
+    story.command(Command::Suspend(attempt(1, 1, 1), 1));
+    story.well_until("Arm");
+    assert!(matches!(story.asked, Some(Action::Arm(_, SHORT))), "{:?}", story.asked);
+    story.well_until("Suspend");
+    story.pass(SHORT);
+    assert!(matches!(story.asked, Some(Action::Settle(_))), "{:?}", story.asked);
+}
+
+/// The guardian counts from its arming, so the agent's own deadline must not be later: it would be told of a lost guardian.
+#[test]
+fn the_limit_counts_from_the_arming_and_a_suspension_from_its_beginning() {
+    const SLOW: Duration = Duration::from_millis(300);
+    let mut story = Story::suspending_until("Suspend");
+    let armed = story.now;
+    story.pass(SLOW);
+    story.done(Outcome::Suspended(Ok(SLOW / 3)));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::Ready(ready) if ready.suspended_us == 300_000));
+    assert_eq!(story.hold.poll_timeout(), Some(armed + LIMIT));
+    story.pass(SLOW);
+    let released = story.release();
+    assert!(released.unbroken && released.suspended_us == 400_000, "{released:?}");
+    // A freezer's clock is not believed beyond the asking.
+    let mut story = Story::suspending_until("Suspend");
+    story.done(Outcome::Suspended(Ok(Duration::MAX)));
+    story.well_until("");
+    story.said.clear();
+    assert_eq!(story.release().suspended_us, 0);
 }
 
 #[test]
@@ -435,14 +441,14 @@ fn a_release_during_the_freeze_waits_for_its_answer() {
 
     let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
-    story.done(Outcome::Suspended(Ok(())));
+    story.done(Outcome::Suspended(Ok(Duration::ZERO)));
     assert!(matches!(story.asked, Some(Action::Resume(_))));
 }
 
 #[test]
 fn a_release_does_not_hide_what_stood_in_the_way() {
     let mut story = Story::suspending_until("Suspend");
-    story.done(Outcome::Suspended(Ok(())));
+    story.done(Outcome::Suspended(Ok(Duration::ZERO)));
     story.done(Outcome::Looked(locked()));
     story.command(Command::Release(attempt(1, 1, 1)));
     assert!(story.said.is_empty(), "writes do not go on yet");

@@ -30,12 +30,12 @@ fn the_application_is_quiesced_first_and_goes_on_last() {
     story.pass(LIMIT / 2);
     story.command(Command::Release(attempt(1, 1, 1)));
     story.well_until("Unquiesce");
-    assert!(goes_on(&story) && story.let_go == "DD", "nothing is forgotten yet");
+    assert!(goes_on(&story) && story.let_go == "D", "nothing is forgotten yet");
     story.pass(UNQUIESCE_TIMEOUT / 2);
     story.done(Outcome::Unquiesced(Ok(())));
     let Report::Released(released) = story.heard() else { panic!() };
     assert!(released.unbroken && released.suspended_us == 5_000_000, "{released:?}");
-    assert!(story.hold.is_idle() && story.let_go == "DDFC");
+    assert!(story.hold.is_idle() && story.let_go == "DFC");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn it_goes_on_whatever_ends_the_round() {
         ("limit", |story| story.pass(LIMIT * 4)),
     ];
     for (why, happens) in ends {
-        for until in ["Quiesce", "Flush", "Look", "Arm", "Warm", "Suspend", ""] {
+        for until in ["Quiesce", "Flush", "Look", "Arm", "Suspend", ""] {
             let mut story = suspending_until(until);
             story.said.clear();
             happens(&mut story);

@@ -90,7 +90,7 @@ impl World {
             self.act(action);
         }
         let thawing = self.open.iter().any(|open| matches!(open, Action::Resume(_) | Action::Settle(_)));
-        let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(_) | Action::Warm(_)));
+        let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(_)));
         if (self.frozen == Some(Owner::Us) || freezing) && !thawing {
             let due = self.hold.poll_timeout().expect("suspended without a deadline");
             if let Some(since) = self.frozen_since {
@@ -113,7 +113,6 @@ impl World {
                 self.quiescings.1 += 1;
                 self.open.retain(|open| !matches!(open, Action::Quiesce(_)));
             }
-            Action::Warm(_) => assert!(self.armed && self.recorded, "unguarded or unrecorded"),
             Action::Suspend(_) => {
                 assert!(self.armed && self.recorded, "unguarded or unrecorded");
                 assert_eq!(self.quiesced, self.equipped.quiesces);
@@ -182,13 +181,11 @@ impl World {
                 self.armed = true;
                 Outcome::Armed
             }
-            Action::Warm(_) if self.frozen.is_some() => Outcome::Warmed(Err(foreign())),
             Action::Suspend(_) if self.frozen.is_some() => Outcome::Suspended(Err(foreign())),
-            Action::Warm(_) if !well => Outcome::Warmed(Err(broken())),
             Action::Suspend(_) if !well => Outcome::Suspended(Err(broken())),
             Action::Suspend(_) => {
                 self.frozen = Some(Owner::Us);
-                Outcome::Suspended(Ok(()))
+                Outcome::Suspended(Ok(Duration::ZERO))
             }
             Action::Resume(_) if !well && self.frozen.is_some() => {
                 Outcome::Resumed(Resumed::Failed("the thaw failed".to_owned()))
@@ -225,9 +222,7 @@ impl World {
                 self.tell(Event::GuardianLost);
             }
             Step::FreezerLost(came_about) => {
-                let freezer = |open: &Action| {
-                    matches!(open, Action::Flush(_) | Action::Warm(_) | Action::Suspend(_) | Action::Resume(_))
-                };
+                let freezer = |open: &Action| matches!(open, Action::Flush(_) | Action::Suspend(_) | Action::Resume(_));
                 let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(_)));
                 self.open.retain(|open| !freezer(open));
                 if freezing && came_about && self.frozen.is_none() {
