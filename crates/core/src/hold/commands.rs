@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use super::attempt::{End, Refusal, State, Then, only};
 use super::blockers::{held_by_another, not_prepared, stale};
 use super::machine::{Ended, Hold};
-use super::run::{End, Refusal, State, Then, only};
 use super::{Action, Session};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -44,16 +44,16 @@ impl Hold {
             }
             Standing::Current => {}
         }
-        let Some(run) = &mut self.run else { return };
-        match run.state {
+        let Some(current) = &mut self.current else { return };
+        match current.state {
             State::Preparing { .. } => {
                 self.refuse(session, attempt, round, true, |_| not_prepared("it is still preparing"));
             }
-            State::Prepared { .. } if round > run.round => {
-                run.session = session;
-                run.attempt = attempt;
-                run.round = round;
-                run.said = None;
+            State::Prepared { .. } if round > current.round => {
+                current.session = session;
+                current.attempt = attempt;
+                current.round = round;
+                current.said = None;
                 self.walk(0, now);
             }
             State::Prepared { .. }
@@ -89,9 +89,9 @@ impl Hold {
             return Standing::Older;
         }
         self.epoch = attempt.epoch;
-        match (&self.run, &self.ended) {
-            (Some(run), _) if run.attempt.replication_uid != attempt.replication_uid => Standing::Another,
-            (Some(run), _) => match attempt.number.cmp(&run.attempt.number) {
+        match (&self.current, &self.ended) {
+            (Some(current), _) if current.attempt.replication_uid != attempt.replication_uid => Standing::Another,
+            (Some(current), _) => match attempt.number.cmp(&current.attempt.number) {
                 Less => Standing::Older,
                 Equal => Standing::Current,
                 Greater => Standing::Newer,
@@ -106,9 +106,9 @@ impl Hold {
     }
 
     fn holds_for(&self, attempt: &wire::Attempt) -> bool {
-        self.run
-            .as_ref()
-            .is_some_and(|run| matches!(run.state, State::Held { .. }) && run.attempt.number == attempt.number)
+        self.current.as_ref().is_some_and(|current| {
+            matches!(current.state, State::Held { .. }) && current.attempt.number == attempt.number
+        })
     }
 
     /// The answer to a repeated Release. A leader whose place was taken is not told what its successor was: it may have cut
@@ -129,20 +129,20 @@ impl Hold {
     /// But Ready is true only while the hold lasts. Whoever asks again when it has been broken is refused once writes go on;
     /// whoever released it is answered by Released. The round is that of the command, 0 of a Prepare.
     fn repeat(&mut self, session: Session, attempt: wire::Attempt, round: u32) {
-        let Some(run) = &mut self.run else { return };
-        run.session = session;
-        run.attempt = attempt;
-        let ready = matches!(run.said, Some(Report::Ready(_)));
-        match &mut run.state {
+        let Some(current) = &mut self.current else { return };
+        current.session = session;
+        current.attempt = attempt;
+        let ready = matches!(current.said, Some(Report::Ready(_)));
+        match &mut current.state {
             State::Resuming { end, .. } | State::Settling { end, .. } | State::Unquiescing { end, .. } if ready => {
                 if let Some(End { then: Then::LetGo(why), refusal }) = end {
                     refusal.get_or_insert_with(|| Refusal { retryable: false, look: only(not_prepared(why)) });
-                    run.said = None;
-                    run.round = round;
+                    current.said = None;
+                    current.round = round;
                 }
             }
             _ => {
-                if let Some(said) = run.said.clone() {
+                if let Some(said) = current.said.clone() {
                     self.actions.push(Action::Report(session, said));
                 }
             }
@@ -163,13 +163,13 @@ impl Hold {
     }
 
     fn stale_blocker(&self) -> wire::Blocker {
-        let run = self.run.as_ref().map(|run| &run.attempt);
-        let number = run.or(self.ended.as_ref().map(|ended| &ended.attempt)).map_or(0, |attempt| attempt.number);
+        let current = self.current.as_ref().map(|current| &current.attempt);
+        let number = current.or(self.ended.as_ref().map(|ended| &ended.attempt)).map_or(0, |attempt| attempt.number);
         stale(self.epoch, number)
     }
 
     fn another_blocker(&self) -> wire::Blocker {
-        held_by_another(self.run.as_ref().map_or("", |run| &run.attempt.replication_uid))
+        held_by_another(self.current.as_ref().map_or("", |current| &current.attempt.replication_uid))
     }
 }
 

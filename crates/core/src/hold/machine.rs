@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::attempt::{Attempt, End, Preparing, State, only};
 use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, too_slow};
-use super::run::{End, Preparing, Run, State, only};
 use super::ways_out::RESUMED_FROM_OUTSIDE;
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
@@ -21,8 +21,8 @@ pub struct Hold {
     pub(super) last_ticket: Ticket,
     /// The only outcome that is of interest; any other is late.
     pub(super) awaited: Option<Ticket>,
-    pub(super) run: Option<Run>,
-    /// How the last run ended, for a repeated Release.
+    pub(super) current: Option<Attempt>,
+    /// How the last attempt ended, for a repeated Release.
     pub(super) ended: Option<Ended>,
     /// A newer attempt that begins when the present one is resumed.
     pub(super) next: Option<(Session, wire::Attempt, wire::Prepare)>,
@@ -43,7 +43,7 @@ impl Hold {
             epoch: 0,
             last_ticket: 0,
             awaited: None,
-            run: None,
+            current: None,
             ended: None,
             next: None,
             actions: Vec::new(),
@@ -52,12 +52,12 @@ impl Hold {
 
     /// Whether nothing is going on: no descriptor held, no thaw owed.
     pub fn is_idle(&self) -> bool {
-        self.run.is_none()
+        self.current.is_none()
     }
 
     /// When [`Event::Timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.run.as_ref()?.due()
+        self.current.as_ref()?.due()
     }
 
     /// Takes what happened and says what to do. Time comes first: a limit that has passed counts before the event.
@@ -91,15 +91,15 @@ impl Hold {
         if self.next.as_ref().is_some_and(|(next, ..)| *next == session) {
             self.next = None;
         }
-        if self.run.as_ref().is_some_and(|run| run.session == session) {
+        if self.current.as_ref().is_some_and(|current| current.session == session) {
             self.stop(End::broken("the session with the controller was lost"), now);
         }
     }
 
     fn guardian_lost(&mut self, now: Instant) {
-        let Some(run) = &self.run else { return };
+        let Some(current) = &self.current else { return };
         let why = "the guardian went away";
-        let end = match run.state {
+        let end = match current.state {
             State::Prepared { .. } | State::Held { .. } => End::broken(why),
             State::Preparing { .. }
             | State::Approaching { .. }
@@ -113,8 +113,8 @@ impl Hold {
     }
 
     fn freezer_lost(&mut self, now: Instant) {
-        let Some(run) = &self.run else { return };
-        match run.state {
+        let Some(current) = &self.current else { return };
+        match current.state {
             State::Prepared { .. } => self.stop(End::broken("the freezer process ended"), now),
             State::Held { since } => self.settle(since, End::broken("the freezer process ended")),
             State::Preparing { .. } | State::Approaching { .. } | State::Unquiescing { .. } => {
@@ -132,31 +132,34 @@ impl Hold {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
-        let Some(run) = &self.run else { return };
-        let limit = run.hold_limit();
-        match &run.state {
+        let Some(current) = &self.current else { return };
+        let limit = current.hold_limit();
+        match &current.state {
             State::Preparing { step: Preparing::Pause { .. }, by, .. } if now < *by => {
                 self.step_preparing(Preparing::Look);
             }
             State::Preparing { seen, .. } => {
-                let look =
-                    if seen.is_clean() { only(too_slow("getting ready", run.prepare_timeout())) } else { seen.clone() };
+                let look = if seen.is_clean() {
+                    only(too_slow("getting ready", current.prepare_timeout()))
+                } else {
+                    seen.clone()
+                };
                 self.stop(End::refused(true, look), now);
             }
             State::Prepared { .. } => {
                 self.stop(End::broken("it was prepared, but nobody asked to suspend in time"), now);
             }
             State::Approaching { at, .. } => {
-                let why = run
+                let why = current
                     .act(*at)
                     .map_or_else(|| not_prepared("it has no plan"), |act| too_slow(act.name(), act.limit()));
                 self.stop(End::failed(why), now);
             }
             State::Suspending { since, .. } => {
-                self.settle(*since, End::failed(too_slow(Act::Suspend.name(), run.suspend_limit())));
+                self.settle(*since, End::failed(too_slow(Act::Suspend.name(), current.suspend_limit())));
             }
             State::Confirming { at, .. } => {
-                let what = run.act(*at).map_or("suspending", Act::name);
+                let what = current.act(*at).map_or("suspending", Act::name);
                 self.stop(End::not_now(true, only(too_slow(what, limit))), now);
             }
             State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
@@ -179,7 +182,7 @@ impl Hold {
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
         let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
         let request = Box::new(prepare.clone());
-        self.run = Some(Run {
+        self.current = Some(Attempt {
             session,
             attempt,
             prepare,
@@ -194,10 +197,10 @@ impl Hold {
     }
 
     pub(super) fn say(&mut self, report: impl FnOnce(Option<wire::Attempt>) -> Report) {
-        let Some(run) = &mut self.run else { return };
-        let report = report(Some(run.attempt.clone()));
-        run.said = Some(report.clone());
-        self.actions.push(Action::Report(run.session, report));
+        let Some(current) = &mut self.current else { return };
+        let report = report(Some(current.attempt.clone()));
+        current.said = Some(report.clone());
+        self.actions.push(Action::Report(current.session, report));
     }
 
     pub(super) fn ask(&mut self, action: impl FnOnce(Ticket) -> Action) {

@@ -23,13 +23,13 @@
 //!   writes go on and before anything is forgotten.
 //! - A suspension of somebody else is refused by the method, reported, and never undone.
 
+mod attempt;
 mod blockers;
 mod commands;
 pub mod guard;
 mod machine;
 mod outcomes;
 mod plan;
-mod run;
 #[cfg(test)]
 mod tests;
 mod ways_out;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::attempt::{Attempt, End, Preparing, State, only, say_the_same};
 use super::blockers::not_recorded;
 use super::machine::Hold;
-use super::run::{End, Preparing, Run, State, only, say_the_same};
 use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
 use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
 use crate::limits::LOCK_POLL;
@@ -35,10 +35,10 @@ impl Hold {
     }
 
     fn preflighted(&mut self, preflighted: Result<Equipped, Vec<wire::Blocker>>, now: Instant) {
-        let Some(run) = &mut self.run else { return };
+        let Some(current) = &mut self.current else { return };
         match preflighted {
             Ok(equipped) => {
-                run.equipped = Some(equipped);
+                current.equipped = Some(equipped);
                 self.step_preparing(Preparing::Flush);
             }
             Err(blockers) => self.stop(End::refused(false, Look { blockers, ..Look::default() }), now),
@@ -47,8 +47,8 @@ impl Hold {
 
     /// The act that was awaited is done: the next one.
     fn go_on(&mut self, now: Instant) {
-        let Some(run) = &self.run else { return };
-        match run.state {
+        let Some(current) = &self.current else { return };
+        match current.state {
             State::Preparing { .. } => self.step_preparing(Preparing::Look),
             State::Approaching { at, .. } | State::Confirming { at, .. } => self.walk(at + 1, now),
             State::Prepared { .. }
@@ -61,8 +61,8 @@ impl Hold {
     }
 
     fn looked(&mut self, look: Look, now: Instant) {
-        let Some(run) = &self.run else { return };
-        match run.state {
+        let Some(current) = &self.current else { return };
+        match current.state {
             State::Preparing { .. } => self.looked_while_preparing(look, now),
             _ if look.is_clean() => self.go_on(now),
             _ => self.stop(End::not_now(true, look), now),
@@ -70,12 +70,12 @@ impl Hold {
     }
 
     fn looked_while_preparing(&mut self, look: Look, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        let State::Preparing { step, seen, .. } = &mut run.state else { return };
+        let Some(current) = &mut self.current else { return };
+        let State::Preparing { step, seen, .. } = &mut current.state else { return };
         if look.is_clean() {
-            run.state = State::Prepared { until: now + run.prepare_timeout() };
-            let filesystem = run.filesystem().to_owned();
-            let protection = run.equipped.as_ref().map_or(wire::Protection::Unspecified, |it| it.protection).into();
+            current.state = State::Prepared { until: now + current.prepare_timeout() };
+            let filesystem = current.filesystem().to_owned();
+            let protection = current.equipped.as_ref().map_or(wire::Protection::Unspecified, |it| it.protection).into();
             self.say(|attempt| Report::Prepared(wire::Prepared { attempt, filesystem, protection }));
             return;
         }
@@ -90,7 +90,7 @@ impl Hold {
     }
 
     pub(super) fn step_preparing(&mut self, next: Preparing) {
-        let Some(Run { state: State::Preparing { step, .. }, .. }) = &mut self.run else { return };
+        let Some(Attempt { state: State::Preparing { step, .. }, .. }) = &mut self.current else { return };
         *step = next;
         match next {
             Preparing::Flush => self.ask(Action::Flush),
@@ -101,19 +101,19 @@ impl Hold {
 
     /// Asks for the act at this place of the plan; behind the last one, the member holds.
     pub(super) fn walk(&mut self, at: usize, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        let since = match run.state {
+        let Some(current) = &mut self.current else { return };
+        let since = match current.state {
             State::Confirming { since, .. } => Some(since),
             _ => None,
         };
-        let by = now + run.suspend_limit();
-        let (act, limit, intent) = (run.act(at), run.hold_limit(), run.intent(at));
+        let by = now + current.suspend_limit();
+        let (act, limit, intent) = (current.act(at), current.hold_limit(), current.intent(at));
         // From the asking on: one that fails or does not answer may have quiesced all the same.
-        run.quiesced |= act == Some(Act::Quiesce);
+        current.quiesced |= act == Some(Act::Quiesce);
         if act == Some(Act::Arm) {
-            run.limit_from = now;
+            current.limit_from = now;
         }
-        run.state = match (act, since) {
+        current.state = match (act, since) {
             (None, since) => return self.hold(since.unwrap_or(now), now),
             (Some(_), Some(since)) => State::Confirming { at, since },
             (Some(Act::Suspend), None) => State::Suspending { at, since: now, by, end: None },
@@ -132,13 +132,13 @@ impl Hold {
     }
 
     fn suspended(&mut self, suspended: Result<Duration, Refused>, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        let State::Suspending { at, since: asked, end, .. } = &mut run.state else { return };
+        let Some(current) = &mut self.current else { return };
+        let State::Suspending { at, since: asked, end, .. } = &mut current.state else { return };
         let (at, asked, end) = (*at, *asked, end.take());
         match suspended {
             Ok(already) => {
                 let since = now.checked_sub(already).map_or(asked, |since| since.max(asked));
-                run.state = State::Confirming { at, since };
+                current.state = State::Confirming { at, since };
                 match end {
                     Some(end) => self.stop(end, now),
                     None => self.walk(at + 1, now),
@@ -155,8 +155,8 @@ impl Hold {
     /// Writes go on, and the guardian owes nothing until the next arming.
     fn nothing_is_owed(&mut self, now: Instant) {
         self.actions.push(Action::Disarm);
-        let Some(run) = &mut self.run else { return };
-        run.state = State::Prepared { until: now + run.prepare_timeout() };
+        let Some(current) = &mut self.current else { return };
+        current.state = State::Prepared { until: now + current.prepare_timeout() };
     }
 
     /// The application or the method did not do it; `end` is what was decided meanwhile.
@@ -165,14 +165,14 @@ impl Hold {
     }
 
     fn hold(&mut self, since: Instant, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        run.state = State::Held { since };
-        let (round, suspended_us) = (run.round, micros(now.duration_since(run.limit_from)));
+        let Some(current) = &mut self.current else { return };
+        current.state = State::Held { since };
+        let (round, suspended_us) = (current.round, micros(now.duration_since(current.limit_from)));
         self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
     }
 
     fn resumed(&mut self, resumed: Resumed, now: Instant) {
-        let Some(Run { state: State::Resuming { since, end, .. }, .. }) = &mut self.run else { return };
+        let Some(Attempt { state: State::Resuming { since, end, .. }, .. }) = &mut self.current else { return };
         let since = *since;
         let broken = match resumed {
             Resumed::Ended => None,
@@ -187,7 +187,7 @@ impl Hold {
     /// What the application said, or that it said nothing in time. A hold in which it did not stay quiesced is not what was
     /// asked for.
     pub(super) fn unquiesced(&mut self, unquiesced: Result<(), String>, now: Instant) {
-        let Some(Run { state: State::Unquiescing { suspended, end, .. }, .. }) = &mut self.run else { return };
+        let Some(Attempt { state: State::Unquiescing { suspended, end, .. }, .. }) = &mut self.current else { return };
         let (suspended, Some(mut end)) = (*suspended, end.take()) else { return };
         if let Err(why) = unquiesced {
             end = end.broken_by(&why);
@@ -196,7 +196,7 @@ impl Hold {
     }
 
     fn settled(&mut self, now: Instant) {
-        let Some(Run { state: State::Settling { since, end }, .. }) = &mut self.run else { return };
+        let Some(Attempt { state: State::Settling { since, end }, .. }) = &mut self.current else { return };
         let (since, end) = (*since, end.take());
         if let Some(end) = end {
             self.finish(end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer(), now.duration_since(since), now);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Action;
+use super::attempt::{End, Refusal, State, Then};
 use super::machine::{Ended, Hold};
-use super::run::{End, Refusal, State, Then};
 use crate::limits::{THAW_TIMEOUT, UNQUIESCE_TIMEOUT};
 use crate::locks::Look;
 use crate::wire;
@@ -13,8 +13,8 @@ use crate::wire::agent_message::Report;
 impl Hold {
     /// Begins what leads to `end`: at once if writes go on, else by resuming them.
     pub(super) fn stop(&mut self, end: End, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        match &mut run.state {
+        let Some(current) = &mut self.current else { return };
+        match &mut current.state {
             State::Preparing { .. } | State::Prepared { .. } | State::Approaching { .. } => {
                 self.awaited = None;
                 self.finish(end, Duration::ZERO, now);
@@ -26,7 +26,7 @@ impl Hold {
                 *waiting = Some(join(waiting.take(), end));
             }
             State::Confirming { since, .. } | State::Held { since } => {
-                run.state = State::Resuming { since: *since, by: now + THAW_TIMEOUT, end: Some(end) };
+                current.state = State::Resuming { since: *since, by: now + THAW_TIMEOUT, end: Some(end) };
                 self.ask(Action::Resume);
             }
         }
@@ -34,33 +34,33 @@ impl Hold {
 
     /// The freezer cannot be relied on: resume from outside.
     pub(super) fn settle(&mut self, since: Instant, end: End) {
-        let Some(run) = &mut self.run else { return };
-        let end = join(run.take_end(), end);
-        run.state = State::Settling { since, end: Some(end) };
+        let Some(current) = &mut self.current else { return };
+        let end = join(current.take_end(), end);
+        current.state = State::Settling { since, end: Some(end) };
         self.ask(Action::Settle);
     }
 
     /// Writes go on. An application that was asked to quiesce goes on too, whatever it had answered; then the end is said where
     /// somebody waits for it, and the member let go.
     pub(super) fn finish(&mut self, end: End, suspended: Duration, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        if std::mem::take(&mut run.quiesced) {
-            run.state = State::Unquiescing { by: now + UNQUIESCE_TIMEOUT, suspended, end: Some(end) };
+        let Some(current) = &mut self.current else { return };
+        if std::mem::take(&mut current.quiesced) {
+            current.state = State::Unquiescing { by: now + UNQUIESCE_TIMEOUT, suspended, end: Some(end) };
             // Nothing is owed for writes, and the guardian's deadline must not come meanwhile.
             self.actions.push(Action::Disarm);
             return self.ask(Action::Unquiesce);
         }
         let suspended_us = micros(suspended);
         if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
-            && !matches!(run.said, Some(Report::Ready(_)))
+            && !matches!(current.said, Some(Report::Ready(_)))
         {
-            let round = run.round;
+            let round = current.round;
             self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
         }
-        let Some(run) = &mut self.run else { return };
+        let Some(current) = &mut self.current else { return };
         let released = match end.then {
             Then::Stay => {
-                run.state = State::Prepared { until: now + run.prepare_timeout() };
+                current.state = State::Prepared { until: now + current.prepare_timeout() };
                 self.actions.extend([Action::Disarm, Action::Forget]);
                 return;
             }
@@ -68,14 +68,14 @@ impl Hold {
             Then::Answer { session, attempt, broken } => {
                 let unbroken = broken.is_none();
                 let reason = broken.unwrap_or_default();
-                run.attempt = attempt.clone();
+                current.attempt = attempt.clone();
                 let released = wire::Released { attempt: Some(attempt), unbroken, reason, suspended_us };
                 self.actions.push(Action::Report(session, Report::Released(released.clone())));
                 released
             }
         };
         self.actions.extend([Action::Forget, Action::Close]);
-        self.ended = self.run.take().map(|run| Ended { attempt: run.attempt, released });
+        self.ended = self.current.take().map(|current| Ended { attempt: current.attempt, released });
         if let Some((session, attempt, prepare)) = self.next.take() {
             self.begin(session, attempt, prepare, now);
         }

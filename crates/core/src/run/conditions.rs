@@ -13,15 +13,15 @@ use crate::text::printable;
 use stillpoint_api::{Mode, Phase};
 
 /// A condition before it is compared with the one before it.
-struct Claimed {
+struct Draft {
     kind: &'static str,
     status: &'static str,
     reason: String,
     message: String,
 }
 
-fn claimed(kind: &'static str, status: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Claimed {
-    Claimed { kind, status, reason: reason.into(), message: message.into() }
+fn draft(kind: &'static str, status: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Draft {
+    Draft { kind, status, reason: reason.into(), message: message.into() }
 }
 
 /// Renders the conditions. The time of a transition stays while the status of the condition stays.
@@ -34,7 +34,7 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         consistent(request, run),
         blocked(run),
     ];
-    all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
+    all.into_iter().map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
 }
 
 /// The conditions of an attempt that was refused before anything was asked, and of which nothing may follow.
@@ -45,40 +45,40 @@ pub fn refused(request: &Request, run: &Run, now: Moment) -> Vec<Condition> {
         None => format!("{}{}. Nothing was suspended and nothing was cut.", tries(request, run), verdict.message),
     };
     let all = [
-        claimed("Ready", "False", &verdict.reason, &message),
+        draft("Ready", "False", &verdict.reason, &message),
         reconciling(run),
         stalled(run),
-        claimed("WritesSuspended", "False", "NotSuspended", "writes go on"),
-        claimed("Consistent", "False", "NothingCut", "there are no replicas"),
-        claimed("Blocked", "True", &verdict.reason, &message),
+        draft("WritesSuspended", "False", "NotSuspended", "writes go on"),
+        draft("Consistent", "False", "NothingCut", "there are no replicas"),
+        draft("Blocked", "True", &verdict.reason, &message),
     ];
-    all.into_iter().map(|claimed| settle(claimed, request.generation, &run.conditions, now)).collect()
+    all.into_iter().map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
 }
 
 /// The conditions of a run that waits for its turn.
 pub fn waiting(generation: Option<i64>, message: &str, before: &[Condition], now: Moment) -> Vec<Condition> {
     let all = [
-        claimed("Ready", "False", "Waiting", message),
-        claimed("Reconciling", "True", "Waiting", message),
-        claimed("Stalled", "False", "Waiting", message),
+        draft("Ready", "False", "Waiting", message),
+        draft("Reconciling", "True", "Waiting", message),
+        draft("Stalled", "False", "Waiting", message),
     ];
-    all.into_iter().map(|claimed| settle(claimed, generation, before, now)).collect()
+    all.into_iter().map(|draft| settle(draft, generation, before, now)).collect()
 }
 
-fn settle(claimed: Claimed, generation: Option<i64>, before: &[Condition], now: Moment) -> Condition {
-    let same = before.iter().find(|one| one.type_ == claimed.kind && one.status == claimed.status);
+fn settle(draft: Draft, generation: Option<i64>, before: &[Condition], now: Moment) -> Condition {
+    let same = before.iter().find(|one| one.type_ == draft.kind && one.status == draft.status);
     Condition {
-        type_: claimed.kind.to_owned(),
-        status: claimed.status.to_owned(),
-        reason: claimed.reason,
-        message: printable(&claimed.message, MAX_MESSAGE_CHARS),
+        type_: draft.kind.to_owned(),
+        status: draft.status.to_owned(),
+        reason: draft.reason,
+        message: printable(&draft.message, MAX_MESSAGE_CHARS),
         last_transition_time: same.map_or(Time(now.wall), |one| one.last_transition_time.clone()),
         observed_generation: generation,
     }
 }
 
-fn ready(request: &Request, run: &Run, observed: &Observed) -> Claimed {
-    let ready = |status, reason: &str, message: String| claimed("Ready", status, reason, message);
+fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
+    let ready = |status, reason: &str, message: String| draft("Ready", status, reason, message);
     let members = run.members.len();
     let phase = run.phase();
     if let (Some(at), Some(verdict)) = (run.next_attempt, &run.verdict) {
@@ -129,19 +129,19 @@ fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp
     )
 }
 
-fn reconciling(run: &Run) -> Claimed {
+fn reconciling(run: &Run) -> Draft {
     if run.phase().is_final() {
-        return claimed("Reconciling", "False", format!("{:?}", run.phase()), "the run has ended");
+        return draft("Reconciling", "False", format!("{:?}", run.phase()), "the run has ended");
     }
     if let Some(at) = run.next_attempt {
-        return claimed("Reconciling", "True", "CoolingDown", format!("the next attempt begins at {at:.0}"));
+        return draft("Reconciling", "True", "CoolingDown", format!("the next attempt begins at {at:.0}"));
     }
-    claimed("Reconciling", "True", format!("{:?}", run.phase()), "the run goes on by itself")
+    draft("Reconciling", "True", format!("{:?}", run.phase()), "the run goes on by itself")
 }
 
-fn stalled(run: &Run) -> Claimed {
+fn stalled(run: &Run) -> Draft {
     match (run.phase(), &run.verdict) {
-        (Phase::Aborted | Phase::Failed, Some(verdict)) => claimed(
+        (Phase::Aborted | Phase::Failed, Some(verdict)) => draft(
             "Stalled",
             "True",
             &verdict.reason,
@@ -150,23 +150,23 @@ fn stalled(run: &Run) -> Claimed {
                 verdict.message
             ),
         ),
-        _ => claimed("Stalled", "False", format!("{:?}", run.phase()), "nothing needs to be mended"),
+        _ => draft("Stalled", "False", format!("{:?}", run.phase()), "nothing needs to be mended"),
     }
 }
 
-fn writes_suspended(run: &Run) -> Claimed {
+fn writes_suspended(run: &Run) -> Draft {
     let Some(member) = run.members.iter().find(|member| member.may_be_suspended()) else {
-        return claimed("WritesSuspended", "False", "NotSuspended", "writes go on");
+        return draft("WritesSuspended", "False", "NotSuspended", "writes go on");
     };
     let claim = &member.claim.name;
     if run.stage == Stage::Ended {
         let message = format!(
             "the agent of PersistentVolumeClaim {claim} has not said that it resumed; it resumes by itself at holdTimeout"
         );
-        return claimed("WritesSuspended", "Unknown", "NotAnswered", message);
+        return draft("WritesSuspended", "Unknown", "NotAnswered", message);
     }
     let count = run.members.iter().filter(|member| member.may_be_suspended()).count();
-    claimed(
+    draft(
         "WritesSuspended",
         "True",
         "Suspended",
@@ -174,8 +174,8 @@ fn writes_suspended(run: &Run) -> Claimed {
     )
 }
 
-fn consistent(request: &Request, run: &Run) -> Claimed {
-    let consistent = |status, reason: &str, message: &str| claimed("Consistent", status, reason, message);
+fn consistent(request: &Request, run: &Run) -> Draft {
+    let consistent = |status, reason: &str, message: &str| draft("Consistent", status, reason, message);
     match (run.phase(), request.mode) {
         (Phase::Aborted | Phase::Failed, _) => consistent("False", "NothingKept", "there are no replicas"),
         (_, Mode::Check) => consistent("Unknown", "CheckOnly", "mode Check keeps no replicas"),
@@ -187,14 +187,14 @@ fn consistent(request: &Request, run: &Run) -> Claimed {
     }
 }
 
-fn blocked(run: &Run) -> Claimed {
+fn blocked(run: &Run) -> Draft {
     let first = run.members.iter().find_map(|member| Some((member, member.blockers().next()?)));
     match first {
         Some((member, blocker)) if run.phase() != Phase::Done => {
             let all: usize = run.members.iter().map(Member::count_blockers).sum();
             let more = if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() };
-            claimed("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
+            draft("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
         }
-        _ => claimed("Blocked", "False", "NoBlockers", "no agent reports anything in the way"),
+        _ => draft("Blocked", "False", "NoBlockers", "no agent reports anything in the way"),
     }
 }

@@ -10,7 +10,7 @@ use crate::wire::agent_message::Report;
 
 /// One attempt, from Prepare on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Run {
+pub(super) struct Attempt {
     /// Where the last command came from, and where answers go.
     pub session: Session,
     pub attempt: wire::Attempt,
@@ -82,7 +82,7 @@ pub(super) enum Then {
     Answer { session: Session, attempt: wire::Attempt, broken: Option<String> },
 }
 
-impl Run {
+impl Attempt {
     /// The filesystem's type, as far as it is known.
     pub fn filesystem(&self) -> &str {
         self.equipped.as_ref().map_or("", |it| &it.filesystem)
