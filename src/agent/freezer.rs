@@ -5,7 +5,7 @@
 //! input is the root directory of the dataset, its standard output the socket to the agent, and the first packet there carries
 //! the method's handle.
 //!
-//! Then one order per packet (a code and a ticket), one answer per order (the same, and an errno, 0 for OK; `EINVAL` of a
+//! Then one order per packet (a code, a ticket and the microseconds that it has), one answer per order (code and ticket, and an errno, 0 for OK; `EINVAL` of a
 //! Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension began).
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -31,8 +31,10 @@ use super::record::Process;
 use crate::undo;
 use stillpoint_core::hold::{Ticket, WasSuspended};
 
-const ORDER_BYTES: usize = 9;
-const ANSWER_BYTES: usize = ORDER_BYTES + 4 + 8;
+/// A code and a ticket.
+const HEAD_BYTES: usize = 9;
+const ORDER_BYTES: usize = HEAD_BYTES + 8;
+const ANSWER_BYTES: usize = HEAD_BYTES + 4 + 8;
 
 /// What the freezer does on order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +92,12 @@ impl Freezer {
         self.identity
     }
 
-    /// Gives an order; the answer comes with this ticket.
+    /// Gives an order; the answer comes with this ticket. What suspends has this time to begin.
     ///
     /// # Errors
     /// If the freezer is gone.
-    pub fn order(&self, order: Order, ticket: Ticket) -> io::Result<()> {
-        send(&self.socket, &encode_order(order, ticket), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    pub fn order(&self, order: Order, ticket: Ticket, within: Duration) -> io::Result<()> {
+        send(&self.socket, &encode_order(order, ticket, within), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -152,8 +154,8 @@ pub fn run(method: &str) -> anyhow::Result<()> {
             Err(Errno::INTR) => continue,
             Err(_) => None,
         };
-        let Some((order, ticket)) = order else { break };
-        let result = carry_out(method, order, root, handle.as_fd());
+        let Some((order, ticket, within)) = order else { break };
+        let result = carry_out(method, order, within, root, handle.as_fd());
         match order {
             Order::Suspend => suspended |= result.is_ok(),
             Order::Resume => suspended &= result.is_err() && result != Err(Errno::INVAL),
@@ -173,12 +175,13 @@ pub fn run(method: &str) -> anyhow::Result<()> {
 fn carry_out(
     method: &dyn Method,
     order: Order,
+    within: Duration,
     root: BorrowedFd<'_>,
     handle: BorrowedFd<'_>,
 ) -> KernelResult<Duration> {
     match order {
         Order::Flush => method.flush(root).map(|()| Duration::ZERO),
-        Order::Suspend => method.suspend(handle).map(|begun| begun.elapsed()),
+        Order::Suspend => method.suspend(handle, within).map(|begun| begun.elapsed()),
         Order::Resume => match undo::undo(method.undo(), handle)? {
             WasSuspended::Yes => Ok(Duration::ZERO),
             WasSuspended::No => Err(Errno::INVAL),
@@ -186,8 +189,8 @@ fn carry_out(
     }
 }
 
-fn encode_order(order: Order, ticket: Ticket) -> [u8; ORDER_BYTES] {
-    let mut bytes = [0; ORDER_BYTES];
+fn encode_head(order: Order, ticket: Ticket) -> [u8; HEAD_BYTES] {
+    let mut bytes = [0; HEAD_BYTES];
     bytes[0] = match order {
         Order::Flush => b'S',
         Order::Suspend => b'F',
@@ -197,32 +200,44 @@ fn encode_order(order: Order, ticket: Ticket) -> [u8; ORDER_BYTES] {
     bytes
 }
 
-fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket)> {
-    let (code, ticket) = bytes.split_first()?;
+/// The head, and what follows it.
+fn decode_head(bytes: &[u8]) -> Option<(Order, Ticket, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+    let (code, ticket) = head.split_first()?;
     let order = match code {
         b'S' => Order::Flush,
         b'F' => Order::Suspend,
         b'T' => Order::Resume,
         _ => return None,
     };
-    Some((order, Ticket::from_le_bytes(ticket.try_into().ok()?)))
+    Some((order, Ticket::from_le_bytes(ticket.try_into().ok()?), rest))
+}
+
+fn encode_order(order: Order, ticket: Ticket, within: Duration) -> [u8; ORDER_BYTES] {
+    let mut bytes = [0; ORDER_BYTES];
+    bytes[..HEAD_BYTES].copy_from_slice(&encode_head(order, ticket));
+    bytes[HEAD_BYTES..].copy_from_slice(&micros(within).to_le_bytes());
+    bytes
+}
+
+fn decode_order(bytes: &[u8]) -> Option<(Order, Ticket, Duration)> {
+    let (order, ticket, within) = decode_head(bytes)?;
+    Some((order, ticket, Duration::from_micros(u64::from_le_bytes(within.try_into().ok()?))))
 }
 
 fn encode_answer(order: Order, ticket: Ticket, result: KernelResult<Duration>) -> [u8; ANSWER_BYTES] {
     let errno = result.err().map_or(0, Errno::raw_os_error);
     let mut bytes = [0; ANSWER_BYTES];
-    bytes[..ORDER_BYTES].copy_from_slice(&encode_order(order, ticket));
-    let micros = result.map_or(0, |already| u64::try_from(already.as_micros()).unwrap_or(u64::MAX));
-    bytes[ORDER_BYTES..ORDER_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
-    bytes[ORDER_BYTES + 4..].copy_from_slice(&micros.to_le_bytes());
+    bytes[..HEAD_BYTES].copy_from_slice(&encode_head(order, ticket));
+    bytes[HEAD_BYTES..HEAD_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
+    bytes[HEAD_BYTES + 4..].copy_from_slice(&result.map_or(0, micros).to_le_bytes());
     bytes
 }
 
 fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<Duration>)> {
-    let (order, rest) = bytes.split_at_checked(ORDER_BYTES)?;
-    let (errno, micros) = rest.split_at_checked(4)?;
-    let (order, ticket) = decode_order(order)?;
-    let already = Duration::from_micros(u64::from_le_bytes(micros.try_into().ok()?));
+    let (order, ticket, rest) = decode_head(bytes)?;
+    let (errno, already) = rest.split_at_checked(4)?;
+    let already = Duration::from_micros(u64::from_le_bytes(already.try_into().ok()?));
     let result = match i32::from_le_bytes(errno.try_into().ok()?) {
         0 => Ok(already),
         // The kernel's range (IS_ERR_VALUE in include/linux/err.h); rustix panics on anything else.
@@ -230,6 +245,10 @@ fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<Duration>)
         _ => return None,
     };
     Some((ticket, order, result))
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -245,8 +264,9 @@ mod tests {
     proptest! {
         #[test]
         fn packets_survive_the_socket(order in order(), ticket: Ticket, errno in 0..=4095_i32, already: u64) {
-            prop_assert_eq!(decode_order(&encode_order(order, ticket)), Some((order, ticket)));
-            let result = if errno == 0 { Ok(Duration::from_micros(already)) } else { Err(Errno::from_raw_os_error(errno)) };
+            let already = Duration::from_micros(already);
+            prop_assert_eq!(decode_order(&encode_order(order, ticket, already)), Some((order, ticket, already)));
+            let result = if errno == 0 { Ok(already) } else { Err(Errno::from_raw_os_error(errno)) };
             prop_assert_eq!(decode_answer(&encode_answer(order, ticket, result)), Some((ticket, order, result)));
         }
 
@@ -254,8 +274,8 @@ mod tests {
         #[test]
         fn anything_else_is_refused(code in prop_oneof![Just(b'T'), Just(b'F'), any::<u8>()], rest: Vec<u8>) {
             let bytes = [&[code], &rest[..]].concat();
-            if let Some((order, ticket)) = decode_order(&bytes) {
-                prop_assert_eq!(&encode_order(order, ticket)[..], &bytes[..]);
+            if let Some((order, ticket, within)) = decode_order(&bytes) {
+                prop_assert_eq!(&encode_order(order, ticket, within)[..], &bytes[..]);
             }
             if let Some((ticket, order, result)) = decode_answer(&bytes) {
                 prop_assert_eq!(&encode_answer(order, ticket, result)[..], &bytes[..]);
@@ -265,7 +285,7 @@ mod tests {
         #[test]
         fn no_errno_panics(order in order(), ticket: Ticket, errno: i32) {
             let mut bytes = encode_answer(order, ticket, Ok(Duration::ZERO));
-            bytes[ORDER_BYTES..ORDER_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
+            bytes[HEAD_BYTES..HEAD_BYTES + 4].copy_from_slice(&errno.to_le_bytes());
             prop_assert_eq!(decode_answer(&bytes).is_some(), (0..=4095).contains(&errno));
         }
     }

@@ -227,9 +227,9 @@ impl Member {
             Action::Look(ticket, when) => self.look(ticket, when),
             Action::Quiesce(ticket) => self.quiesce(ticket),
             Action::Unquiesce(ticket) => self.unquiesce(ticket),
-            Action::Flush(ticket) => self.order(Order::Flush, ticket),
-            Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
-            Action::Resume(ticket) => self.order(Order::Resume, ticket),
+            Action::Flush(ticket) => self.order(Order::Flush, ticket, Duration::ZERO),
+            Action::Suspend(ticket, within) => self.order(Order::Suspend, ticket, within),
+            Action::Resume(ticket) => self.order(Order::Resume, ticket, Duration::ZERO),
             Action::Settle(ticket) => self.settle(ticket),
             Action::Record(ticket, intent) => self.record(ticket, intent),
             Action::Arm(ticket, limit) => {
@@ -313,9 +313,9 @@ impl Member {
         }
     }
 
-    fn order(&self, order: Order, ticket: Ticket) {
+    fn order(&self, order: Order, ticket: Ticket, within: Duration) {
         // If the freezer is gone, the next answer that is awaited from it says so.
-        let _ = self.equipment.as_ref().map(|equipment| equipment.freezer.order(order, ticket));
+        let _ = self.equipment.as_ref().map(|equipment| equipment.freezer.order(order, ticket, within));
     }
 
     fn settle(&mut self, ticket: Ticket) {

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stillpoint_api::Reason;
 
 use rustix::io::{Errno, Result};
@@ -44,13 +44,18 @@ impl Method for FilesystemFreeze {
     /// Freezes, thaws, and freezes again: the first one pays for the RCU grace periods of a cold freeze (the superblock's
     /// semaphores stay in their slow mode for a grace period, kernel/rcu/sync.c), so that the one that lasts is short. In one
     /// go, because with many members on a node the warmth does not last until an agent's next order.
-    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<Instant> {
+    fn suspend(&self, handle: BorrowedFd<'_>, within: Duration) -> Result<Instant> {
+        let asked = Instant::now();
         freeze(handle)?;
         match undo::for_certain(self.undo(), handle)? {
             WasSuspended::Yes => {}
             WasSuspended::No => return Err(Errno::INVAL),
         }
         let begun = Instant::now();
+        // The first freeze was pending behind a writer: nobody waits for the second any more.
+        if begun.duration_since(asked) >= within {
+            return Err(Errno::TIME);
+        }
         freeze(handle)?;
         Ok(begun)
     }
@@ -105,6 +110,13 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
             ),
             false,
         ),
+        Errno::TIME => (
+            blocker(
+                Reason::TooSlow,
+                "a first suspension took so long that the one to hold was not begun; check the volume's storage",
+            ),
+            true,
+        ),
         other => {
             (blocker(Reason::FreezeFailed, &format!("freezing the {filesystem} filesystem failed: {other}")), false)
         }
@@ -136,6 +148,7 @@ mod tests {
             (Errno::BUSY, "AlreadyFrozen", true),
             (Errno::OPNOTSUPP, "CannotFreeze", false),
             (Errno::PERM, "MissingCapability", false),
+            (Errno::TIME, "TooSlow", true),
             (Errno::IO, "FreezeFailed", false),
         ] {
             let refused = freeze_refused(errno, "ext4");

@@ -6,7 +6,7 @@
 mod filesystem_freeze;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::syncfs;
 use rustix::io::{Errno, Result};
@@ -41,8 +41,8 @@ pub trait Method: Sync {
     /// Suspends writes, and says when the suspension that lasts began. Runs in the freezer.
     ///
     /// # Errors
-    /// The kernel's: nothing of ours is suspended, and what somebody else suspended stays so.
-    fn suspend(&self, handle: BorrowedFd<'_>) -> Result<Instant>;
+    /// `ETIME`: it could not begin `within` this time. The kernel's: nothing of ours is suspended, and what somebody else suspended stays so.
+    fn suspend(&self, handle: BorrowedFd<'_>, within: Duration) -> Result<Instant>;
 
     /// Says what it means that an act failed so.
     fn refused(&self, act: Act, errno: Errno, dataset: &Dataset) -> Refused;

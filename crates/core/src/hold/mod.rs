@@ -106,8 +106,8 @@ pub enum Action {
     Record(Ticket, Intent),
     /// Tell the guardian to resume writes after this time unless disarmed.
     Arm(Ticket, Duration),
-    /// Suspend writes.
-    Suspend(Ticket),
+    /// Suspend writes, unless this time has passed before the suspension that lasts has begun.
+    Suspend(Ticket, Duration),
     /// Resume writes.
     Resume(Ticket),
     /// Kill the freezer and resume until nothing of it can suspend any more (see `stillpoint::undo::until_settled`).

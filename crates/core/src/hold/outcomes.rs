@@ -106,8 +106,8 @@ impl Hold {
             State::Confirming { since, .. } => Some(since),
             _ => None,
         };
-        let by = now + current.suspend_limit();
         let (act, limit, intent) = (current.act(at), current.hold_limit(), current.intent(at));
+        let within = current.suspend_limit();
         // From the asking on: one that fails or does not answer may have quiesced all the same.
         current.quiesced |= act == Some(Act::Quiesce);
         if act == Some(Act::Arm) {
@@ -116,7 +116,7 @@ impl Hold {
         current.state = match (act, since) {
             (None, since) => return self.hold(since.unwrap_or(now), now),
             (Some(_), Some(since)) => State::Confirming { at, since },
-            (Some(Act::Suspend), None) => State::Suspending { at, since: now, by, end: None },
+            (Some(Act::Suspend), None) => State::Suspending { at, since: now, by: now + within, end: None },
             (Some(act), None) => State::Approaching { at, by: now + act.limit() },
         };
         let when = if since.is_some() { Suspension::Suspended } else { Suspension::Writable };
@@ -126,7 +126,7 @@ impl Hold {
             Some(Act::Look) => self.ask(|ticket| Action::Look(ticket, when)),
             Some(Act::Record) => self.ask(|ticket| Action::Record(ticket, intent)),
             Some(Act::Arm) => self.ask(|ticket| Action::Arm(ticket, limit)),
-            Some(Act::Suspend) => self.ask(Action::Suspend),
+            Some(Act::Suspend) => self.ask(|ticket| Action::Suspend(ticket, within)),
             None => {}
         }
     }

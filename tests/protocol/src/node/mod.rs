@@ -302,7 +302,7 @@ impl Node {
             }
             Action::Forget => self.recorded = false,
             Action::Flush(ticket) => self.order(Order::Flush, ticket),
-            Action::Suspend(ticket) => self.order(Order::Suspend, ticket),
+            Action::Suspend(ticket, _) => self.order(Order::Suspend, ticket),
             Action::Resume(ticket) => self.order(Order::Resume, ticket),
             Action::Settle(ticket) => {
                 if let Some(equipment) = &mut self.equipment {

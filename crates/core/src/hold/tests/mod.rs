@@ -70,7 +70,7 @@ fn ticket(action: &Action) -> Option<Ticket> {
         | Action::Look(ticket, _)
         | Action::Record(ticket, _)
         | Action::Arm(ticket, _)
-        | Action::Suspend(ticket)
+        | Action::Suspend(ticket, _)
         | Action::Resume(ticket)
         | Action::Settle(ticket) => Some(*ticket),
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => None,
@@ -87,7 +87,7 @@ fn success(action: &Action) -> Outcome {
         Action::Look(..) => Outcome::Looked(Look::default()),
         Action::Record(..) => Outcome::Recorded(Ok(())),
         Action::Arm(..) => Outcome::Armed,
-        Action::Suspend(_) => Outcome::Suspended(Ok(Duration::ZERO)),
+        Action::Suspend(..) => Outcome::Suspended(Ok(Duration::ZERO)),
         Action::Resume(_) => Outcome::Resumed(Resumed::Ended),
         Action::Settle(_) => Outcome::Settled,
         Action::Disarm | Action::Forget | Action::Close | Action::Report(..) => unreachable!("has no outcome"),
@@ -434,7 +434,7 @@ fn the_limit_counts_from_the_arming_and_a_suspension_from_its_beginning() {
 fn a_release_during_the_freeze_waits_for_its_answer() {
     let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
-    assert!(matches!(story.asked, Some(Action::Suspend(_))) && story.said.is_empty());
+    assert!(matches!(story.asked, Some(Action::Suspend(..))) && story.said.is_empty());
     story.done(Outcome::Suspended(Err(foreign())));
     assert!(story.asked.is_none(), "what somebody else froze is not thawed");
     assert_eq!(story.refusal_and_release(), "AlreadyFrozen");

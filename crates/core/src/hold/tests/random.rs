@@ -90,7 +90,7 @@ impl World {
             self.act(action);
         }
         let thawing = self.open.iter().any(|open| matches!(open, Action::Resume(_) | Action::Settle(_)));
-        let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(_)));
+        let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(..)));
         if (self.frozen == Some(Owner::Us) || freezing) && !thawing {
             let due = self.hold.poll_timeout().expect("suspended without a deadline");
             if let Some(since) = self.frozen_since {
@@ -113,7 +113,7 @@ impl World {
                 self.quiescings.1 += 1;
                 self.open.retain(|open| !matches!(open, Action::Quiesce(_)));
             }
-            Action::Suspend(_) => {
+            Action::Suspend(..) => {
                 assert!(self.armed && self.recorded, "unguarded or unrecorded");
                 assert_eq!(self.quiesced, self.equipped.quiesces);
                 self.frozen_since = Some(self.now);
@@ -181,9 +181,9 @@ impl World {
                 self.armed = true;
                 Outcome::Armed
             }
-            Action::Suspend(_) if self.frozen.is_some() => Outcome::Suspended(Err(foreign())),
-            Action::Suspend(_) if !well => Outcome::Suspended(Err(broken())),
-            Action::Suspend(_) => {
+            Action::Suspend(..) if self.frozen.is_some() => Outcome::Suspended(Err(foreign())),
+            Action::Suspend(..) if !well => Outcome::Suspended(Err(broken())),
+            Action::Suspend(..) => {
                 self.frozen = Some(Owner::Us);
                 Outcome::Suspended(Ok(Duration::ZERO))
             }
@@ -222,8 +222,9 @@ impl World {
                 self.tell(Event::GuardianLost);
             }
             Step::FreezerLost(came_about) => {
-                let freezer = |open: &Action| matches!(open, Action::Flush(_) | Action::Suspend(_) | Action::Resume(_));
-                let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(_)));
+                let freezer =
+                    |open: &Action| matches!(open, Action::Flush(_) | Action::Suspend(..) | Action::Resume(_));
+                let freezing = self.open.iter().any(|open| matches!(open, Action::Suspend(..)));
                 self.open.retain(|open| !freezer(open));
                 if freezing && came_about && self.frozen.is_none() {
                     self.frozen = Some(Owner::Us);
