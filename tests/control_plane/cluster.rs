@@ -93,7 +93,8 @@ async fn fresh_facts_have_what_was_stored_the_moment_before() {
         let pod = running_pod(&fixture, &format!("pod-{round}"), "data", json!([])).await;
         let begun = std::time::Instant::now();
         let facts = namespace.fresh().await.expect("facts");
-        assert!(begun.elapsed() < Duration::from_secs(1), "no bookmark was waited for: {:?}", begun.elapsed());
+        // The API server sends one a minute, however slow this machine is.
+        assert!(begun.elapsed() < Duration::from_secs(20), "no bookmark was waited for: {:?}", begun.elapsed());
         assert_eq!(facts.claims[&uid].labels["round"], round.to_string());
         let pod = facts.pods.get(&pod.uid().expect("a UID")).expect("the pod is there");
         assert!(pod.running, "its last state is known");

@@ -247,7 +247,7 @@ pub fn pod(name: &str, claim: Option<&str>, phase: &str) -> Value {
         claim.map(|claim| json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}})).into_iter().collect();
     json!({
         "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}")},
-        "spec": {"containers": [], "volumes": volumes},
+        "spec": {"nodeName": "node-1", "containers": [], "volumes": volumes},
         "status": {"phase": phase},
     })
 }

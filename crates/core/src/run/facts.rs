@@ -56,17 +56,19 @@ pub struct AgentMount {
     pub sub_path: bool,
 }
 
-/// A pod that is not finished.
+/// A pod that can write: it has a node and is not finished.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodFacts {
     /// Name.
     pub name: String,
     /// UID.
     pub uid: String,
-    /// The node, once scheduled.
+    /// The node.
     pub node: Option<String>,
     /// Names of the claims that its volumes mount.
     pub claims: BTreeSet<String>,
+    /// Whether it asks its node's DNS server, which knows no Service.
+    pub node_dns: bool,
     /// Whether it has an agent.
     pub has_agent: bool,
     /// How the agent mounts claims, by claim name.
@@ -78,9 +80,11 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
-    /// The facts of a pod; `None` when it is finished and can write no more.
+    /// The facts of a pod; `None` when it is finished and can write no more, or has no node yet and cannot write before it
+    /// is told of again.
     pub fn of(pod: Pod) -> Option<Self> {
         let spec = pod.spec?;
+        let node = spec.node_name.filter(|name| !name.is_empty())?;
         let status = pod.status.unwrap_or_default();
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
             return None;
@@ -108,13 +112,22 @@ impl PodFacts {
         Some(Self {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
-            node: spec.node_name,
+            node: Some(node),
+            node_dns: asks_the_nodes_dns(spec.host_network, spec.dns_policy.as_deref()),
             claims: claim_of_volume.into_values().collect(),
             has_agent: agent.is_some(),
             agent_mounts,
             running: running_phase,
             containers: statuses.into_iter().flatten().flatten().filter_map(running).collect(),
         })
+    }
+}
+
+/// The kubelet takes `ClusterFirst`, which is the default, for `Default` on the host's network.
+fn asks_the_nodes_dns(host_network: Option<bool>, policy: Option<&str>) -> bool {
+    match policy {
+        None | Some("ClusterFirst") => host_network == Some(true),
+        Some(other) => other == "Default",
     }
 }
 

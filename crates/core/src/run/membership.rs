@@ -22,7 +22,7 @@ use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mo
 pub struct Candidates {
     /// The claims of the namespace.
     pub claims: Vec<Claim>,
-    /// The unfinished pods of the namespace.
+    /// The pods of the namespace that can write.
     pub pods: Vec<PodFacts>,
     /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
     pub drivers: BTreeMap<String, String>,

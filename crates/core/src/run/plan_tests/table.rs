@@ -327,6 +327,19 @@ fn an_agent_that_never_comes_is_blamed() {
 }
 
 #[test]
+fn an_agent_whose_pod_cannot_find_the_controller_is_told_why() {
+    let mut world = World::new(Mode::Replicate, 1, 0);
+    world.observed.connected.clear();
+    world.observed.recorded = true;
+    world.observed.pods.values_mut().for_each(|pod| pod.node_dns = true);
+    world.turn();
+    world.pass(PREPARE_TIMEOUT);
+    world.turn();
+    let blocker = world.run.members[0].blockers().next().unwrap();
+    assert!(blocker.message.contains("dnsPolicy: ClusterFirstWithHostNet"), "{}", blocker.message);
+}
+
+#[test]
 fn a_claim_that_nobody_mounts_is_ready_by_itself_and_looked_at_again() {
     let mut world = World::new(Mode::Replicate, 0, 2);
     world.observed.recorded = true;
