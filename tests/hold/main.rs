@@ -7,6 +7,7 @@
 mod deaths;
 mod recovery;
 mod scene;
+mod start;
 mod volume;
 
 use std::fs;

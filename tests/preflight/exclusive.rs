@@ -37,12 +37,34 @@ fn only_a_mount_point_that_can_be_opened_is_a_dataset() {
         assert!(open(&volume.file("file")).contains("no directory"));
         assert!(open(&volume.file("missing")).contains("mount the claim"));
 
-        // As an agent with all capabilities dropped but its two meets a directory of PostgreSQL's user.
-        run("chmod", &["0700", text(&volume.path)]);
-        run("chown", &["999", text(&volume.path)]);
+        make_private_to_postgresql(&volume.path);
         let drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
         let words = Role::start(&drop, "agent", &[text(&volume.path)]).output();
-        assert!(words.contains("blocker NotMounted") && words.contains("fsGroup"), "{words}");
+        assert!(words.contains("blocker NotMounted") && words.contains("DAC_READ_SEARCH"), "{words}");
+    });
+}
+
+/// The volume's root as PostgreSQL's image leaves it.
+fn make_private_to_postgresql(root: &Path) {
+    run("chmod", &["0700", text(root)]);
+    run("chown", &["999", text(root)]);
+}
+
+/// What the documented sidecar's container may do, as setpriv says it.
+fn capabilities_of_the_example() -> String {
+    let example = include_str!("../../deploy/examples/agent-sidecar.yaml");
+    let added = example.split_once("add: [").and_then(|(_, rest)| rest.split_once(']')).expect("capabilities").0;
+    let added: Vec<String> = added.split(", ").map(|name| format!("+{}", name.to_lowercase())).collect();
+    format!("--bounding-set=-all,{}", added.join(","))
+}
+
+#[test]
+fn an_agent_as_in_the_examples_opens_a_root_that_is_private_to_its_owner() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        make_private_to_postgresql(&volume.path);
+        let words = Role::start(&["setpriv", &capabilities_of_the_example()], "agent", &[text(&volume.path)]).output();
+        assert!(!words.contains("blocker"), "{words}");
     });
 }
 

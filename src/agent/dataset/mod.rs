@@ -74,8 +74,7 @@ fn cannot_open(path: &Path, errno: Errno) -> Blocker {
         Errno::NOENT => "mount the claim into the agent's container at this path",
         Errno::NOTDIR => "it is no directory; mount the claim there as a filesystem, not as a block device",
         Errno::ACCESS => {
-            "its mode keeps the agent out; set securityContext.fsGroup of the pod, so that the agent and the application \
-             share a group, or add the capability DAC_READ_SEARCH to the agent's container"
+            "its mode keeps the agent out; add the capability DAC_READ_SEARCH to the agent's container, as the examples do"
         }
         _ => "see the node's kernel log",
     };
