@@ -45,7 +45,8 @@ pub(super) enum State {
     /// The method resumes.
     Resuming { since: Instant, by: Instant, end: Option<End> },
     /// The freezer did not answer and is killed; resumed from outside until nothing can suspend any more.
-    Settling { since: Instant, end: Option<End> },
+    /// `late`: it had not suspended within its limit, and was said to be pending.
+    Settling { since: Instant, late: bool, end: Option<End> },
     /// Writes go on, after this time without; the application is told to go on too.
     Unquiescing { by: Instant, suspended: Duration, end: Option<End> },
 }

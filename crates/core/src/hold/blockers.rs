@@ -67,6 +67,29 @@ pub(super) fn freezer_lost() -> wire::Blocker {
     )
 }
 
+/// Said while the kernel waits.
+pub(super) fn pending(limit: Duration) -> wire::Blocker {
+    blocker(
+        Reason::SuspensionPending,
+        &format!(
+            "suspending writes has not ended within {limit:?}, because something on the volume does not come to its end, and \
+             the kernel takes this back for nobody: writes may wait until then, and go on at once after it. Check the volume's \
+             storage, and what runs on it"
+        ),
+    )
+}
+
+/// Said when it is over.
+pub(super) fn was_pending(limit: Duration, suspended: Duration) -> wire::Blocker {
+    blocker(
+        Reason::SuspensionPending,
+        &format!(
+            "suspending writes was given up after {limit:?}, but the kernel takes this back for nobody: writes may have waited \
+             {suspended:.1?}; they go on now. Check the volume's storage, and what ran on it"
+        ),
+    )
+}
+
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
     blocker(Reason::TooSlow, &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
 }

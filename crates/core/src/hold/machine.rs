@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only};
-use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, too_slow};
-use super::ways_out::RESUMED_FROM_OUTSIDE;
+use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, pending, too_slow};
+use super::ways_out::{RESUMED_FROM_OUTSIDE, micros};
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
 use crate::locks::Look;
@@ -156,7 +156,8 @@ impl Hold {
                 self.stop(End::failed(why), now);
             }
             State::Suspending { since, .. } => {
-                self.settle(*since, End::failed(too_slow(Act::Suspend.name(), current.suspend_limit())));
+                self.settle(*since, End::broken("suspending writes was late, and nothing took it back"));
+                self.say_pending(now);
             }
             State::Confirming { at, .. } => {
                 let what = current.act(*at).map_or("suspending", Act::name);
@@ -194,6 +195,16 @@ impl Hold {
             state,
         });
         self.ask(|ticket| Action::Preflight(ticket, request));
+    }
+
+    /// Whoever waits for this round learns that it takes longer than any limit.
+    fn say_pending(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let (round, limit) = (current.round, current.suspend_limit());
+        let State::Settling { since, late, .. } = &mut current.state else { return };
+        *late = true;
+        let (blockers, suspended_us) = (vec![pending(limit)], micros(now.duration_since(*since)));
+        self.say(|attempt| Report::Pending(wire::Pending { attempt, round, blockers, suspended_us }));
     }
 
     pub(super) fn say(&mut self, report: impl FnOnce(Option<wire::Attempt>) -> Report) {

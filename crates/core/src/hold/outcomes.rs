@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only, say_the_same};
-use super::blockers::not_recorded;
+use super::blockers::{not_recorded, was_pending};
 use super::machine::Hold;
 use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
 use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
@@ -21,7 +21,9 @@ impl Hold {
             Outcome::Quiesced(Ok(())) | Outcome::Flushed(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => {
                 self.go_on(now);
             }
-            Outcome::Quiesced(Err(refused)) => self.refused(refused, None, now),
+            Outcome::Quiesced(Err(Refused { blocker, retryable })) => {
+                self.stop(End::not_now(retryable, only(*blocker)), now);
+            }
             Outcome::Flushed(Err(Refused { blocker, retryable })) => {
                 self.stop(End::refused(retryable, only(*blocker)), now);
             }
@@ -145,9 +147,11 @@ impl Hold {
                 }
             }
             // Nothing of ours is suspended, and what somebody else suspended must not be resumed.
-            Err(refused) => {
+            Err(Refused { blocker, retryable }) => {
                 self.nothing_is_owed(now);
-                self.refused(refused, end, now);
+                // A method may have suspended for a moment before it gave up.
+                let end = join(end, End::not_now(retryable, only(*blocker)));
+                self.finish(end, now.duration_since(asked), now);
             }
         }
     }
@@ -157,11 +161,6 @@ impl Hold {
         self.actions.push(Action::Disarm);
         let Some(current) = &mut self.current else { return };
         current.state = State::Prepared { until: now + current.prepare_timeout() };
-    }
-
-    /// The application or the method did not do it; `end` is what was decided meanwhile.
-    fn refused(&mut self, Refused { blocker, retryable }: Refused, end: Option<End>, now: Instant) {
-        self.stop(join(end, End::not_now(retryable, only(*blocker))), now);
     }
 
     fn hold(&mut self, since: Instant, now: Instant) {
@@ -196,10 +195,14 @@ impl Hold {
     }
 
     fn settled(&mut self, now: Instant) {
-        let Some(Attempt { state: State::Settling { since, end }, .. }) = &mut self.current else { return };
-        let (since, end) = (*since, end.take());
-        if let Some(end) = end {
-            self.finish(end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer(), now.duration_since(since), now);
+        let Some(current) = &mut self.current else { return };
+        let limit = current.suspend_limit();
+        let State::Settling { since, late, end } = &mut current.state else { return };
+        let (suspended, late, Some(end)) = (now.duration_since(*since), *late, end.take()) else { return };
+        let mut end = end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer();
+        if late {
+            end = End::failed(was_pending(limit, suspended)).and(end);
         }
+        self.finish(end, suspended, now);
     }
 }

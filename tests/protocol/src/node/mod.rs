@@ -367,8 +367,12 @@ impl Node {
                     self.witness.lied = said;
                 }
             }
-            Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) | Report::NotReady(_) | Report::Released(_) => {
-            }
+            Report::Hello(_)
+            | Report::Waiting(_)
+            | Report::Prepared(_)
+            | Report::Pending(_)
+            | Report::NotReady(_)
+            | Report::Released(_) => {}
         }
     }
 
