@@ -4,6 +4,7 @@ use std::time::Duration;
 use stillpoint_api::Reason;
 
 use crate::blocker::blocker;
+use crate::limits::SHORT_FLUSH_PART;
 use crate::wire;
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
@@ -86,6 +87,27 @@ pub(super) fn was_pending(limit: Duration, suspended: Duration) -> wire::Blocker
         &format!(
             "suspending writes was given up after {limit:?}, but the kernel takes this back for nobody: writes may have waited \
              {suspended:.1?}; they go on now. Check the volume's storage, and what ran on it"
+        ),
+    )
+}
+
+/// So much was dirty that a freeze would have to wait for it.
+pub(super) fn slow_flush(number: u32, took: Duration, allowed: Duration) -> wire::Blocker {
+    flush_too_slow(&format!("flush {number} took {took:.1?}"), allowed)
+}
+
+/// The same, of one that has not come back.
+pub(super) fn open_flush(number: u32, after: Duration, allowed: Duration) -> wire::Blocker {
+    flush_too_slow(&format!("flush {number} had not ended after {after:.1?}"), allowed)
+}
+
+fn flush_too_slow(what: &str, allowed: Duration) -> wire::Blocker {
+    blocker(
+        Reason::TooSlow,
+        &format!(
+            "writing dirty pages back (syncfs): {what}, and at most {allowed:.1?} are allowed (a {SHORT_FLUSH_PART}th of \
+             holdTimeout) before writes are suspended, which would wait for the pages that are left; writes go on. Check what \
+             writes so much, and the volume's storage, or raise holdTimeout"
         ),
     )
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only};
-use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, pending, too_slow};
+use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, open_flush, pending, too_slow};
 use super::ways_out::{RESUMED_FROM_OUTSIDE, micros};
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
@@ -138,11 +138,13 @@ impl Hold {
             State::Preparing { step: Preparing::Pause { .. }, by, .. } if now < *by => {
                 self.step_preparing(Preparing::Look);
             }
-            State::Preparing { seen, .. } => {
-                let look = if seen.is_clean() {
-                    only(too_slow("getting ready", current.prepare_timeout()))
-                } else {
-                    seen.clone()
+            State::Preparing { step, seen, .. } => {
+                let look = match step {
+                    Preparing::Flush { number, since } => {
+                        only(open_flush(*number, now.duration_since(*since), current.limit_of(Act::Flush)))
+                    }
+                    _ if seen.is_clean() => only(too_slow("getting ready", current.prepare_timeout())),
+                    _ => seen.clone(),
                 };
                 self.stop(End::refused(true, look), now);
             }
@@ -150,10 +152,15 @@ impl Hold {
                 self.stop(End::broken("it was prepared, but nobody asked to suspend in time"), now);
             }
             State::Approaching { at, .. } => {
-                let why = current
-                    .act(*at)
-                    .map_or_else(|| not_prepared("it has no plan"), |act| too_slow(act.name(), act.limit()));
-                self.stop(End::failed(why), now);
+                let end = match current.act(*at) {
+                    Some(act @ Act::Flush) => {
+                        let limit = current.limit_of(act);
+                        End::not_now(true, only(open_flush(1, limit, limit)))
+                    }
+                    Some(act) => End::failed(too_slow(act.name(), current.limit_of(act))),
+                    None => End::failed(not_prepared("it has no plan")),
+                };
+                self.stop(end, now);
             }
             State::Suspending { since, .. } => {
                 self.settle(*since, End::broken("suspending writes was late, and nothing took it back"));

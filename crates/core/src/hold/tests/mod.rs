@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod flushing;
 mod quiescing;
 mod random;
 
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
 
 /// A method that warms and flushes first, and one that can flush only what it has stopped.
-const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Flush, Act::Arm, Act::Suspend, Act::Look]);
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
