@@ -485,6 +485,7 @@ async fn sleep_until(due: Option<Instant>) {
 fn log(report: &Report) {
     match report {
         Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) => tracing::debug!(?report, "reported"),
+        Report::Pending(_) => tracing::warn!(?report, "reported"),
         Report::Ready(_) | Report::NotReady(_) | Report::Released(_) => tracing::info!(?report, "reported"),
     }
 }

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 use rustix::process::Signal;
 use scene::{HOLD, Running, Scene, attempt, in_uninterruptible_sleep, until};
 use stillpoint::fsfreeze;
-use stillpoint_core::limits::MAX_GUARDED;
+use stillpoint_core::limits::{FREEZE_TIMEOUT, MAX_GUARDED};
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Suspend};
@@ -142,10 +142,13 @@ async fn a_pending_freeze_is_thawed_when_it_completes() {
         status.lines().any(killed)
     });
     println!("the freeze was given up after {:?}", begun.elapsed());
+    let Report::Pending(late) = scene.session.hear().await else { panic!("nothing is late") };
+    assert_eq!((late.round, late.blockers[0].reason.as_str()), (1, "SuspensionPending"));
     stuck.finish();
     println!("the stuck write ended: writes went on after {:?}", scene.writer.goes_on());
-    let Report::NotReady(NotReady { blockers, .. }) = scene.session.hear().await else { panic!("ready") };
-    assert_eq!(blockers[0].reason, "TooSlow");
+    let Report::NotReady(NotReady { blockers, suspended_us, .. }) = scene.session.hear().await else { panic!("ready") };
+    assert_eq!(blockers[0].reason, "SuspensionPending");
+    assert!(Duration::from_micros(suspended_us) >= FREEZE_TIMEOUT, "{suspended_us}");
     assert!(!scene.volume.is_frozen());
     scene.hold(HOLD).await;
     assert!(scene.release().await.unbroken);

@@ -132,6 +132,8 @@ reasons! {
     StaleAttempt,
     /// What an earlier attempt left is still in the way.
     Stuck,
+    /// A suspension could not be taken back when it was late.
+    SuspensionPending,
     /// The group is larger than it may be.
     TooManyMembers,
     /// A step took longer than it may.

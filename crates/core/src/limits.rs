@@ -135,8 +135,12 @@ const _: () = assert!(is_shorter(sum(HANDSHAKE_TIMEOUT, API_TIMEOUT), ADMISSION_
 
 /// How often an agent looks again for locks while it waits for a member to become clean.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
-/// How long an unfrozen flush (syncfs) may take before the member is not ready.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The part of holdTimeout that a flush (syncfs) may take right before writes are suspended. What was longer left so many new
+/// dirty pages that the freeze would have to wait for them; while members prepare it is repeated, in a round it is refused.
+pub const SHORT_FLUSH_PART: u32 = 10;
+/// The part of the limit of a suspension that its first, short freeze may take; after a longer one the second is not begun.
+pub const FIRST_FREEZE_PART: u32 = 2;
+const _: () = assert!(SHORT_FLUSH_PART > 1 && FIRST_FREEZE_PART > 1, "parts of a whole");
 /// How long the freeze itself may take before the member is not ready.
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a guardian repeats a thaw that has not settled. 50 ms were measured to be enough.

@@ -45,7 +45,8 @@ pub(super) enum State {
     /// The method resumes.
     Resuming { since: Instant, by: Instant, end: Option<End> },
     /// The freezer did not answer and is killed; resumed from outside until nothing can suspend any more.
-    Settling { since: Instant, end: Option<End> },
+    /// `late`: it had not suspended within its limit, and was said to be pending.
+    Settling { since: Instant, late: bool, end: Option<End> },
     /// Writes go on, after this time without; the application is told to go on too.
     Unquiescing { by: Instant, suspended: Duration, end: Option<End> },
 }
@@ -53,9 +54,15 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Preparing {
     Preflight,
-    Flush,
+    /// Repeated until one is short: it counts from 1.
+    Flush {
+        number: u32,
+        since: Instant,
+    },
     Look,
-    Pause { until: Instant },
+    Pause {
+        until: Instant,
+    },
 }
 
 /// What is said and done once writes go on.
@@ -94,7 +101,11 @@ impl Attempt {
 
     /// How long a suspension may take to come about: writes may wait meanwhile, so never longer than a hold.
     pub fn suspend_limit(&self) -> Duration {
-        Act::Suspend.limit().min(self.hold_limit())
+        self.limit_of(Act::Suspend)
+    }
+
+    pub fn limit_of(&self, act: Act) -> Duration {
+        act.limit(self.hold_limit())
     }
 
     /// The act at this place; `None` behind the last. Before the method's plan comes the quiescing, recorded, if there is any.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use stillpoint_api::Reason;
 
 use crate::blocker::blocker;
+use crate::limits::SHORT_FLUSH_PART;
 use crate::wire;
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
@@ -64,6 +65,50 @@ pub(super) fn freezer_lost() -> wire::Blocker {
     blocker(
         Reason::FreezerLost,
         "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)",
+    )
+}
+
+/// Said while the kernel waits.
+pub(super) fn pending(limit: Duration) -> wire::Blocker {
+    blocker(
+        Reason::SuspensionPending,
+        &format!(
+            "suspending writes has not ended within {limit:?}, because something on the volume does not come to its end, and \
+             the kernel takes this back for nobody: writes may wait until then, and go on at once after it. Check the volume's \
+             storage, and what runs on it"
+        ),
+    )
+}
+
+/// Said when it is over.
+pub(super) fn was_pending(limit: Duration, suspended: Duration) -> wire::Blocker {
+    blocker(
+        Reason::SuspensionPending,
+        &format!(
+            "suspending writes was given up after {limit:?}, but the kernel takes this back for nobody: writes may have waited \
+             {suspended:.1?}; they go on now. Check the volume's storage, and what ran on it"
+        ),
+    )
+}
+
+/// So much was dirty that a freeze would have to wait for it.
+pub(super) fn slow_flush(number: u32, took: Duration, allowed: Duration) -> wire::Blocker {
+    flush_too_slow(&format!("flush {number} took {took:.1?}"), allowed)
+}
+
+/// The same, of one that has not come back.
+pub(super) fn open_flush(number: u32, after: Duration, allowed: Duration) -> wire::Blocker {
+    flush_too_slow(&format!("flush {number} had not ended after {after:.1?}"), allowed)
+}
+
+fn flush_too_slow(what: &str, allowed: Duration) -> wire::Blocker {
+    blocker(
+        Reason::TooSlow,
+        &format!(
+            "writing dirty pages back (syncfs): {what}, and at most {allowed:.1?} are allowed (a {SHORT_FLUSH_PART}th of \
+             holdTimeout) before writes are suspended, which would wait for the pages that are left; writes go on. Check what \
+             writes so much, and the volume's storage, or raise holdTimeout"
+        ),
     )
 }
 

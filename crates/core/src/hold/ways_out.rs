@@ -36,7 +36,7 @@ impl Hold {
     pub(super) fn settle(&mut self, since: Instant, end: End) {
         let Some(current) = &mut self.current else { return };
         let end = join(current.take_end(), end);
-        current.state = State::Settling { since, end: Some(end) };
+        current.state = State::Settling { since, late: false, end: Some(end) };
         self.ask(Action::Settle);
     }
 
@@ -55,7 +55,9 @@ impl Hold {
             && !matches!(current.said, Some(Report::Ready(_)))
         {
             let round = current.round;
-            self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
+            self.say(|attempt| {
+                Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers, suspended_us })
+            });
         }
         let Some(current) = &mut self.current else { return };
         let released = match end.then {

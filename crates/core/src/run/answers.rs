@@ -59,6 +59,7 @@ pub fn attempt_of(report: &Report) -> Option<&wire::Attempt> {
         Report::Waiting(it) => it.attempt.as_ref(),
         Report::Prepared(it) => it.attempt.as_ref(),
         Report::Ready(it) => it.attempt.as_ref(),
+        Report::Pending(it) => it.attempt.as_ref(),
         Report::NotReady(it) => it.attempt.as_ref(),
         Report::Released(it) => it.attempt.as_ref(),
     }
@@ -82,6 +83,7 @@ fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
         Report::Ready(it) => {
             AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) }
         }
+        Report::Pending(it) => AnswerContent::Pending { round: it.round, blockers: blockers(it.blockers, pod) },
         Report::NotReady(it) => AnswerContent::NotReady {
             round: it.round,
             retryable: it.retryable,

@@ -117,14 +117,26 @@ fn blocker() -> impl Strategy<Value = wire::Blocker> {
 /// Reports that are about the right attempt, and otherwise anything.
 fn report() -> impl Strategy<Value = Report> {
     let blockers = proptest::collection::vec(blocker(), 0..14);
-    (0..5_u8, blockers, any::<u32>(), 0..4_u32, any::<bool>(), any::<u64>(), text(), any::<i32>()).prop_map(
+    (0..6_u8, blockers, any::<u32>(), 0..4_u32, any::<bool>(), any::<u64>(), text(), any::<i32>()).prop_map(
         |(kind, blockers, more_blockers, round, yes, micros, reason, protection)| {
             let attempt = Some(attempt());
             match kind {
                 0 => Report::Waiting(wire::Waiting { attempt, blockers, more_blockers }),
                 1 => Report::Prepared(wire::Prepared { attempt, protection, filesystem: reason }),
                 2 => Report::Ready(wire::Ready { attempt, round, suspended_us: micros }),
-                3 => Report::NotReady(wire::NotReady { attempt, round, retryable: yes, blockers, more_blockers }),
+                3 => {
+                    let retryable = yes;
+                    let suspended_us = micros;
+                    Report::NotReady(wire::NotReady {
+                        attempt,
+                        round,
+                        retryable,
+                        blockers,
+                        more_blockers,
+                        suspended_us,
+                    })
+                }
+                4 => Report::Pending(wire::Pending { attempt, round, blockers, suspended_us: micros }),
                 _ => Report::Released(wire::Released { attempt, unbroken: yes, reason, suspended_us: micros }),
             }
         },
@@ -231,6 +243,7 @@ proptest! {
                 Report::Waiting(it) => it.attempt = attempt,
                 Report::Prepared(it) => it.attempt = attempt,
                 Report::Ready(it) => it.attempt = attempt,
+                Report::Pending(it) => it.attempt = attempt,
                 Report::NotReady(it) => it.attempt = attempt,
                 Report::Released(it) => it.attempt = attempt,
                 Report::Hello(_) => {}

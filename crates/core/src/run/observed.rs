@@ -43,6 +43,13 @@ pub enum AnswerContent {
         /// For how long writes had been suspended.
         suspended: Duration,
     },
+    /// The suspension is late, and nothing takes it back: writes may be suspended until [`Self::NotReady`] follows.
+    Pending {
+        /// The round of the Suspend.
+        round: u32,
+        /// What is known of it.
+        blockers: Vec<Blocker>,
+    },
     /// Writes are not suspended.
     NotReady {
         /// The round of the Suspend; 0 answers Prepare.

@@ -650,6 +650,7 @@ fn normalise(attempt: &mut AttemptDriver) {
                 blockers.clear();
                 *more = 0;
             }
+            AnswerContent::Pending { blockers, .. } => blockers.clear(),
             AnswerContent::Released { reason, suspended, .. } => {
                 reason.clear();
                 *suspended = Duration::ZERO;

@@ -164,6 +164,7 @@ impl Judge {
     pub fn heard(&mut self, process: usize, epoch: u64, report: &Report) {
         let (attempt, said) = match report {
             Report::Ready(ready) => (&ready.attempt, Said::Ready { round: ready.round }),
+            Report::Pending(pending) => (&pending.attempt, Said::Else),
             Report::NotReady(refused) => (&refused.attempt, Said::Else),
             Report::Released(released) => (&released.attempt, Said::Else),
             Report::Prepared(prepared) => (&prepared.attempt, Said::Else),

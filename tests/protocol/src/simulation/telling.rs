@@ -73,6 +73,7 @@ fn report(report: &Report) -> String {
         Report::Waiting(it) => format!("Waiting{}{}", blockers(&it.blockers), attempt(it.attempt.as_ref())),
         Report::Prepared(it) => format!("Prepared{}", attempt(it.attempt.as_ref())),
         Report::Ready(it) => format!("Ready round {}{}", it.round, attempt(it.attempt.as_ref())),
+        Report::Pending(it) => format!("Pending round {}{}", it.round, attempt(it.attempt.as_ref())),
         Report::NotReady(it) => {
             let again = if it.retryable { "" } else { " for good" };
             format!("NotReady{again} round {}{}{}", it.round, blockers(&it.blockers), attempt(it.attempt.as_ref()))

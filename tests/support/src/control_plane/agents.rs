@@ -225,6 +225,7 @@ pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
             retryable: false,
             blockers: blockers.clone(),
             more_blockers: 0,
+            suspended_us: 0,
         })),
         (Command::Prepare(prepare), Behaviour::Waits(blockers)) => {
             Some(Report::Waiting(Waiting { attempt: prepare.attempt, blockers: blockers.clone(), more_blockers: 0 }))

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod flushing;
 mod quiescing;
 mod random;
 
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
 
 /// A method that warms and flushes first, and one that can flush only what it has stopped.
-const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Flush, Act::Arm, Act::Suspend, Act::Look]);
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
@@ -167,6 +168,14 @@ impl Story {
         assert!(!released.unbroken && refusal.round == 1, "{said:?}");
         let reasons: Vec<_> = refusal.blockers.iter().map(|blocker| blocker.reason.as_str()).collect();
         reasons.join(" ")
+    }
+
+    /// It is said that the suspension is late, and nothing else.
+    fn pending(&mut self) {
+        match self.heard() {
+            Report::Pending(it) => assert_eq!((it.round, it.blockers[0].reason.as_str()), (1, "SuspensionPending")),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn release(&mut self) -> Released {
@@ -381,10 +390,18 @@ fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
     let mut story = Story::suspending_until("Suspend");
     story.pass(FREEZE_TIMEOUT);
     assert!(matches!(story.asked, Some(Action::Settle(_))));
-    assert!(story.said.is_empty(), "writes may still be suspended");
+    story.pending();
+    story.command(Command::Suspend(attempt(1, 1, 1), 1));
+    story.pending();
+    story.pass(4 * FREEZE_TIMEOUT);
     story.well_until("");
-    assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
+    let Report::NotReady(refusal) = story.heard() else { panic!("writes go on") };
+    assert_eq!((refusal.blockers[0].reason.as_str(), refusal.retryable), ("SuspensionPending", false));
+    assert!(refusal.blockers[0].message.contains("25.0s; they go on now"), "{refusal:?}");
+    assert_eq!(refusal.suspended_us, 25_000_000);
     assert!(story.hold.is_idle());
+    let released = story.release();
+    assert!(!released.unbroken && released.suspended_us == 25_000_000, "{released:?}");
     let mut story = Story::held();
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(THAW_TIMEOUT);
@@ -459,9 +476,10 @@ fn a_release_does_not_hide_what_stood_in_the_way() {
     let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(FREEZE_TIMEOUT);
+    story.pending();
     story.tell(Event::GuardianLost);
     story.well_until("");
-    assert_eq!(story.refusal_and_release(), "TooSlow NoGuardian");
+    assert_eq!(story.refusal_and_release(), "SuspensionPending NoGuardian");
 
     // But what comes after Ready is no refusal.
     let mut story = Story::held();

@@ -179,7 +179,10 @@ impl World {
             AnswerContent::NotReady { .. } | AnswerContent::Released { .. } => {
                 self.holding.remove(&one);
             }
-            AnswerContent::Ready { .. } | AnswerContent::Waiting { .. } | AnswerContent::Prepared { .. } => {}
+            AnswerContent::Ready { .. }
+            | AnswerContent::Waiting { .. }
+            | AnswerContent::Pending { .. }
+            | AnswerContent::Prepared { .. } => {}
         }
         self.observed.answers.insert(key(member, agent), Answer { at: self.now, content });
     }
