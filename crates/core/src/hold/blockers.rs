@@ -3,6 +3,7 @@
 use std::time::Duration;
 use stillpoint_api::Reason;
 
+use super::Act;
 use crate::blocker::blocker;
 use crate::wire;
 
@@ -65,6 +66,12 @@ pub(super) fn freezer_lost() -> wire::Blocker {
         Reason::FreezerLost,
         "the agent's freezer process ended; a new attempt starts another (was it killed for memory?)",
     )
+}
+
+/// Whether this blocker of an agent says that writes were not suspended in time: the suspension may have waited in the kernel, with
+/// every writer behind it.
+pub fn is_slow_suspension(reason: &str, message: &str) -> bool {
+    reason == Reason::TooSlow.as_str() && message.starts_with(Act::Suspend.name())
 }
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {

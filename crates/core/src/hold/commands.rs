@@ -158,7 +158,8 @@ impl Hold {
         why: impl FnOnce(&Self) -> wire::Blocker,
     ) {
         let blockers = vec![why(self)];
-        let report = wire::NotReady { attempt: Some(attempt), round, retryable, blockers, more_blockers: 0 };
+        let attempt = Some(attempt);
+        let report = wire::NotReady { attempt, round, retryable, blockers, more_blockers: 0, suspended_us: 0 };
         self.actions.push(Action::Report(session, Report::NotReady(report)));
     }
 

@@ -36,7 +36,7 @@ mod ways_out;
 
 use std::time::Duration;
 
-pub use blockers::{no_guardian, not_recorded};
+pub use blockers::{is_slow_suspension, no_guardian, not_recorded};
 pub use machine::Hold;
 pub use plan::{Act, Plan};
 

@@ -55,7 +55,10 @@ impl Hold {
             && !matches!(current.said, Some(Report::Ready(_)))
         {
             let round = current.round;
-            self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
+            self.say(|attempt| {
+                let refused = wire::NotReady { attempt, round, retryable, blockers, more_blockers, suspended_us };
+                Report::NotReady(refused)
+            });
         }
         let Some(current) = &mut self.current else { return };
         let released = match end.then {

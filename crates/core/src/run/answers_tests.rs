@@ -124,7 +124,14 @@ fn report() -> impl Strategy<Value = Report> {
                 0 => Report::Waiting(wire::Waiting { attempt, blockers, more_blockers }),
                 1 => Report::Prepared(wire::Prepared { attempt, protection, filesystem: reason }),
                 2 => Report::Ready(wire::Ready { attempt, round, suspended_us: micros }),
-                3 => Report::NotReady(wire::NotReady { attempt, round, retryable: yes, blockers, more_blockers }),
+                3 => Report::NotReady(wire::NotReady {
+                    attempt,
+                    round,
+                    retryable: yes,
+                    blockers,
+                    more_blockers,
+                    suspended_us: 7,
+                }),
                 _ => Report::Released(wire::Released { attempt, unbroken: yes, reason, suspended_us: micros }),
             }
         },

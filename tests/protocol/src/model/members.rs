@@ -208,7 +208,10 @@ fn plain(mut report: Report) -> Report {
     let bare = |blockers: &mut Vec<wire::Blocker>| blockers.clear();
     match &mut report {
         Report::Waiting(it) => bare(&mut it.blockers),
-        Report::NotReady(it) => bare(&mut it.blockers),
+        Report::NotReady(it) => {
+            bare(&mut it.blockers);
+            it.suspended_us = 0;
+        }
         Report::Released(it) => {
             it.reason.clear();
             it.suspended_us = 0;
