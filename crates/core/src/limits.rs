@@ -204,6 +204,14 @@ const _: () = {
         "Release is answered after a thaw of any kind"
     );
 };
+/// How long after its limit a hold has surely ended that its agent had said to be ready: the guardian's deadline or a thaw from
+/// outside comes before that, and some slack for busy machines.
+pub const HOLD_GRACE: Duration = Duration::from_millis(2_200);
+const _: () = assert!(is_shorter(sum(sum(GUARDIAN_GRACE, THAW_TIMEOUT), THAW_RETRY), HOLD_GRACE));
+/// How long after Suspend an agent is listened for that has not answered when its run has ended: until then the status can still
+/// say what became of its writes.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
+const _: () = assert!(is_shorter(sum(sum(MAX_HOLD, HOLD_GRACE), RELEASE_TIMEOUT), SILENCE_TIMEOUT));
 /// Pause before another round of Suspend, doubled every round.
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.

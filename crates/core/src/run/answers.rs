@@ -89,6 +89,7 @@ fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
             retryable: it.retryable,
             more: more(&it.blockers, it.more_blockers),
             blockers: blockers(it.blockers, pod),
+            suspended: Duration::from_micros(it.suspended_us),
         },
         Report::Released(it) => AnswerContent::Released {
             unbroken: it.unbroken,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
 use super::facts::{PodFacts, RunningContainer};
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Run};
-use crate::limits::MAX_BLOCKERS;
+use crate::limits::{HOLD_GRACE, MAX_BLOCKERS};
 use stillpoint_api::{Blocker, MemberState, Method, Protection, Reason};
 
 /// A pod that mounts a member: who writes.
@@ -43,6 +43,8 @@ pub struct Assignment {
     pub more_blockers: u32,
     /// The last command that was sent to it in this round.
     pub asked: Option<Command>,
+    /// When it was told to suspend in this round; of a run that was taken over: when this controller began to ask.
+    pub told_to_suspend: Option<Moment>,
     /// The containers that it was told to see.
     pub asked_containers: Vec<RunningContainer>,
     /// It refused; the value says whether asking again may help.
@@ -51,7 +53,11 @@ pub struct Assignment {
     pub ready: Option<Ready>,
     /// It resumed writes.
     pub released: Option<Released>,
-    /// How long it suspended writes, by its own clock.
+    /// It held and did not say that it resumed, and its hold has surely ended: when that was known.
+    pub lapsed: Option<Moment>,
+    /// It said that a suspension did not come about in time: writers may have waited for it without a limit.
+    pub was_slow: bool,
+    /// How long it suspended writes the last time, by its own clock.
     pub suspended_for: Option<Duration>,
 }
 
@@ -66,10 +72,13 @@ impl Assignment {
             blockers: Vec::new(),
             more_blockers: 0,
             asked: None,
+            told_to_suspend: None,
             asked_containers: Vec::new(),
             refused: None,
             ready: None,
             released: None,
+            lapsed: None,
+            was_slow: false,
             suspended_for: None,
         }
     }
@@ -79,9 +88,22 @@ impl Assignment {
         self.asked.is_some() && self.released.is_none()
     }
 
-    /// Whether it may suspend writes now, as far as the controller knows.
+    /// Whether it may suspend writes now: it was told to, and it is not known that writes go on. Who refuses a round has resumed
+    /// them before.
     pub fn may_suspend(&self) -> bool {
-        self.owes_release() && matches!(self.asked, Some(Command::Suspend | Command::Release))
+        self.told_to_suspend.is_some() && self.owes_release() && self.refused.is_none() && self.lapsed.is_none()
+    }
+
+    /// Since when it has not answered, where that leaves open whether writes are suspended.
+    pub fn unknown_since(&self) -> Option<Moment> {
+        self.told_to_suspend.filter(|_| self.state == MemberState::Silent && self.may_suspend())
+    }
+
+    /// When a hold of its own, if it is one, has surely ended.
+    pub fn hold_over(&self, hold_timeout: Duration) -> Option<Duration> {
+        let limit = self.ready.map(|ready| ready.lease_end);
+        let limit = limit.or_else(|| Some(self.told_to_suspend?.monotonic + hold_timeout));
+        Some(limit? + HOLD_GRACE)
     }
 }
 
@@ -208,7 +230,8 @@ impl Member {
 
 /// The state of a member whose agents are in these states: what stands in the way first, then the one that is least far.
 fn together(states: impl Iterator<Item = MemberState> + Clone) -> MemberState {
-    const ORDER: [MemberState; 7] = [
+    const ORDER: [MemberState; 8] = [
+        MemberState::Silent,
         MemberState::NotReady,
         MemberState::Broken,
         MemberState::Pending,

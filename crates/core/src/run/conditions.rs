@@ -5,8 +5,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::assignments::Assignment;
 use super::observed::Observed;
-use super::state::{Member, Moment, Request, Run, Stage, Verdict};
+use super::state::{Member, Moment, Request, Run, Verdict};
 use super::waiting::WaitingFor;
 use crate::limits::MAX_MESSAGE_CHARS;
 use crate::text::printable;
@@ -98,13 +99,19 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
             ),
         ),
         (Phase::Aborted, Some(verdict), _) => {
-            let message = format!("{}{}. Nothing was cut and writes go on.", tries(request, run), verdict.message);
+            let message = format!(
+                "{}{}. Nothing was cut{}.{}",
+                tries(request, run),
+                verdict.message,
+                writes(run),
+                not_retried(run)
+            );
             ready("False", &verdict.reason, message)
         }
         (Phase::Failed, Some(verdict), _) => ready(
             "False",
             &verdict.reason,
-            format!("{}. The cut is void, its replicas were removed and writes go on.", verdict.message),
+            format!("{}. The cut is void and its replicas were removed{}.", verdict.message, writes(run)),
         ),
         _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
     }
@@ -116,6 +123,26 @@ fn tries(request: &Request, run: &Run) -> String {
         0 | 1 => String::new(),
         all => format!("attempt {} of {all} was aborted: ", run.attempt),
     }
+}
+
+/// What is known of the writes of a run that has ended, to be put behind half a sentence.
+fn writes(run: &Run) -> String {
+    let open =
+        |(member, one): (&Member, &Assignment)| one.may_suspend().then(|| (member.claim.name.clone(), one.ready));
+    match run.assignments().find_map(open) {
+        None => " and writes go on".to_owned(),
+        Some((claim, Some(_))) => {
+            format!(", and writes to PersistentVolumeClaim {claim} go on at the latest when its holdTimeout is over")
+        }
+        Some((claim, None)) => {
+            format!(", but it is not known whether writes to PersistentVolumeClaim {claim} go on")
+        }
+    }
+}
+
+/// Why no other attempt follows although `spec.retry` allows one.
+fn not_retried(run: &Run) -> String {
+    run.not_retried.as_ref().map(|why| format!(" No other attempt follows by itself: {why}.")).unwrap_or_default()
 }
 
 /// What is said between two attempts.
@@ -155,23 +182,20 @@ fn stalled(run: &Run) -> Draft {
 }
 
 fn writes_suspended(run: &Run) -> Draft {
-    let Some(member) = run.members.iter().find(|member| member.may_be_suspended()) else {
-        return draft("WritesSuspended", "False", "NotSuspended", "writes go on");
-    };
-    let claim = &member.claim.name;
-    if run.stage == Stage::Ended {
+    let unknown = run.assignments().filter_map(|(member, one)| Some((member, one, one.unknown_since()?)));
+    if let Some((member, one, since)) = unknown.min_by_key(|(.., since)| since.monotonic) {
         let message = format!(
-            "the agent of PersistentVolumeClaim {claim} has not said that it resumed; it resumes by itself at holdTimeout"
+            "{} has not answered for PersistentVolumeClaim {} since {:.0}: it is not known whether its writes are suspended; see the agent's log",
+            one.agent, member.claim.name, since.wall
         );
         return draft("WritesSuspended", "Unknown", "NotAnswered", message);
     }
-    let count = run.members.iter().filter(|member| member.may_be_suspended()).count();
-    draft(
-        "WritesSuspended",
-        "True",
-        "Suspended",
-        format!("writes of {count} members may be suspended (first: {claim})"),
-    )
+    let mut suspended = run.members.iter().filter(|member| member.may_be_suspended());
+    let Some(first) = suspended.next() else {
+        return draft("WritesSuspended", "False", "NotSuspended", "writes go on");
+    };
+    let message = format!("writes of {} members may be suspended (first: {})", 1 + suspended.count(), first.claim.name);
+    draft("WritesSuspended", "True", "Suspended", message)
 }
 
 fn consistent(request: &Request, run: &Run) -> Draft {

@@ -15,7 +15,7 @@ const HOLDING: [Check; 4] = [claim_gone, pod_changed, session_lost, hold_lapsed]
 impl Draft<'_> {
     /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
     pub fn interrupted(&mut self) -> bool {
-        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
+        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Listening | Stage::Ended) {
             return false;
         }
         if self.observed.deleted {
@@ -40,7 +40,8 @@ impl Draft<'_> {
             Stage::Declaring | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
             Stage::Suspending | Stage::Cutting => &HOLDING,
             // A release is judged by its answers.
-            Stage::Releasing { .. } | Stage::AwaitingUsable { .. } | Stage::Abandoning { .. } | Stage::Ended => &[],
+            Stage::Releasing { .. } | Stage::AwaitingUsable { .. } => &[],
+            Stage::Abandoning { .. } | Stage::Listening | Stage::Ended => &[],
         };
         if !self.observed.watching {
             return None;

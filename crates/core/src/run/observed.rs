@@ -60,6 +60,8 @@ pub enum AnswerContent {
         blockers: Vec<Blocker>,
         /// Blockers that are not listed.
         more: u32,
+        /// For how long writes were suspended in this round.
+        suspended: Duration,
     },
     /// Writes go on.
     Released {

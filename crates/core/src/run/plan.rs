@@ -8,7 +8,8 @@
 //!                 ▲            │        (Check: Suspending → Releasing → Ended)
 //!                 └─ Pausing ◀─┘
 //! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
-//!                                   attempt follows)
+//!                    │    ▲          attempt follows)
+//!                    └─ Listening (the same ends; it is not known yet whether all writes go on)
 //! ```
 
 use std::cell::OnceCell;
@@ -26,7 +27,7 @@ use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, R
 use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
 use crate::replica::ask::{Ask, Remove};
 use crate::wire::ControllerMessage;
-use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
+use stillpoint_api::{MemberState, Method, Phase, Reason, ReplicationStatus};
 
 /// Something to do.
 #[derive(Clone, Debug)]
@@ -125,6 +126,7 @@ impl<'a> Draft<'a> {
             Stage::Releasing { since } => self.releasing(since),
             Stage::AwaitingUsable { since } => self.awaiting_usable(since),
             Stage::Abandoning { since, clean_up } => self.abandoning(since, clean_up),
+            Stage::Listening => self.listening(),
             Stage::Ended => false,
         }
     }
@@ -132,16 +134,21 @@ impl<'a> Draft<'a> {
     /// Takes the newest answers into the assignments' records. Taking the same answer again changes nothing. Once the cut is proven,
     /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
     fn absorb_answers(&mut self) {
-        if !self.run.stage.needs_agents() {
+        if !self.run.stage.hears_agents() {
             return;
         }
+        let mut suspended = Vec::new();
         for member in &mut self.run.members {
             for one in &mut member.assignments {
                 let key = AssignmentKey::new(&member.claim.uid, one.agent.key());
                 if let Some(answer) = self.observed.answers.get(&key) {
                     absorb(one, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
+                    suspended.extend(one.suspended_for.map(|lasted| (member.claim.name.clone(), lasted)));
                 }
             }
+        }
+        for (claim, lasted) in suspended {
+            self.run.note_suspension(&claim, lasted);
         }
     }
 
@@ -207,13 +214,22 @@ impl<'a> Draft<'a> {
             Command::Suspend => MemberState::Suspending,
             // What stood in its way, and what it has said of its hold, stays in view.
             Command::Release => match one.state {
-                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released) => state,
+                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released | MemberState::Silent) => {
+                    state
+                }
                 _ => MemberState::Releasing,
             },
         };
-        if command == Command::Prepare {
-            one.asked_containers = containers;
-            one.refused = None;
+        match command {
+            Command::Prepare => {
+                one.asked_containers = containers;
+                one.refused = None;
+            }
+            Command::Suspend => {
+                one.told_to_suspend = Some(self.now);
+                one.suspended_for = None;
+            }
+            Command::Release => {}
         }
     }
 
@@ -273,6 +289,7 @@ impl<'a> Draft<'a> {
     fn wake_at(&self) -> Option<Duration> {
         match &self.run.stage {
             Stage::Declaring | Stage::Ended => None,
+            Stage::Listening => self.listens_until(),
             Stage::Preparing => self.run.prepare_deadline,
             Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
             Stage::Pausing { until } => {
@@ -282,11 +299,9 @@ impl<'a> Draft<'a> {
             }
             Stage::Cutting => self.cut_deadline(),
             Stage::AwaitingUsable { since } => Some(since.monotonic + READY_TO_USE_TIMEOUT),
-            Stage::Releasing { since } | Stage::Abandoning { since, .. } => {
-                // Then only the API server can be missing, and it is heard of by itself.
-                let timeout = since.monotonic + RELEASE_TIMEOUT;
-                (self.now.monotonic < timeout).then_some(timeout)
-            }
+            // Then only the API server can be missing, and it is heard of by itself.
+            Stage::Releasing { since } => Some(since.monotonic + RELEASE_TIMEOUT).filter(|at| self.now.monotonic < *at),
+            Stage::Abandoning { since, .. } => Some(self.released_by(*since)).filter(|at| self.now.monotonic < *at),
         }
     }
 }
@@ -312,14 +327,15 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
             one.ready = Some(Ready { at, lease_end });
         }
-        (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers }) => {
-            // The state stays what it is: nobody knows yet whether writes are suspended.
-            if *answered == round {
-                one.blockers.clone_from(blockers);
-                one.more_blockers = 0;
-            }
+        // The state stays what it is: nobody knows yet whether writes are suspended.
+        (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers })
+            if *answered == round =>
+        {
+            one.was_slow = true;
+            one.blockers.clone_from(blockers);
+            one.more_blockers = 0;
         }
-        (_, AnswerContent::NotReady { round: answered, retryable, blockers, more }) => {
+        (_, AnswerContent::NotReady { round: answered, retryable, blockers, more, suspended }) => {
             let expected = match asked {
                 Command::Prepare => *answered == 0,
                 // Sent before the agent heard of the release: still worth showing.
@@ -332,15 +348,21 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             one.refused = Some(if *retryable { Refused::ForNow } else { Refused::ForGood });
             one.blockers.clone_from(blockers);
             one.more_blockers = *more;
+            one.suspended_for = Some(*suspended).filter(|time| !time.is_zero()).or(one.suspended_for);
+            one.was_slow |= blockers.iter().any(|blocker| blocker.reason == Reason::SuspensionPending.as_str());
         }
         (Command::Suspend | Command::Release, AnswerContent::Released { unbroken, reason, suspended }) => {
             one.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
             // Of what was never suspended there is no time to tell.
-            one.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
-            if one.state != MemberState::NotReady {
-                let held = one.ready.is_none() || *unbroken;
-                one.state = if held { MemberState::Released } else { MemberState::Broken };
-            }
+            one.suspended_for = one.suspended_for.max(Some(*suspended).filter(|time| !time.is_zero()));
+            let held = one.ready.is_none() || *unbroken;
+            one.state = match one.state {
+                MemberState::NotReady => MemberState::NotReady,
+                // It was told of as silent.
+                MemberState::Silent if !one.blockers.is_empty() => MemberState::NotReady,
+                _ if held => MemberState::Released,
+                _ => MemberState::Broken,
+            };
         }
         _ => {}
     }

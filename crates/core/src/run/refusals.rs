@@ -44,7 +44,7 @@ impl Draft<'_> {
     }
 
     /// An agent that is not ready and says nothing gets a blocker that says so.
-    fn blame_the_silent(&mut self) {
+    pub fn blame_the_silent(&mut self) {
         let observed = self.observed;
         for member in &mut self.run.members {
             for one in &mut member.assignments {

@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::agents::AgentKey;
+use super::super::agents::{AgentKey, AssignmentKey};
 use super::super::facts::AgentMount;
 use super::super::fixtures;
-use super::super::observed::Observed;
+use super::super::observed::{Answer, AnswerContent, Observed};
 use super::super::plan::{Step, plan};
 use super::*;
 use stillpoint_api::{ClaimReference, Consistency, ReplicaStatus, Retry};
@@ -83,12 +83,30 @@ fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
         let mut observed = found();
         let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
         let run = plan(&request, &run, &observed, now()).run;
+        let let_go = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
+        let agent = AssignmentKey::new("claim", AgentKey::of_pod("pod"));
+        observed.answers.insert(agent, Answer { at: now(), content: let_go });
         observed.deleted_replicas = Some(left_behind);
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let run = plan(&request, &run, &observed, later).run;
         assert_eq!((run.phase(), run.attempt), (end, 1), "a fresh attempt only if nothing was cut");
         assert_eq!(run.next_attempt.is_some(), end == Phase::Pending);
     }
+}
+
+#[test]
+fn who_does_not_answer_a_new_leader_may_still_suspend_and_is_not_asked_again() {
+    let request = Request { retry: Some(Retry::default()), ..request() };
+    let mut observed = found();
+    let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
+    let mut run = plan(&request, &run, &observed, now()).run;
+    observed.deleted_replicas = Some(0);
+    for after in [crate::limits::RELEASE_TIMEOUT, request.hold_timeout + crate::limits::HOLD_GRACE] {
+        assert_eq!(run.phase(), Phase::Checking, "a hold may last until its limit");
+        run = plan(&request, &run, &observed, Moment { monotonic: now().monotonic + after, ..now() }).run;
+    }
+    assert_eq!((run.phase(), run.next_attempt, run.stage.clone()), (Phase::Aborted, None, Stage::Listening));
+    assert!(run.not_retried.unwrap().contains("the agent of pod db"));
 }
 
 #[test]

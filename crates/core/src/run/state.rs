@@ -13,8 +13,8 @@ use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
 use stillpoint_api::{
-    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, Reason, ReplicaStatus,
-    ReplicationStatus, Retry,
+    Blocker, ClaimReference, DeletionPolicy, LongestSuspension, MemberState, Mode, Phase, PhaseEntry, Reason,
+    ReplicaStatus, ReplicationStatus, Retry,
 };
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -240,6 +240,8 @@ pub enum Stage {
         /// Whether replicas are to be removed.
         clean_up: CleanUp,
     },
+    /// The attempt has ended, and it is not known yet of every member that its writes go on.
+    Listening,
     /// The attempt is over. The run is too, unless [`Run::next_attempt`] says when the next one begins.
     Ended,
 }
@@ -256,6 +258,7 @@ impl Stage {
             Self::Releasing { .. } => "Releasing",
             Self::AwaitingUsable { .. } => "AwaitingUsable",
             Self::Abandoning { .. } => "Abandoning",
+            Self::Listening => "Listening",
             Self::Ended => "Ended",
         }
     }
@@ -265,8 +268,13 @@ impl Stage {
         match self {
             Self::Declaring | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
             Self::Cutting | Self::Releasing { .. } | Self::Abandoning { .. } => true,
-            Self::AwaitingUsable { .. } | Self::Ended => false,
+            Self::AwaitingUsable { .. } | Self::Listening | Self::Ended => false,
         }
+    }
+
+    /// Whether what agents say is taken note of.
+    pub fn hears_agents(&self) -> bool {
+        self.needs_agents() || *self == Self::Listening
     }
 }
 
@@ -312,6 +320,10 @@ pub struct Run {
     pub verdict: Option<Verdict>,
     /// When another attempt begins after this one, which was aborted.
     pub next_attempt: Option<Timestamp>,
+    /// Why there is no other attempt although `spec.retry` allows one.
+    pub not_retried: Option<String>,
+    /// The longest suspension of all attempts.
+    pub longest: Option<LongestSuspension>,
     /// The conditions as last rendered, for the times of their transitions.
     pub conditions: Vec<Condition>,
     /// Which blockers have been told of.
@@ -340,6 +352,8 @@ impl Run {
             replica_trouble: None,
             verdict: None,
             next_attempt: None,
+            not_retried: None,
+            longest: before.longest_suspension,
             conditions: before.conditions,
             told,
         }
@@ -380,6 +394,18 @@ impl Run {
     /// The phase that users see.
     pub fn phase(&self) -> Phase {
         self.phases.last().map_or(Phase::Pending, |entry| entry.phase)
+    }
+
+    /// Takes note of how long the writes of this claim were suspended.
+    pub fn note_suspension(&mut self, claim: &str, lasted: Duration) {
+        let longest = self.longest.as_ref().and_then(|longest| longest.duration).map_or(Duration::ZERO, Into::into);
+        if lasted > longest {
+            self.longest = Some(LongestSuspension {
+                persistent_volume_claim: claim.to_owned(),
+                attempt: self.attempt,
+                duration: Some(lasted.into()),
+            });
+        }
     }
 
     /// Whether replicas were asked for.

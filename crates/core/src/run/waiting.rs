@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::agents::AgentRef;
 use super::observed::Observed;
-use super::state::{Run, Stage};
+use super::state::{Member, Run, Stage};
 use stillpoint_api::Phase;
 
 /// What a run that has not ended waits for. Shown as half a sentence.
@@ -20,6 +20,8 @@ pub enum WaitingFor {
     Suspension,
     /// Every member holds, and what is next has begun.
     Hold,
+    /// Agents are to resume, because a member was not ready in this round.
+    Resumption(u32),
     /// The pause between two rounds is to be over.
     Round(u32),
     /// Replicas are to be cut.
@@ -46,11 +48,12 @@ impl WaitingFor {
             }
             Stage::Suspending if run.phase() == Phase::Ready => Self::Hold,
             Stage::Suspending => Self::Suspension,
+            Stage::Pausing { .. } if run.members.iter().any(Member::may_be_suspended) => Self::Resumption(run.round),
             Stage::Pausing { .. } => Self::Round(run.round),
             Stage::Cutting => Self::Cuts,
             Stage::Releasing { .. } => Self::Releases,
             Stage::AwaitingUsable { .. } => Self::Usable(run.replica_trouble.clone()),
-            Stage::Abandoning { .. } | Stage::Ended => match &run.verdict {
+            Stage::Abandoning { .. } | Stage::Listening | Stage::Ended => match &run.verdict {
                 Some(verdict) => Self::CleanUp(verdict.message.clone()),
                 None => Self::Nothing,
             },
@@ -66,6 +69,9 @@ impl fmt::Display for WaitingFor {
             Self::Looks => f.write_str("agents look whether anything stands in the way; writes go on"),
             Self::Suspension => f.write_str("writes are being suspended"),
             Self::Hold => f.write_str("every member is suspended and holds"),
+            Self::Resumption(round) => {
+                write!(f, "a member was not ready in round {round}; writes are being given back")
+            }
             Self::Round(round) => {
                 write!(f, "a member was not ready in round {round}; writes go on until the next round")
             }

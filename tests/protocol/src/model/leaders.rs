@@ -621,6 +621,8 @@ fn normalise(attempt: &mut AttemptDriver) {
     run.hold_ended = None;
     run.cut_confirmed = None;
     run.replica_trouble = None;
+    run.not_retried = None;
+    run.longest = None;
     if run.verdict.is_some() {
         run.verdict = Some(Verdict::again("", ""));
     }
@@ -630,6 +632,7 @@ fn normalise(attempt: &mut AttemptDriver) {
             one.blockers.clear();
             one.more_blockers = 0;
             one.suspended_for = None;
+            one.was_slow = false;
             if let Some(released) = &mut one.released {
                 released.reason.clear();
             }

@@ -221,11 +221,8 @@ pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
     match (command, behaviour) {
         (Command::Prepare(prepare), Behaviour::Blocked(blockers)) => Some(Report::NotReady(NotReady {
             attempt: prepare.attempt,
-            round: 0,
-            retryable: false,
             blockers: blockers.clone(),
-            more_blockers: 0,
-            suspended_us: 0,
+            ..NotReady::default()
         })),
         (Command::Prepare(prepare), Behaviour::Waits(blockers)) => {
             Some(Report::Waiting(Waiting { attempt: prepare.attempt, blockers: blockers.clone(), more_blockers: 0 }))

@@ -275,6 +275,29 @@ fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
 }
 
 #[test]
+fn a_refusal_tells_for_how_long_writes_were_suspended() {
+    let mut story = Story::suspending_until("Suspend");
+    story.done(Outcome::Suspended(Ok(Duration::ZERO)));
+    story.now += Duration::from_millis(40);
+    story.done(Outcome::Looked(locked()));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::NotReady(refused) if refused.suspended_us == 40_000));
+}
+
+#[test]
+fn a_suspension_that_waits_is_told_as_one() {
+    let mut story = Story::suspending_until("Suspend");
+    story.pass(LIMIT);
+    assert!(matches!(story.asked, Some(Action::Settle(_))));
+    assert!(matches!(story.heard(), Report::Pending(_)), "said while the kernel waits");
+    story.pass(Duration::from_secs(50));
+    story.done(Outcome::Settled);
+    let Report::NotReady(refused) = story.heard() else { panic!("not refused") };
+    assert_eq!(refused.blockers[0].reason, "SuspensionPending", "{refused:?}");
+    assert!(refused.suspended_us > 50_000_000 && !refused.retryable, "{refused:?}");
+}
+
+#[test]
 fn what_the_method_refuses_is_named_and_never_resumed() {
     for (reason, retryable) in [("AlreadyFrozen", true), ("CannotFreeze", false)] {
         let mut story = Story::suspending_until("Suspend");

@@ -5,6 +5,7 @@
 mod assignments;
 mod invariants;
 mod table;
+mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -323,7 +324,7 @@ pub(super) fn ready(round: u32) -> AnswerContent {
 
 pub(super) fn not_ready(round: u32, retryable: bool) -> AnswerContent {
     let reason = if retryable { "LockHeld" } else { "MissingCapability" };
-    AnswerContent::NotReady { round, retryable, blockers: vec![blocker(reason)], more: 0 }
+    AnswerContent::NotReady { round, retryable, blockers: vec![blocker(reason)], more: 0, suspended: Duration::ZERO }
 }
 
 pub(super) fn released(unbroken: bool) -> AnswerContent {

@@ -1,10 +1,12 @@
 //! Everything is given back and removed.
 
+use std::time::Duration;
+
 use stillpoint_api::Phase;
 
 use super::super::plan::{Draft, Step};
 use super::super::state::{CleanUp, Moment, Stage, Verdict};
-use crate::limits::RELEASE_TIMEOUT;
+use crate::limits::{HOLD_GRACE, RELEASE_TIMEOUT};
 
 impl Draft<'_> {
     /// Gives everything back: every agent that was asked is told to release, whether it answered or not, and every replica
@@ -33,26 +35,69 @@ impl Draft<'_> {
         if !removed {
             return false;
         }
-        if !free && self.now.since(&since) < RELEASE_TIMEOUT {
+        if !free && self.now.monotonic < self.released_by(since) {
             return false;
         }
+        self.judge_silence();
+        self.end_hold();
         let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
-        if self.run.assignments().any(|(_, one)| one.ready.is_some()) {
-            // The agents' answers say when; without one of them it may have lasted until now.
-            let ends = self.run.assignments().filter(|(_, one)| one.asked.is_some());
-            let ends = ends.map(|(_, one)| one.released.as_ref().map_or(self.now, |released| released.at));
-            self.run.hold_ended = ends.max_by_key(|at| at.monotonic);
-        }
         for member in &mut self.run.members {
             member.replica = None;
         }
         if void {
-            return self.finish(Phase::Failed);
+            return self.finish_abandoned(Phase::Failed);
         }
-        // Whoever deletes the object wants no other attempt.
-        if !self.observed.deleted {
-            self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
+        if self.may_be_retried() {
+            self.run.not_retried = self.suspension_without_limit();
+            if self.run.not_retried.is_none() {
+                self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
+            }
         }
-        self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
+        self.finish_abandoned(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
+    }
+
+    /// Ends the attempt, and listens on where it is not known whether writes go on.
+    fn finish_abandoned(&mut self, phase: Phase) -> bool {
+        self.run.stage = if self.is_unsettled() { Stage::Listening } else { Stage::Ended };
+        self.enter(phase);
+        true
+    }
+
+    /// When the answers to Release are waited for no longer. Another attempt waits until every hold of this one has surely ended.
+    pub fn released_by(&self, since: Moment) -> Duration {
+        let timeout = since.monotonic + RELEASE_TIMEOUT;
+        if !self.may_be_retried() || self.observed.cut_off.is_some() {
+            return timeout;
+        }
+        let suspended = self.run.assignments().filter(|(_, one)| one.may_suspend());
+        let over = suspended.filter_map(|(_, one)| one.hold_over(self.request.hold_timeout));
+        over.fold(timeout, Duration::max)
+    }
+
+    /// Whether another attempt may follow one that is aborted now. Whoever deletes the object wants none.
+    fn may_be_retried(&self) -> bool {
+        let may_be = !self.observed.deleted && !self.run.replicas_requested();
+        may_be && self.request.next_attempt(self.run.attempt, self.now).is_some()
+    }
+
+    /// Why a suspension of this attempt may have lasted without a limit: what nobody can take back is not asked for again.
+    fn suspension_without_limit(&self) -> Option<String> {
+        let limit = self.request.hold_timeout + HOLD_GRACE;
+        self.run.assignments().find_map(|(member, one)| {
+            let claim = &member.claim.name;
+            let agent = &one.agent;
+            if one.unknown_since().is_some() {
+                return Some(format!(
+                    "it is not known whether {agent} still suspends writes to PersistentVolumeClaim {claim}"
+                ));
+            }
+            if one.was_slow {
+                return Some(format!("{agent} could not suspend writes to PersistentVolumeClaim {claim} in time"));
+            }
+            let lasted = one.suspended_for.filter(|lasted| *lasted > limit)?;
+            Some(format!(
+                "writes to PersistentVolumeClaim {claim} were suspended for {lasted:?}, longer than holdTimeout"
+            ))
+        })
     }
 }

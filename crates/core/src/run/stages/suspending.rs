@@ -3,7 +3,7 @@
 use stillpoint_api::{MemberState, Mode, Phase, Reason};
 
 use super::super::plan::Draft;
-use super::super::state::Member;
+use super::super::state::{Member, Verdict};
 
 impl Draft<'_> {
     /// All hold at once, or nobody does.
@@ -25,9 +25,12 @@ impl Draft<'_> {
             return self.begin_cut();
         }
         if self.cut_deadline().is_some_and(|end| end <= self.now.monotonic) {
-            let verdict =
-                self.not_ready(Reason::NotReadyTogether, "not all members were ready within holdTimeout of the first");
-            return self.abandon(verdict);
+            self.blame_the_silent();
+            let late = "not all members were ready within holdTimeout of the first";
+            let blockers = self.run.members.iter().any(|member| member.count_blockers() > 0);
+            let named = blockers.then(|| self.not_ready(Reason::NotReadyTogether, late).message);
+            let message = named.map_or_else(|| late.to_owned(), |named| format!("{late}: {named}"));
+            return self.abandon(Verdict::new(Reason::NotReadyTogether, message));
         }
         self.give_up_in_time()
     }
