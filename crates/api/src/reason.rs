@@ -52,6 +52,8 @@ reasons! {
     ClaimNotBound,
     /// There is no such claim.
     ClaimNotFound,
+    /// A container restarts again and again.
+    ContainerRestarts,
     /// The controller could not follow the run any more.
     ControllerInterrupted,
     /// The leading controller changed before the hold was proven.

@@ -68,8 +68,6 @@ pub const MAX_RUNS: usize = 64;
 pub const MAX_UPLOADS: usize = 512;
 /// Ended replications whose deletion is dealt with at the same time, beside [`MAX_RUNS`].
 pub const MAX_GOODBYES: usize = 16;
-/// Rounds of Suspend within one attempt.
-pub const MAX_ROUNDS: u32 = 5;
 
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
@@ -102,7 +100,7 @@ pub const SESSION_QUEUE: usize = 256;
 const _: () = {
     const COMMANDS: usize = ["Prepare", "Suspend", "Release"].len();
     assert!(SESSION_QUEUE >= COMMANDS * MAX_AGENT_MEMBERS, "every member of a pod may be commanded at once");
-    assert!(MEMBER_QUEUE >= COMMANDS * MAX_ROUNDS as usize, "an agent may hear of a whole attempt at once");
+    assert!(MEMBER_QUEUE >= 2 * COMMANDS, "an agent may hear of a whole round at once, and of the next one");
 };
 /// Answers queued for one run.
 pub const RUN_QUEUE: usize = 1_024;
@@ -212,8 +210,17 @@ const _: () = assert!(is_shorter(sum(sum(GUARDIAN_GRACE, THAW_TIMEOUT), THAW_RET
 /// say what became of its writes.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
 const _: () = assert!(is_shorter(sum(sum(MAX_HOLD, HOLD_GRACE), RELEASE_TIMEOUT), SILENCE_TIMEOUT));
-/// Pause before another round of Suspend, doubled every round.
-pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before the second round of Suspend, doubled up to [`ROUND_PAUSE_MAX`]. Rounds go on until `prepareTimeout`.
+pub const ROUND_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two rounds, but for [`ROUND_REST`]. Short: of applications that lock and unlock all the time some round
+/// finds all unlocked, if there are enough of them.
+pub const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(ROUND_PAUSE_MIN, ROUND_PAUSE_MAX));
+/// After a round writes go on for at least so many times as long as any member's were suspended in it: rounds stall nobody for more
+/// than a tenth of the time.
+pub const ROUND_REST: u32 = 9;
+/// Restarts of a container within one attempt from which on it is named as what stands in the way.
+pub const FLAPPING_RESTARTS: u32 = 2;
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
 /// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.

@@ -1,6 +1,7 @@
 //! How far a member is: what its agents have said, each of them an assignment, and what follows from that for the member as a
 //! whole. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
@@ -47,6 +48,12 @@ pub struct Assignment {
     pub told_to_suspend: Option<Moment>,
     /// The containers that it was told to see.
     pub asked_containers: Vec<RunningContainer>,
+    /// How often the containers of its pod had restarted when it was asked first.
+    pub restarts_before: Option<BTreeMap<String, u32>>,
+    /// Containers of its pod that restart again and again.
+    pub flapping: Vec<Blocker>,
+    /// It refused a round before: the others are not suspended before it is.
+    pub goes_first: bool,
     /// It refused; the value says whether asking again may help.
     pub refused: Option<Refused>,
     /// It holds, or held.
@@ -74,6 +81,9 @@ impl Assignment {
             asked: None,
             told_to_suspend: None,
             asked_containers: Vec::new(),
+            restarts_before: None,
+            flapping: Vec::new(),
+            goes_first: false,
             refused: None,
             ready: None,
             released: None,
@@ -81,6 +91,16 @@ impl Assignment {
             was_slow: false,
             suspended_for: None,
         }
+    }
+
+    /// It let go, and is to be asked from the beginning. The blockers stay in view until it answers.
+    pub fn ask_anew(&mut self) {
+        self.asked = None;
+        self.told_to_suspend = None;
+        self.refused = None;
+        self.ready = None;
+        self.released = None;
+        self.state = MemberState::Pending;
     }
 
     /// Whether the agent was asked for something and has not said since that it let go.
@@ -195,7 +215,7 @@ impl Member {
     pub fn blockers(&self) -> impl Iterator<Item = Blocker> {
         let own = self.unassigned.iter().flat_map(|standing| &standing.blockers).cloned();
         let blind = self.uncovered().map(|mount| blind(&self.claim.name, mount));
-        let said = self.assignments.iter().flat_map(|one| &one.blockers).cloned();
+        let said = self.assignments.iter().flat_map(|one| one.blockers.iter().chain(&one.flapping)).cloned();
         own.chain(blind).chain(said)
     }
 
@@ -204,7 +224,8 @@ impl Member {
         let own = self.unassigned.iter().map(|standing| (standing.blockers.len(), standing.more_blockers));
         let said = self.assignments.iter().map(|one| (one.blockers.len(), one.more_blockers));
         let all: usize = own.chain(said).map(|(listed, more)| listed + more as usize).sum();
-        all + usize::from(self.uncovered().is_some())
+        let flapping: usize = self.assignments.iter().map(|one| one.flapping.len()).sum();
+        all + flapping + usize::from(self.uncovered().is_some())
     }
 
     /// How far it is, as the status shows it: of several agents the latest, the longest and all blockers.

@@ -93,7 +93,7 @@ fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let mut suspended = member.assignments.iter().filter(|one| one.asked == Some(Command::Suspend));
     let lost = suspended.find(|one| draft.was_lost(member, one))?;
     let message = format!(
-        "{} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
+        "{} was lost after it was told to suspend writes to PersistentVolumeClaim {}",
         lost.agent, member.claim.name
     );
     Some(Verdict::new(Reason::AgentLost, message))

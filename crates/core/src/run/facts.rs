@@ -77,6 +77,8 @@ pub struct PodFacts {
     pub running: bool,
     /// Running containers but the agent's own.
     pub containers: Vec<RunningContainer>,
+    /// How often each container but the agent's own has restarted, by its name. Those that never did are left out.
+    pub restarts: BTreeMap<String, u32>,
 }
 
 impl PodFacts {
@@ -109,6 +111,7 @@ impl PodFacts {
             spec.init_containers.unwrap_or_default().into_iter().find(|container| container.name == AGENT_CONTAINER);
         let agent_mounts = agent.as_ref().map(|agent| agent_mounts(agent, &claim_of_volume)).unwrap_or_default();
         let statuses = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        let statuses: Vec<ContainerStatus> = statuses.into_iter().flatten().flatten().collect();
         Some(Self {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
@@ -118,7 +121,8 @@ impl PodFacts {
             has_agent: agent.is_some(),
             agent_mounts,
             running: running_phase,
-            containers: statuses.into_iter().flatten().flatten().filter_map(running).collect(),
+            restarts: statuses.iter().filter_map(restarts).collect(),
+            containers: statuses.into_iter().filter_map(running).collect(),
         })
     }
 }
@@ -143,6 +147,11 @@ fn agent_mounts(agent: &ContainerSpec, claim_of_volume: &BTreeMap<String, String
         }
     }
     mounts
+}
+
+fn restarts(status: &ContainerStatus) -> Option<(String, u32)> {
+    let count = u32::try_from(status.restart_count).ok().filter(|count| *count > 0)?;
+    (status.name != AGENT_CONTAINER).then(|| (status.name.clone(), count))
 }
 
 fn running(status: ContainerStatus) -> Option<RunningContainer> {

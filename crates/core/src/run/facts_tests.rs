@@ -20,11 +20,11 @@ fn pod(mounts: &Value) -> Option<PodFacts> {
         "status": {
             "phase": "Running",
             "initContainerStatuses": [
-                {"name": "stillpoint-agent", "containerID": "containerd://a", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                {"name": "stillpoint-agent", "containerID": "containerd://a", "image": "", "imageID": "", "ready": true, "restartCount": 2, "state": {"running": {}}},
             ],
             "containerStatuses": [
                 {"name": "db", "containerID": "containerd://b", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
-                {"name": "done", "containerID": "containerd://c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"terminated": {"exitCode": 0}}},
+                {"name": "done", "containerID": "containerd://c", "image": "", "imageID": "", "ready": true, "restartCount": 3, "state": {"terminated": {"exitCode": 0}}},
             ],
         },
     });
@@ -42,6 +42,7 @@ fn a_pod_tells_claims_mounts_and_containers() {
         [("orders".to_owned(), AgentMount { path: "/members/orders".into(), sub_path: false })].into()
     );
     assert_eq!(facts.containers, [RunningContainer { name: "db".into(), id: "b".into() }]);
+    assert_eq!(facts.restarts, [("done".to_owned(), 3)].into());
     assert!(facts.has_agent && facts.running);
 }
 

@@ -79,7 +79,7 @@ pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> P
     };
     draft.absorb_answers();
     // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
-    // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
+    // which needs a later moment; so this ends.
     while draft.advance() {}
     draft.show();
     draft.tell_shown();
@@ -121,7 +121,7 @@ impl<'a> Draft<'a> {
             Stage::Declaring => self.declaring(),
             Stage::Preparing => self.preparing(),
             Stage::Suspending => self.suspending(),
-            Stage::Pausing { until } => self.pausing(until),
+            Stage::Pausing { since, pause } => self.pausing(since, pause),
             Stage::Cutting => self.cutting(),
             Stage::Releasing { since } => self.releasing(since),
             Stage::AwaitingUsable { since } => self.awaiting_usable(since),
@@ -292,9 +292,9 @@ impl<'a> Draft<'a> {
             Stage::Listening => self.listens_until(),
             Stage::Preparing => self.run.prepare_deadline,
             Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
-            Stage::Pausing { until } => {
+            Stage::Pausing { since, pause } => {
                 // When the pause is over, only answers can be missing.
-                let next = if self.now.monotonic < *until { Some(*until) } else { None };
+                let next = Some(self.next_round_at(*since, *pause)).filter(|at| self.now.monotonic < *at);
                 [next, self.run.prepare_deadline].into_iter().flatten().min()
             }
             Stage::Cutting => self.cut_deadline(),
@@ -326,6 +326,7 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             one.state = MemberState::Ready;
             let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
             one.ready = Some(Ready { at, lease_end });
+            one.flapping.clear();
         }
         // The state stays what it is: nobody knows yet whether writes are suspended.
         (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers })

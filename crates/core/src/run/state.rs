@@ -8,7 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use super::agents::AgentRef;
 use super::assignments::{Assignment, Mount, Standing};
 use super::happened::{Happened, Told};
-use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES, ROUND_PAUSE_MAX, ROUND_PAUSE_MIN};
+use crate::pauses::Pauses;
 use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::text::printable;
@@ -218,8 +219,10 @@ pub enum Stage {
     Suspending,
     /// A member was not ready: everything was released, and after a pause it is tried again.
     Pausing {
-        /// When, on the monotonic clock, the next round may begin.
-        until: Duration,
+        /// Since when.
+        since: Moment,
+        /// How long at least, however short the round was.
+        pause: Duration,
     },
     /// All hold; replicas are being cut.
     Cutting,
@@ -296,6 +299,8 @@ pub struct Run {
     pub attempt: u32,
     /// The round of Suspend, from 1.
     pub round: u32,
+    /// The pauses between rounds.
+    pub pauses: Pauses,
     /// When the time to become ready is over, on the monotonic clock. Set when the intent is recorded.
     pub prepare_deadline: Option<Duration>,
     /// What it is at.
@@ -340,6 +345,7 @@ impl Run {
         Self {
             attempt: before.attempt.saturating_add(1),
             round: 1,
+            pauses: Pauses::between(ROUND_PAUSE_MIN, ROUND_PAUSE_MAX),
             prepare_deadline: None,
             stage: Stage::Declaring,
             members,

@@ -477,7 +477,7 @@ impl Leaders {
             ended,
             stage: format!("{:?}", attempt.run.stage).chars().take_while(char::is_ascii_alphabetic).collect(),
             writes: next,
-            abandons: matches!(attempt.run.stage, Stage::Abandoning { .. })
+            abandons: matches!(attempt.run.stage, Stage::Abandoning { .. } | Stage::Listening)
                 || (ended && attempt.run.phase() != Phase::Done),
             released: released(attempt),
             leader: leader.clone(),

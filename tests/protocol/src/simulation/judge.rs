@@ -7,6 +7,7 @@
 //! | P3 | a freeze of ours lasts from its completion in the kernel at most the hold limit, [`GUARDIAN_GRACE`] and one [`THAW_RETRY`] while the guardian guards it all along, else the hold limit, [`THAW_TIMEOUT`] and one [`THAW_RETRY`]; and at every moment somebody will thaw it by himself |
 //! | P4 | where a status says that a cut is proven, all cuts lie in one moment in which every mounted member was frozen by us, and no cut holds a write without an earlier one of the application |
 //! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object |
+//! | truth | where a status that ends a run says that writes go on, nothing is frozen by us |
 //! | | an older leader moves no agent; it asks for nothing that suspends or cuts once another one leads; and it writes no status over that of a newer one |
 //! | | a final phase is never left; an attempt begins when the one before it has ended and its cool-down is over, and there are no more of them than asked for; the replicas of a run that is done are not deleted |
 //! | | every run ends, and where nothing goes wrong it is done |
@@ -301,8 +302,21 @@ impl World {
             }
         }
         if status.phase.is_some_and(Phase::is_final) {
+            self.judge_truth(status);
             let mode = self.setting.spec.mode;
             self.judge.ending = Some(Ending { mode, phase: status.phase, reason: reason(status) });
+        }
+    }
+
+    /// A status that ends a run says that writes go on: nobody will suspend them any more.
+    fn judge_truth(&mut self, status: &ReplicationStatus) {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "WritesSuspended");
+        if condition.is_none_or(|condition| condition.status != "False") {
+            return;
+        }
+        let frozen = |member: &usize| self.members[*member].node.frozen() == Some(Owner::Us);
+        if let Some(member) = (0..self.members.len()).find(frozen) {
+            self.violate("truth", format!("the status says that writes go on, and member {member} is frozen"));
         }
     }
 

@@ -30,6 +30,8 @@ pub enum Behaviour {
     Waits(Vec<Blocker>),
     /// Never answers Suspend.
     SilentWhenSuspended,
+    /// Answers Prepare, and nothing after that, as if it were stopped.
+    Stopped,
     /// Holds, but cannot say so at release.
     Breaks,
     /// Holds, and never answers Release.
@@ -232,6 +234,7 @@ pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
             filesystem: "ext4".to_owned(),
             protection: Protection::NodeGuardian.into(),
         })),
+        (Command::Suspend(_) | Command::Release(_), Behaviour::Stopped) => None,
         (Command::Suspend(_), Behaviour::SilentWhenSuspended) => None,
         (Command::Suspend(suspend), _) => {
             Some(Report::Ready(Ready { attempt: suspend.attempt, round: suspend.round, suspended_us: 1_500 }))

@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::MAX_ROUNDS;
 
 #[derive(Clone, Debug)]
 enum Happening {
@@ -155,7 +154,6 @@ fn turn(world: &mut World) -> Result<(), TestCaseError> {
         }
     }
     prop_assert!(world.cuts <= 1, "one cut in an attempt");
-    prop_assert!(world.run.round <= MAX_ROUNDS, "rounds are bounded");
     if matches!(world.run.stage, Stage::Abandoning { .. }) || world.run.phase().is_final() {
         for one in world.agents() {
             let last = world.told.get(&one);

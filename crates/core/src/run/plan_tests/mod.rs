@@ -4,6 +4,7 @@
 
 mod assignments;
 mod invariants;
+mod rounds;
 mod table;
 mod truth;
 

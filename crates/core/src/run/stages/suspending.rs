@@ -2,8 +2,9 @@
 
 use stillpoint_api::{MemberState, Mode, Phase, Reason};
 
+use super::super::assignments::Assignment;
 use super::super::plan::Draft;
-use super::super::state::{Member, Verdict};
+use super::super::state::{Command, Member, Verdict};
 
 impl Draft<'_> {
     /// All hold at once, or nobody does.
@@ -13,6 +14,9 @@ impl Draft<'_> {
             self.run.hold_began = ready.min_by_key(|at| at.monotonic);
         }
         if let Some(moved) = self.handle_refusals() {
+            return moved;
+        }
+        if let Some(moved) = self.suspend_the_others() {
             return moved;
         }
         let ready = |member: &Member| member.all_are(MemberState::Ready);
@@ -33,5 +37,25 @@ impl Draft<'_> {
             return self.abandon(Verdict::new(Reason::NotReadyTogether, message));
         }
         self.give_up_in_time()
+    }
+
+    /// When those hold that go first, the others follow. `Some`: whether that moved the run.
+    fn suspend_the_others(&mut self) -> Option<bool> {
+        let (first, others): (Vec<_>, Vec<_>) =
+            self.run.assignments().partition(|(_, one)| one.told_to_suspend.is_some());
+        if others.is_empty() {
+            return None;
+        }
+        let fell_back = |(member, one): &(&Member, &Assignment)| {
+            one.state != MemberState::Prepared || self.was_lost(member, one) || self.has_other_containers(one)
+        };
+        if others.iter().any(fell_back) {
+            return Some(self.try_again());
+        }
+        if !first.iter().all(|(_, one)| one.state == MemberState::Ready) {
+            return None;
+        }
+        self.send(Command::Suspend, |_, _, one| one.told_to_suspend.is_none());
+        Some(true)
     }
 }
