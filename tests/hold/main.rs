@@ -8,6 +8,7 @@ mod deaths;
 mod recovery;
 mod scene;
 mod volume;
+mod waits;
 
 use std::fs;
 use std::path::PathBuf;

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests begin at some moment"))]
 
 pub mod blocker;
+pub mod calls;
 pub mod hold;
 pub mod limits;
 pub mod locks;

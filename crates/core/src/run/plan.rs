@@ -312,12 +312,12 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
             one.ready = Some(Ready { at, lease_end });
         }
-        (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers }) => {
+        (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers })
+            if *answered == round =>
+        {
             // The state stays what it is: nobody knows yet whether writes are suspended.
-            if *answered == round {
-                one.blockers.clone_from(blockers);
-                one.more_blockers = 0;
-            }
+            one.blockers.clone_from(blockers);
+            one.more_blockers = 0;
         }
         (_, AnswerContent::NotReady { round: answered, retryable, blockers, more }) => {
             let expected = match asked {
