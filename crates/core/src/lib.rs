@@ -10,6 +10,7 @@
 
 pub mod blocker;
 pub mod calls;
+pub mod devices;
 pub mod hold;
 pub mod limits;
 pub mod locks;

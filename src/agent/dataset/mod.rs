@@ -1,5 +1,6 @@
 //! A member's filesystem as the agent sees it: opened and pinned, and found fit to be frozen or not.
 
+mod device;
 mod exclusive;
 mod operations;
 
