@@ -2,6 +2,7 @@
 
 mod device;
 mod exclusive;
+mod health;
 mod operations;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,6 +18,7 @@ use stillpoint_core::blocker::blocker;
 use stillpoint_core::wire::Blocker;
 
 pub use exclusive::{can_be_frozen, exclusive};
+pub use health::Health;
 pub use operations::operations;
 
 /// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
