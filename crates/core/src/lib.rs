@@ -12,6 +12,7 @@ pub mod blocker;
 pub mod calls;
 pub mod devices;
 pub mod hold;
+pub mod kernels;
 pub mod limits;
 pub mod locks;
 pub mod pauses;
