@@ -9,6 +9,7 @@ mod recovery;
 mod scene;
 mod start;
 mod volume;
+mod waits;
 
 use std::fs;
 use std::path::PathBuf;
@@ -152,6 +153,20 @@ async fn a_pending_freeze_is_thawed_when_it_completes() {
     assert!(!scene.volume.is_frozen());
     scene.hold(HOLD).await;
     assert!(scene.release().await.unbroken);
+}
+
+/// On a filesystem with `errors=continue`, which is what mkfs makes, all else looks well.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_filesystem_that_fails_during_the_hold_breaks_it() {
+    let mut scene = Scene::new("ext4").await;
+    scene.hold(HOLD).await;
+    let name = scene.volume.device.rsplit('/').next().unwrap();
+    fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
+    scene.broken("the filesystem failed while writes were suspended").await;
+    scene.writer.goes_on();
+    scene.hold(HOLD).await;
+    assert!(scene.release().await.unbroken, "what was counted before counts no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

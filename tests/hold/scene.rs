@@ -18,6 +18,8 @@ use crate::controller::{Controller, Session};
 use crate::volume::{Volume, Writer};
 
 const PROTOTYPE: i32 = Errno::PROTOTYPE.raw_os_error();
+/// How long an agent may wait for a member to become clean.
+const PREPARE: Duration = Duration::from_secs(5);
 pub const HOLD: Duration = Duration::from_secs(10);
 /// What a busy machine may add to a limit.
 const SLACK: Duration = Duration::from_millis(500);
@@ -48,6 +50,13 @@ impl Pod {
         let pause_process = || child(Pid::from_child(&started), "sleep");
         until("the pod runs", || pause_process().is_some());
         Self { pause_process: pause_process().unwrap(), started }
+    }
+
+    /// Runs a program beside the containers, until the pod ends.
+    pub fn runs(&self, words: &[&str]) -> Child {
+        let mut process = Process::new("nsenter");
+        process.args(["--pid", "--mount", "--target", &self.pause_process.as_raw_nonzero().to_string()]);
+        process.args(words).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
     }
 
     fn container(&self, arguments: &[String]) -> Running {
@@ -180,7 +189,7 @@ impl Scene {
             claim: "orders".into(),
             mount_path: self.volume.mount.to_str().unwrap().into(),
             containers: vec![],
-            prepare_timeout_ms: 5_000,
+            prepare_timeout_ms: PREPARE.as_millis().try_into().unwrap(),
             hold_timeout_ms: hold.as_millis().try_into().unwrap(),
             ..Prepare::default()
         });

@@ -19,7 +19,7 @@ pub struct Volume {
     pub mount: PathBuf,
     /// Where the agent keeps its records.
     pub records: PathBuf,
-    device: String,
+    pub device: String,
     thaw_later: Child,
 }
 
@@ -80,7 +80,7 @@ impl Drop for Volume {
     }
 }
 
-/// Writes as fast as it can, and remembers the longest pause between two writes.
+/// Writes, and remembers the longest pause between two writes.
 pub struct Writer {
     written: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -89,7 +89,13 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// As fast as it can.
     pub fn new(directory: &Path) -> Self {
+        Self::pausing(directory, Duration::ZERO)
+    }
+
+    /// With a pause after every write.
+    pub fn pausing(directory: &Path, pause: Duration) -> Self {
         let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let longest = Arc::new(Mutex::new(Duration::ZERO));
         let mut file = File::create(directory.join("written")).unwrap();
@@ -103,6 +109,7 @@ impl Writer {
                     if count % 65_536 == 65_535 {
                         file.set_len(0).unwrap();
                     }
+                    std::thread::sleep(pause);
                     let now = Instant::now();
                     let mut longest = longest.lock().unwrap();
                     *longest = longest.max(now - last);

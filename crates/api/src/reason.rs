@@ -40,6 +40,8 @@ reasons! {
     Blind,
     /// The claim is a raw block volume.
     BlockVolume,
+    /// A process is inside a long call that changes the dataset.
+    CallUnderWay,
     /// The filesystem cannot be suspended.
     CannotFreeze,
     /// The application could not be brought to rest.
@@ -62,6 +64,8 @@ reasons! {
     CutTimeout,
     /// The object was deleted before it was done.
     Deleted,
+    /// An operation on the whole filesystem is under way.
+    FilesystemBusy,
     /// Dirty pages could not be written back.
     FlushFailed,
     /// The filesystem could not be suspended.

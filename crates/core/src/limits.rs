@@ -148,9 +148,12 @@ pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
 const _: () = assert!(is_shorter(THAW_RETRY, GUARDIAN_GRACE));
 /// How long a thaw may take before it is repeated from outside the freezer.
 pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
+/// A call that changes the dataset and lasts longer than this is in the way: a freeze would wait for its end. A look waits so long
+/// while there is one, so it is a small part of [`LOOK_TIMEOUT`].
+pub const LONG_CALL: Duration = Duration::from_millis(200);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT));
+const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT) && LONG_CALL.as_millis() * 4 < LOOK_TIMEOUT.as_millis());
 /// How long an application may take to quiesce before the member is not ready. The others may hold already, so it is not
 /// longer than most holds.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -298,10 +301,14 @@ const _: () = {
 pub const MAX_LOCKS: usize = 20_000;
 /// Processes looked at in one look.
 pub const MAX_PROCESSES: usize = 4_096;
+/// Threads looked at per process.
+pub const MAX_THREADS: usize = 65_536;
 /// Descriptors looked at per process.
 pub const MAX_DESCRIPTORS: usize = 65_536;
 /// Loop devices whose image files are looked at.
 pub const MAX_LOOP_DEVICES: usize = 4_096;
+/// Block devices of one filesystem that are looked at.
+pub const MAX_FILESYSTEM_DEVICES: usize = 1_024;
 /// Bytes read from one file of `/proc`.
 pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
 

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::Dataset;
+use super::{Dataset, device};
 use crate::agent::procfs::mountinfo::{self, Mount};
 use crate::agent::procfs::view::View;
 use crate::agent::procfs::{self, Device};
@@ -40,6 +40,7 @@ pub fn exclusive(dataset: &Dataset) -> Result<(), Vec<Blocker>> {
     let mut blockers = capable();
     blockers.extend(freezable(dataset));
     blockers.extend(whole(dataset));
+    blockers.extend(device::undisturbed(dataset));
 
     let view = View::gather();
     let mut tables = view.mount_tables();

@@ -1,8 +1,11 @@
 //! A member's filesystem as the agent sees it: opened and pinned, and found fit to be frozen or not.
 
+mod device;
 mod exclusive;
+mod health;
+mod operations;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use stillpoint_api::Reason;
 
@@ -15,6 +18,8 @@ use stillpoint_core::blocker::blocker;
 use stillpoint_core::wire::Blocker;
 
 pub use exclusive::{can_be_frozen, exclusive};
+pub use health::Health;
+pub use operations::operations;
 
 /// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
 /// the mount point is gone or hidden.
@@ -58,10 +63,10 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
 }
 
 /// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
-pub(super) fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
+pub(super) fn mount_of(descriptor: impl AsFd) -> std::io::Result<Mount> {
     let not_understood = || std::io::Error::other("/proc is not understood");
     // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
-    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd())))?;
+    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_fd().as_raw_fd())))?;
     let id =
         fdinfo::parse(&String::from_utf8_lossy(&info)).and_then(|info| info.mount_id).ok_or_else(not_understood)?;
     let table = procfs::read(Path::new("/proc/thread-self/mountinfo"))?;

@@ -51,13 +51,14 @@ pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container
 }
 
 /// Of the containers that a process runs in, the pod's; or the innermost, if none is known.
-fn container_of(process: &Process, containers: &[wire::Container]) -> String {
+pub fn container_of(process: &Process, containers: &[wire::Container]) -> String {
     let ids = process.container_ids();
     let known = ids.iter().find(|id| containers.iter().any(|container| container.id == **id));
     known.or(ids.last()).cloned().unwrap_or_default()
 }
 
-fn container_name(id: &str, containers: &[wire::Container]) -> String {
+/// A container as a sentence names it.
+pub fn container_name(id: &str, containers: &[wire::Container]) -> String {
     match containers.iter().find(|container| container.id == id) {
         Some(container) => format!("container {}", container.name),
         None if id.is_empty() => "no container".to_owned(),

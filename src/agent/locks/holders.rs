@@ -119,7 +119,7 @@ impl Scan {
 /// its last reference: a duplicate can only delay that, by the microseconds of one readlink(2). Should the holder close its
 /// own within them, the last close is the agent's, and waits for the thaw when the filesystem is suspended, as the
 /// holder's would have; the limits of the look and of the hold bound that.
-fn path_of(process: &Process, number: RawFd) -> Option<PathBuf> {
+pub fn path_of(process: &Process, number: RawFd) -> Option<PathBuf> {
     // A process whose first thread has ended has its descriptors in the others only.
     let flags = if process.thread == process.pid { PidfdFlags::empty() } else { PIDFD_THREAD };
     let pidfd = pidfd_open(Pid::from_raw(process.thread)?, flags).ok()?;

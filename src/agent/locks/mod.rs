@@ -5,6 +5,7 @@
 //! be seen is reported as a blocker too: blind is not clean.
 
 mod attribution;
+mod calls;
 mod describe;
 mod holders;
 mod sightings;
@@ -12,7 +13,7 @@ mod sightings;
 use std::path::Path;
 use stillpoint_api::Reason;
 
-use super::dataset::Dataset;
+use super::dataset::{self, Dataset};
 use super::procfs::locks::{self as lock_table, Line, Lock, Mode};
 use super::procfs::view::{Process, View, blind_to};
 use super::procfs::{self, Device};
@@ -63,6 +64,10 @@ pub fn look(dataset: &Dataset, containers: &[Container], when: Suspension) -> Lo
         scan.mappings(&likely, &lost);
     }
     blind.extend(blind_to("the descriptors", &scan.hidden));
+    if when == Suspension::Writable {
+        blind.extend(dataset::operations(dataset));
+        blind.extend(calls::long(&view.processes, dataset.device, containers));
+    }
 
     let mut writes = attribute(&table, &scan.holders);
     writes.retain(|held| held.lock.mode == Mode::Write);

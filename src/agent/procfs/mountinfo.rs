@@ -24,6 +24,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether the superblock has this option, which has no value.
+    pub fn has_super_option(&self, name: &str) -> bool {
+        self.super_options.split(|&byte| byte == b',').any(|option| option == name.as_bytes())
+    }
+
     /// The value of an option of the superblock, like overlay's `upperdir`.
     pub fn super_option(&self, name: &str) -> Option<PathBuf> {
         self.super_options.split(|&byte| byte == b',').find_map(|option| {
@@ -113,6 +118,8 @@ mod tests {
         assert_eq!(mounts[1].root, Path::new("/vol 1"));
         assert_eq!(mounts[2].super_option("upperdir"), Some("/data/up,per".into()));
         assert_eq!(mounts[2].super_option("upper"), None);
+        assert!(mounts[2].has_super_option("rw") && !mounts[2].has_super_option("ro"));
+        assert!(!mounts[2].has_super_option("upperdir"));
         assert_eq!(mounts[3].filesystem, "fuse");
     }
 

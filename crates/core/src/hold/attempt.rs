@@ -30,8 +30,9 @@ pub(super) struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
-    /// Writes go on.
-    Preparing { step: Preparing, by: Instant, seen: Look },
+    /// Writes go on. It looks, flushes when nothing stands in the way (what does may hold up a flush too, and has a name), and
+    /// looks again.
+    Preparing { step: Preparing, by: Instant, seen: Look, flushed: bool },
     /// Writes go on; let go at `until` if nobody asks.
     Prepared { until: Instant },
     /// Writes go on: the acts of the plan before it suspends. `at` is the place in the plan.

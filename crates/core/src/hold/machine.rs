@@ -188,7 +188,7 @@ impl Hold {
         }
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
-        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
+        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default(), flushed: false };
         let request = Box::new(prepare.clone());
         self.current = Some(Attempt {
             session,

@@ -40,7 +40,7 @@ impl Hold {
         match preflighted {
             Ok(equipped) => {
                 current.equipped = Some(equipped);
-                self.step_preparing(Preparing::Flush { number: 1, since: now });
+                self.step_preparing(Preparing::Look);
             }
             Err(blockers) => self.stop(End::refused(false, Look { blockers, ..Look::default() }), now),
         }
@@ -51,11 +51,13 @@ impl Hold {
     fn flushed(&mut self, now: Instant) {
         let Some(current) = &mut self.current else { return };
         let limit = current.limit_of(Act::Flush);
-        let State::Preparing { step: Preparing::Flush { number, since }, seen, .. } = &mut current.state else {
+        let State::Preparing { step: Preparing::Flush { number, since }, seen, flushed, .. } = &mut current.state
+        else {
             return self.go_on(now);
         };
         let (number, took) = (*number, now.duration_since(*since));
-        if took <= limit {
+        *flushed = took <= limit;
+        if *flushed {
             return self.go_on(now);
         }
         let blocker = slow_flush(number, took, limit);
@@ -90,7 +92,11 @@ impl Hold {
 
     fn looked_while_preparing(&mut self, look: Look, now: Instant) {
         let Some(current) = &mut self.current else { return };
-        let State::Preparing { step, seen, .. } = &mut current.state else { return };
+        let State::Preparing { step, seen, flushed, .. } = &mut current.state else { return };
+        if look.is_clean() && !*flushed {
+            *seen = look;
+            return self.step_preparing(Preparing::Flush { number: 1, since: now });
+        }
         if look.is_clean() {
             current.state = State::Prepared { until: now + current.prepare_timeout() };
             let filesystem = current.filesystem().to_owned();

@@ -5,5 +5,6 @@
 pub mod controller;
 pub mod looking;
 pub mod roles;
+pub mod slow;
 pub mod stuck;
 pub mod volume;
