@@ -282,7 +282,7 @@ fn the_controllers_pod_is_restricted() {
 
 #[test]
 fn the_examples_are_objects_of_the_api() {
-    for file in ["replication.yaml", "check.yaml"] {
+    for file in ["replication.yaml", "check.yaml", "argo-cd-presync.yaml"] {
         let yaml = read(&format!("deploy/examples/{file}"));
         let written: Value = serde_saphyr::from_str(&yaml).expect("YAML");
         let object: ConsistencyGroupReplication = serde_saphyr::from_str(&yaml).expect("a ConsistencyGroupReplication");
@@ -291,6 +291,16 @@ fn the_examples_are_objects_of_the_api() {
             assert!(kept.get(field).is_some(), "{file}: the API has no field spec.{field}");
         }
     }
+}
+
+/// Argo deletes what has the name of a hook before it makes the hook, and a run with `Delete` takes its snapshots along.
+#[test]
+fn a_hook_before_a_deployment_deletes_no_cut() {
+    let hook = &documents(&read("deploy/examples/argo-cd-presync.yaml"))[0];
+    assert_eq!(hook["metadata"]["annotations"]["argocd.argoproj.io/hook"], "PreSync");
+    assert!(hook["metadata"]["name"].is_null() && hook["metadata"]["generateName"].is_string(), "each run has its own");
+    assert!(hook["metadata"]["annotations"]["argocd.argoproj.io/hook-delete-policy"].is_null());
+    assert_eq!(hook["spec"]["deletionPolicy"], "Retain");
 }
 
 /// The application starts, becomes ready and ends whether Stillpoint is there or not, and whatever the pod says of its user.

@@ -87,6 +87,50 @@ fn every_defence_is_shown_by_a_test_that_exists() {
     assert!(named > 60, "the table was not understood: {named} tests");
 }
 
+/// A row is `| number | situation | what Stillpoint does | tests |`, a test `file::function`, and no test is `not yet`.
+#[test]
+fn every_case_from_the_field_is_shown_by_a_test_that_exists() {
+    let page = read(&path("docs/field-cases.md"));
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| #"))
+        .map(|line| line.trim_matches(['|', ' ']).split(" | ").collect())
+        .collect();
+    let numbers: Vec<String> = rows.iter().map(|row| row[0].to_owned()).collect();
+    assert_eq!(numbers, (1..=52).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    for row in rows {
+        let [number, situation, does, shown_by] = row[..] else { panic!("a row has four cells: {row:?}") };
+        let named = code_items(shown_by);
+        if shown_by == "not yet" {
+            continue;
+        }
+        assert!(!named.is_empty() && situation.len() > 10 && does.len() > 10, "case {number}: {row:?}");
+        for test in named {
+            let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("case {number}: {test}"));
+            assert!(path(file).exists(), "case {number}: there is no {file}");
+            assert!(tests_in(&path(file)).contains(function), "case {number}: {file} has no test {function}");
+        }
+    }
+}
+
+/// What nobody learns from a refusal, because it goes wrong before Stillpoint is asked, or elsewhere.
+#[test]
+fn what_has_to_be_said_is_said() {
+    for (page, words) in [
+        ("README.md", "`--take-ownership`"),
+        ("README.md", "process 1"),
+        ("README.md", "`dnsPolicy: ClusterFirstWithHostNet`"),
+        ("README.md", "**This restarts its pods**"),
+        ("README.md", "(docs/restore.md)"),
+        ("docs/restore.md", "**Deleting the claim destroys the only original**"),
+        ("docs/restore.md", "**The new claims have no label of the group**"),
+        ("docs/restore.md", "`nouuid`"),
+        ("docs/restore.md", "`kubectl delete namespace` deletes the\nVolumeSnapshots too"),
+    ] {
+        assert!(read(&path(page)).contains(words), "{page} does not say {words}");
+    }
+}
+
 /// What a cell of a table names as code.
 fn code_items(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()

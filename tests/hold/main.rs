@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
 use rustix::process::Signal;
-use scene::{HOLD, Running, Scene, attempt, in_uninterruptible_sleep, until};
+use scene::{HOLD, Running, SLACK, Scene, attempt, in_uninterruptible_sleep, until};
 use stillpoint::fsfreeze;
-use stillpoint_core::limits::{FREEZE_TIMEOUT, MAX_GUARDED};
+use stillpoint_core::limits::{FREEZE_TIMEOUT, GUARDIAN_GRACE, MAX_GUARDED};
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Suspend};
@@ -111,7 +111,7 @@ async fn a_hold_ends_at_its_limit() {
     scene.hold(limit).await;
     let took = scene.writer.goes_on();
     println!("limit {limit:?}: writes went on after {took:?}");
-    assert!(took < limit + Duration::from_millis(150), "{took:?}");
+    assert!(took < limit + GUARDIAN_GRACE + SLACK, "{took:?}");
     scene.broken("hold limit").await;
 }
 

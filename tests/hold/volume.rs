@@ -35,7 +35,7 @@ impl Volume {
         run(Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&image));
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
         run(Command::new("mount").arg(&device).arg(&mount));
-        let script = format!("sleep 40; exec fsfreeze --unfreeze {}", mount.display());
+        let script = format!("sleep 60; exec fsfreeze --unfreeze {}", mount.display());
         let thaw_later = Command::new("sh").arg("-c").arg(script).spawn().unwrap();
         let records = directory.join("records");
         Self { directory, mount, records, device, thaw_later }
@@ -128,7 +128,7 @@ impl Writer {
         let before = self.written.load(Ordering::Relaxed);
         // Two: one may have been under way.
         while self.written.load(Ordering::Relaxed) < before + 2 {
-            assert!(begun.elapsed() < Duration::from_secs(15), "the writer is still blocked");
+            assert!(begun.elapsed() < Duration::from_secs(30), "the writer is still blocked");
             std::thread::sleep(Duration::from_millis(1));
         }
         begun.elapsed()

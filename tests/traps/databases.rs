@@ -15,7 +15,7 @@ use crate::roles::{until, waits_for_a_thaw};
 use crate::scene::{HOLD, Scene, on_a_node};
 use crate::volume::{Volume, run, scratch_dir, text};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server of somebody else's, ended with the test.
 struct Server(Child);

@@ -12,6 +12,9 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
 use stillpoint_core::wire::{Blocker, Container};
 
+/// How long something may take that does not hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A process in a role.
 pub struct Role {
     child: Child,
@@ -58,7 +61,7 @@ impl Role {
         while line != "done\n" {
             line.clear();
             // Not for longer than any thaw takes: at last the pod's rescue would thaw.
-            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), Duration::from_secs(10));
+            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), PATIENCE);
             assert!(waited, "what the role was told is still not done");
             let read = self.output.read_line(&mut line).expect("a role writes text");
             assert_ne!(read, 0, "the role ended before it was done");
@@ -138,7 +141,7 @@ pub fn threads(pid: i32) -> impl Iterator<Item = PathBuf> {
 
 /// Waits for a condition that other processes bring about.
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
