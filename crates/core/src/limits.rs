@@ -37,6 +37,10 @@ const _: () = {
 pub const MAX_STATUS_BLOCKERS: usize = 200;
 /// Characters of one message in a status or an event.
 pub const MAX_MESSAGE_CHARS: usize = 512;
+/// What Kubernetes takes as the note of an Event, in bytes (`NoteLengthLimit`).
+pub const MAX_EVENT_NOTE: usize = 1024;
+/// What Kubernetes takes as the reason of an Event, in bytes (`ReasonLengthLimit`).
+pub const MAX_EVENT_REASON: usize = 128;
 /// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
 pub const MAX_PATH_CHARS: usize = 256;
 const _: () = assert!(MAX_PATH_CHARS > 255);
