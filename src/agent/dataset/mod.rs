@@ -1,6 +1,9 @@
 //! A member's filesystem as the agent sees it: opened and pinned, and found fit to be frozen or not.
 
 mod exclusive;
+mod fuse;
+mod loops;
+mod overlay;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only};
-use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, too_slow};
+use super::blockers::{freezer_lost, hold_too_long, look_never_ended, no_guardian, not_prepared, too_slow};
 use super::ways_out::RESUMED_FROM_OUTSIDE;
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
-use crate::locks::Look;
+use crate::locks::{Cost, Look};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -150,17 +150,22 @@ impl Hold {
                 self.stop(End::broken("it was prepared, but nobody asked to suspend in time"), now);
             }
             State::Approaching { at, .. } => {
-                let why = current
-                    .act(*at)
-                    .map_or_else(|| not_prepared("it has no plan"), |act| too_slow(act.name(), act.limit()));
+                let why = match current.act(*at) {
+                    None => not_prepared("it has no plan"),
+                    Some(Act::Look) => look_never_ended(Act::Look.limit(), current.look_cost),
+                    Some(act) => too_slow(act.name(), act.limit()),
+                };
                 self.stop(End::failed(why), now);
             }
             State::Suspending { since, .. } => {
                 self.settle(*since, End::failed(too_slow(Act::Suspend.name(), current.suspend_limit())));
             }
             State::Confirming { at, .. } => {
-                let what = current.act(*at).map_or("suspending", Act::name);
-                self.stop(End::not_now(true, only(too_slow(what, limit))), now);
+                let why = match current.act(*at) {
+                    Some(Act::Look) => look_never_ended(limit, current.look_cost),
+                    act => too_slow(act.map_or("suspending", Act::name), limit),
+                };
+                self.stop(End::not_now(true, only(why)), now);
             }
             State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
             State::Resuming { since, .. } => self.settle(*since, End::broken(RESUMED_FROM_OUTSIDE)),
@@ -180,7 +185,7 @@ impl Hold {
         }
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
-        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
+        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default(), said: Look::default() };
         let request = Box::new(prepare.clone());
         self.current = Some(Attempt {
             session,
@@ -188,6 +193,7 @@ impl Hold {
             prepare,
             equipped: None,
             round: 0,
+            look_cost: Cost::default(),
             limit_from: now,
             quiesced: false,
             said: None,
