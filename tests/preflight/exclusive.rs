@@ -84,3 +84,82 @@ fn filesystems_without_freeze_are_refused() {
         run("umount", &[text(&layers[3]), text(&at)]);
     });
 }
+
+#[test]
+fn an_overlay_with_relative_directories_on_a_volume_is_found() {
+    in_a_pod(|| {
+        let (volume, other, merged) = (Volume::new("ext4"), Volume::new("xfs"), scratch_dir("merged"));
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(volume.file(name)).unwrap();
+        }
+        let script = "cd \"$0\" && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work \"$1\"";
+        run("sh", &["-c", script, text(&volume.path), text(&merged)]);
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(table.contains("upperdir=upper,"), "this kernel no longer shows why paths do not tell: {table}");
+
+        assert!(refusal(&volume.path).starts_with("NotExclusive: "), "{}", refusal(&volume.path));
+        assert_eq!(refusal(&other.path), "", "it has another size, so the overlay lies elsewhere");
+        run("umount", &[text(&merged)]);
+        assert_eq!(refusal(&volume.path), "");
+    });
+}
+
+#[test]
+fn a_process_that_serves_fuse_and_sees_the_volume_is_found() {
+    in_a_pod(|| {
+        let (volume, at) = (Volume::new("ext4"), scratch_dir("fuse"));
+        let elsewhere =
+            ["unshare", "--mount", "sh", "-c", "umount \"$1\"; shift; exec \"$@\"", "sh", text(&volume.path)];
+        let server = Role::start(&elsewhere, "fuse", &[text(&at)]);
+        assert_eq!(refusal(&volume.path), "", "it cannot write there");
+        drop(server);
+
+        let server = Role::start(&[], "fuse", &[text(&at)]);
+        let words = refusal(&volume.path);
+        assert!(words.starts_with("NotExclusive: ") && words.contains(&format!("process {}", server.pid)), "{words}");
+        run("umount", &["--lazy", text(&at)]);
+    });
+}
+
+#[test]
+fn a_file_of_the_volume_where_the_kubelet_mounts_its_own_is_no_file_of_the_node() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        std::fs::write(volume.file("hosts"), "").unwrap();
+        let script = "mount --bind \"$1/hosts\" /etc/hosts; shift; exec \"$@\"";
+        let application = ["unshare", "--mount", "sh", "-c", script, "sh", text(&volume.path)];
+        let _application = Role::start(&application, "wait", &[]);
+        assert_eq!(refusal(&volume.path), "");
+    });
+}
+
+/// A loop device that is detached at the end.
+struct Attached(String);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).output();
+    }
+}
+
+#[test]
+fn a_deleted_image_elsewhere_with_a_path_as_on_the_volume_is_not_on_it() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        // Where this mount namespace has the volume, the node has another filesystem.
+        let script = "mount -t tmpfs tmpfs \"$1\" && truncate --size 16M \"$1/image\" && losetup --find \"$1/image\" && \
+                      rm \"$1/image\"; shift; exec \"$@\"";
+        let node = ["unshare", "--mount", "sh", "-c", script, "sh", text(&volume.path)];
+        let _node = Role::start(&node, "wait", &[]);
+        let backed = |device: &std::fs::DirEntry| {
+            let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
+            backing.is_ok_and(|path| path.trim_end() == format!("{}/image (deleted)", text(&volume.path)))
+        };
+        let device = std::fs::read_dir("/sys/block").unwrap().flatten().find(backed).expect("it is attached");
+        let device = Attached(format!("/dev/{}", device.file_name().display()));
+        assert_eq!(refusal(&volume.path), "", "by the device and inode of the image");
+        // Most agents have no such device file.
+        run("mount", &["--bind", "/dev/null", &device.0]);
+        assert_eq!(refusal(&volume.path), "", "nobody in view uses the device");
+    });
+}

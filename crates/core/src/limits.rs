@@ -37,6 +37,10 @@ const _: () = {
 pub const MAX_STATUS_BLOCKERS: usize = 200;
 /// Characters of one message in a status or an event.
 pub const MAX_MESSAGE_CHARS: usize = 512;
+/// What Kubernetes takes as the note of an Event, in bytes (`NoteLengthLimit`).
+pub const MAX_EVENT_NOTE: usize = 1024;
+/// What Kubernetes takes as the reason of an Event, in bytes (`ReasonLengthLimit`).
+pub const MAX_EVENT_REASON: usize = 128;
 /// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
 pub const MAX_PATH_CHARS: usize = 256;
 const _: () = assert!(MAX_PATH_CHARS > 255);
@@ -154,6 +158,13 @@ pub const LONG_CALL: Duration = Duration::from_millis(200);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT) && LONG_CALL.as_millis() * 4 < LOOK_TIMEOUT.as_millis());
+/// A look while writes are suspended may take one of so many parts of a hold; what would take longer is not begun.
+pub const LOOK_PARTS: u32 = 2;
+/// A lock that was in every look for so long may be one that its process keeps as long as it runs.
+pub const KEPT_LOCK: Duration = Duration::from_secs(5);
+/// From when on it is said again for how long a blocker has been seen: then, and whenever that has grown by a quarter.
+pub const SEEN_AGAIN: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(LOCK_POLL, SEEN_AGAIN) && is_shorter(SEEN_AGAIN, KEPT_LOCK));
 /// How long an application may take to quiesce before the member is not ready. The others may hold already, so it is not
 /// longer than most holds.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -297,20 +308,22 @@ const _: () = {
     assert!(is_shorter(CLOCK_SKEW, CA_OVERLAP));
 };
 
-/// Locks read from `/proc/locks` in one look.
+/// Locks on one filesystem that are looked at.
 pub const MAX_LOCKS: usize = 20_000;
-/// Processes looked at in one look.
-pub const MAX_PROCESSES: usize = 4_096;
-/// Threads looked at per process.
-pub const MAX_THREADS: usize = 65_536;
-/// Descriptors looked at per process.
-pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Processes looked at in one look; the kernel's own limit by default (`pid_max`).
+pub const MAX_PROCESSES: usize = 32_768;
+/// Mounts of one mount namespace that are kept, of those that matter.
+pub const MAX_MOUNTS: usize = 16_384;
 /// Loop devices whose image files are looked at.
 pub const MAX_LOOP_DEVICES: usize = 4_096;
 /// Block devices of one filesystem that are looked at.
 pub const MAX_FILESYSTEM_DEVICES: usize = 1_024;
-/// Bytes read from one file of `/proc`.
-pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
+/// Bytes of one file of `/proc` or `/sys` that is read as a whole, of those that the kernel keeps small.
+pub const MAX_PROC_FILE: u64 = 1024 * 1024;
+/// Bytes of one line of a file that is read line by line. Two paths are the most of it, each byte of them written as four; an
+/// overlay may have 500 layers.
+pub const MAX_PROC_LINE: usize = 4 * 1024 * 1024;
+const _: () = assert!(MAX_PROC_LINE > 2 * 4 * 4096 + 500 * 4096);
 
 /// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
 pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;

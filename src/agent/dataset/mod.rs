@@ -2,8 +2,11 @@
 
 mod device;
 mod exclusive;
+mod fuse;
 mod health;
+mod loops;
 mod operations;
+mod overlay;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};

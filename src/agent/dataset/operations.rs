@@ -8,10 +8,9 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use super::Dataset;
-use crate::agent::procfs::{numbers, read};
+use crate::agent::procfs::{each_number, read};
 use stillpoint_api::Reason;
 use stillpoint_core::blocker::blocker;
-use stillpoint_core::limits::MAX_FILESYSTEM_DEVICES;
 use stillpoint_core::wire::Blocker;
 
 /// Both `btrfs_ioctl_fs_info_args` and `btrfs_ioctl_scrub_args` of `linux/btrfs.h` are padded to a kibibyte.
@@ -56,7 +55,7 @@ fn exclusive(root: &OwnedFd) -> io::Result<Option<String>> {
 /// The devices that are scrubbed, which no file in `/sys` tells.
 fn scrubs(root: &OwnedFd) -> io::Result<Vec<i32>> {
     let mut scrubbed = Vec::new();
-    for device in numbers(&sysfs(root)?.join("devinfo"), MAX_FILESYSTEM_DEVICES)? {
+    each_number(&sysfs(root)?.join("devinfo"), |device| {
         let mut arguments: Arguments = [0; 128];
         arguments[0] = device.unsigned_abs().into();
         // SAFETY: the structure has this size, and the kernel reads and writes no other memory.
@@ -66,7 +65,8 @@ fn scrubs(root: &OwnedFd) -> io::Result<Vec<i32>> {
             Err(Errno::NOTCONN | Errno::NODEV) => {}
             Err(errno) => return Err(errno.into()),
         }
-    }
+        Ok(())
+    })?;
     Ok(scrubbed)
 }
 

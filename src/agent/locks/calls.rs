@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use super::describe::{container_name, container_of};
 use super::holders::path_of;
 use crate::agent::procfs::view::Process;
-use crate::agent::procfs::{Device, fdinfo, numbers, read, vanished};
+use crate::agent::procfs::{Device, each_number, fdinfo, read, vanished};
 use stillpoint_api::Reason;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::calls::{Call, Changes, Machine, Moment, changing, ended_writes};
-use stillpoint_core::limits::{LONG_CALL, MAX_PATH_CHARS, MAX_THREADS, MAX_WORD_CHARS};
+use stillpoint_core::limits::{LONG_CALL, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use stillpoint_core::text::printable;
 use stillpoint_core::wire::{Blocker, Container};
 
@@ -60,23 +60,25 @@ pub fn long(processes: &[Process], device: Device, containers: &[Container]) -> 
 fn callers(machine: Machine, process: &Process, device: Device) -> io::Result<Vec<Caller<'_>>> {
     let tasks = PathBuf::from(format!("/proc/{}/task", process.pid));
     let mut found = Vec::new();
-    for thread in numbers(&tasks, MAX_THREADS)? {
-        let thread = tasks.join(thread.to_string());
-        let line = match read(&thread.join("syscall")) {
-            Err(error) if vanished(&error) => continue,
-            line => text(line?),
-        };
-        let Some(call) = changing(machine, &line) else { continue };
-        if let Changes::File(number) = call.changes
-            && !is_on(process, number, device)
-        {
-            continue;
-        }
-        if let Ok(moment) = moment(&thread) {
-            found.push(Caller { process, thread, call, moment });
-        }
-    }
+    each_number(&tasks, |thread| {
+        found.extend(caller(machine, process, tasks.join(thread.to_string()), device)?);
+        Ok(())
+    })?;
     Ok(found)
+}
+
+fn caller(machine: Machine, process: &Process, thread: PathBuf, device: Device) -> io::Result<Option<Caller<'_>>> {
+    let line = match read(&thread.join("syscall")) {
+        Err(error) if vanished(&error) => return Ok(None),
+        line => text(line?),
+    };
+    let Some(call) = changing(machine, &line) else { return Ok(None) };
+    if let Changes::File(number) = call.changes
+        && !is_on(process, number, device)
+    {
+        return Ok(None);
+    }
+    Ok(moment(&thread).ok().map(|moment| Caller { process, thread, call, moment }))
 }
 
 fn moment(thread: &Path) -> io::Result<Moment> {

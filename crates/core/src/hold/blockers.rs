@@ -5,6 +5,7 @@ use stillpoint_api::Reason;
 
 use crate::blocker::blocker;
 use crate::limits::SHORT_FLUSH_PART;
+use crate::locks::Cost;
 use crate::wire;
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
@@ -114,4 +115,27 @@ fn flush_too_slow(what: &str, allowed: Duration) -> wire::Blocker {
 
 pub(super) fn too_slow(what: &str, limit: Duration) -> wire::Blocker {
     blocker(Reason::TooSlow, &format!("{what} did not end within {limit:?}; writes go on; check the volume's storage"))
+}
+
+/// A look like the latest one is not begun while writes are suspended: `room` is what there is for it.
+pub(super) fn look_too_costly(cost: Cost, room: Duration) -> wire::Blocker {
+    let Cost { took, .. } = cost;
+    let message = format!(
+        "a look for locks takes {took:.1?}, and this hold has room for {room:.1?} of it, in which all would wait: {}",
+        what_helps(cost)
+    );
+    blocker(Reason::TooSlow, &message)
+}
+
+pub(super) fn look_never_ended(limit: Duration, latest: Cost) -> wire::Blocker {
+    let message = format!("the look for locks did not end within {limit:?}: {}", what_helps(latest));
+    blocker(Reason::TooSlow, &message)
+}
+
+fn what_helps(cost: Cost) -> String {
+    let held_up = cost.throttled;
+    if held_up.is_zero() {
+        return "see how many processes and descriptors the pod has, and whether the node's CPUs are busy".to_owned();
+    }
+    format!("the CPU limit of the agent's container held it up for {held_up:.1?}; raise that limit")
 }

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only};
-use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, open_flush, pending, too_slow};
+use super::blockers::{
+    freezer_lost, hold_too_long, look_never_ended, no_guardian, not_prepared, open_flush, pending, too_slow,
+};
 use super::ways_out::{RESUMED_FROM_OUTSIDE, micros};
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
-use crate::locks::Look;
+use crate::locks::{Cost, Look};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -157,6 +159,7 @@ impl Hold {
                         let limit = current.limit_of(act);
                         End::not_now(true, only(open_flush(1, limit, limit)))
                     }
+                    Some(act @ Act::Look) => End::failed(look_never_ended(current.limit_of(act), current.look_cost)),
                     Some(act) => End::failed(too_slow(act.name(), current.limit_of(act))),
                     None => End::failed(not_prepared("it has no plan")),
                 };
@@ -167,8 +170,11 @@ impl Hold {
                 self.say_pending(now);
             }
             State::Confirming { at, .. } => {
-                let what = current.act(*at).map_or("suspending", Act::name);
-                self.stop(End::not_now(true, only(too_slow(what, limit))), now);
+                let why = match current.act(*at) {
+                    Some(Act::Look) => look_never_ended(limit, current.look_cost),
+                    act => too_slow(act.map_or("suspending", Act::name), limit),
+                };
+                self.stop(End::not_now(true, only(why)), now);
             }
             State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
             State::Resuming { since, .. } => self.settle(*since, End::broken(RESUMED_FROM_OUTSIDE)),
@@ -188,7 +194,8 @@ impl Hold {
         }
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
-        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default(), flushed: false };
+        let step = Preparing::Preflight;
+        let state = State::Preparing { step, by, seen: Look::default(), said: Look::default(), flushed: false };
         let request = Box::new(prepare.clone());
         self.current = Some(Attempt {
             session,
@@ -196,6 +203,7 @@ impl Hold {
             prepare,
             equipped: None,
             round: 0,
+            look_cost: Cost::default(),
             limit_from: now,
             quiesced: false,
             said: None,

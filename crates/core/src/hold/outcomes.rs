@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only, say_the_same};
-use super::blockers::{not_recorded, slow_flush, was_pending};
+use super::blockers::{look_too_costly, not_recorded, slow_flush, was_pending};
 use super::machine::Hold;
 use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
 use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
@@ -81,8 +81,16 @@ impl Hold {
         }
     }
 
-    fn looked(&mut self, look: Look, now: Instant) {
-        let Some(current) = &self.current else { return };
+    fn looked(&mut self, mut look: Look, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let writes_go_on = matches!(current.state, State::Preparing { .. } | State::Approaching { .. });
+        if writes_go_on {
+            current.look_cost = look.cost;
+            let room = current.look_limit();
+            if look.is_clean() && look.cost.took > room {
+                look.blockers.push(look_too_costly(look.cost, room));
+            }
+        }
         match current.state {
             State::Preparing { .. } => self.looked_while_preparing(look, now),
             _ if look.is_clean() => self.go_on(now),
@@ -92,7 +100,7 @@ impl Hold {
 
     fn looked_while_preparing(&mut self, look: Look, now: Instant) {
         let Some(current) = &mut self.current else { return };
-        let State::Preparing { step, seen, flushed, .. } = &mut current.state else { return };
+        let State::Preparing { step, seen, said, flushed, .. } = &mut current.state else { return };
         if look.is_clean() && !*flushed {
             *seen = look;
             return self.step_preparing(Preparing::Flush { number: 1, since: now });
@@ -105,9 +113,9 @@ impl Hold {
             return;
         }
         *step = Preparing::Pause { until: now + LOCK_POLL };
-        let news = !say_the_same(&look, seen);
         *seen = look.clone();
-        if news {
+        if !say_the_same(&look, said) {
+            *said = look.clone();
             self.say(|attempt| {
                 Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more_blockers })
             });
@@ -144,6 +152,11 @@ impl Hold {
             (Some(Act::Suspend), None) => State::Suspending { at, since: now, by: now + suspend, end: None },
             (Some(act), None) => State::Approaching { at, by: now + act.limit(limit) },
         };
+        let left = (current.limit_from + limit).saturating_duration_since(now);
+        if act == Some(Act::Look) && since.is_some() && current.look_cost.took > left {
+            let why = look_too_costly(current.look_cost, left);
+            return self.stop(End::not_now(true, only(why)), now);
+        }
         let when = if since.is_some() { Suspension::Suspended } else { Suspension::Writable };
         match act {
             Some(Act::Quiesce) => self.ask(Action::Quiesce),

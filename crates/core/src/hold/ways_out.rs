@@ -51,7 +51,7 @@ impl Hold {
             return self.ask(Action::Unquiesce);
         }
         let suspended_us = micros(suspended);
-        if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
+        if let Some(Refusal { retryable, look: Look { blockers, more_blockers, .. } }) = end.refusal
             && !matches!(current.said, Some(Report::Ready(_)))
         {
             let round = current.round;

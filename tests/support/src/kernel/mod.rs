@@ -2,6 +2,7 @@
 //!
 //! Needs root, loop devices, util-linux, e2fsprogs, xfsprogs and btrfs-progs.
 
+pub mod burdens;
 pub mod controller;
 pub mod looking;
 pub mod roles;

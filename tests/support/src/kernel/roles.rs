@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::burdens;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
 use stillpoint_core::wire::{Blocker, Container};
@@ -161,10 +162,18 @@ pub fn play() {
         "hand" => return hand(Path::new(args[0])),
         "storing" => map(open(Path::new(args[0])), true),
         "wait" => {}
+        "watch" => burdens::watch(Path::new(args[0]), number(args[1])),
+        "lock-many" => burdens::lock_many(Path::new(args[0]), number(args[1])),
+        "fuse" => burdens::mount_fuse(Path::new(args[0])),
+        "crowd" => burdens::crowd(number(args[0]), number(args[1])),
         lock => std::mem::forget(take(lock, Path::new(args[0]))),
     }
     announce(std::process::id());
     until_input_ends();
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("it is a number")
 }
 
 fn announce(pid: u32) {
@@ -179,7 +188,8 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("the file can be made")
 }
 
-fn take(lock: &str, path: &Path) -> File {
+/// Opens a file and takes a lock on it, of one of the kinds of [`Role::holding`].
+pub(super) fn take(lock: &str, path: &Path) -> File {
     let file = open(path);
     let fd = file.as_raw_fd();
     let record = |kind: libc::c_int, start, len| libc::flock {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod flushing;
+mod looks;
 mod quiescing;
 mod random;
 
