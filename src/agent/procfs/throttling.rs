@@ -56,6 +56,6 @@ mod tests {
         let found = places("9:memory:/x\n4:cpu,cpuacct:/kubepods/a\n0::/../b\n");
         let expected = ["cpu/kubepods/a/cpu.stat", "cpu/cpu.stat", "/../b/cpu.stat", "cpu.stat"];
         assert_eq!(found, expected.map(|end| place("/sys/fs/cgroup").join(end.trim_start_matches('/'))));
-        assert_eq!(places("nonsense"), [place(""); 0]);
+        assert!(places("nonsense").is_empty());
     }
 }
