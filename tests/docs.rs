@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use stillpoint_api::Reason;
 
@@ -110,6 +111,18 @@ fn every_case_from_the_field_is_shown_by_a_test_that_exists() {
             assert!(path(file).exists(), "case {number}: there is no {file}");
             assert!(tests_in(&path(file)).contains(function), "case {number}: {file} has no test {function}");
         }
+    }
+}
+
+/// The end-to-end test runs them; this finds a slip without a cluster.
+#[test]
+fn the_commands_of_the_page_on_restoring_are_shell() {
+    let page = read(&path("docs/restore.md"));
+    let blocks: Vec<&str> = page.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    assert!(blocks.len() > 8, "the page was not understood: {blocks:?}");
+    for block in blocks {
+        let checked = Command::new("bash").args(["-n", "-c", block]).output().expect("bash runs");
+        assert!(checked.status.success(), "{block}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 

@@ -82,15 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn the_page_on_restoring_can_be_run() {
+    fn every_command_of_the_page_on_restoring_is_found() {
         let page = include_str!("../../../docs/restore.md");
         let blocks = blocks(page);
         assert!(blocks.len() > 8, "the page was not understood: {blocks:?}");
         assert_eq!(blocks.len(), page.matches("\n```sh\n").count());
-        for (heading, block) in blocks {
-            let checked = std::process::Command::new("bash").args(["-n", "-c", &block]).output();
-            let checked = checked.unwrap_or_else(|error| panic!("bash: {error}"));
-            assert!(checked.status.success(), "{heading}: {}", String::from_utf8_lossy(&checked.stderr));
-        }
     }
 }
