@@ -9,6 +9,7 @@ mod chart;
 mod cluster;
 mod endings;
 mod events;
+mod goodbyes;
 mod phases;
 mod proof;
 mod publish;

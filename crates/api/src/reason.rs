@@ -76,6 +76,8 @@ reasons! {
     HoldTimeoutRefused,
     /// The cluster does not allow so long a hold.
     HoldTimeoutTooLong,
+    /// The object was copied from one whose run has begun.
+    IsCopy,
     /// A process holds a lock on the dataset.
     LockHeld,
     /// An agent lacks a capability.
@@ -118,6 +120,8 @@ reasons! {
     ReplicaExists,
     /// A replica was not usable in time.
     ReplicaNotUsable,
+    /// The claim was restored from a replica of another member.
+    RestoredCopy,
     /// The selector cannot be understood.
     SelectorInvalid,
     /// The cluster has no snapshot API.

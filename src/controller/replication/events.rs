@@ -64,6 +64,13 @@ fn event(happened: Happened, object: &ObjectReference) -> Option<Event> {
                 secondary: None,
             })
         }
+        Happened::Left { reason, message } => Some(Event {
+            type_: EventType::Warning,
+            reason,
+            note: Some(printable(&message, MAX_MESSAGE_CHARS)),
+            action: "CleanUp".to_owned(),
+            secondary: None,
+        }),
         Happened::Blocked { phase, claim, blocker, .. } => Some(Event {
             type_: EventType::Warning,
             reason: blocker.reason.clone(),
