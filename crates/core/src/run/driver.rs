@@ -94,7 +94,7 @@ enum Life {
     /// An attempt that cannot begin is told of.
     Refusing(Box<Writer>),
     /// The object is let go.
-    Parting(Goodbye),
+    Parting(Box<Goodbye>),
     /// Nothing is left to do.
     Over(Over),
 }
@@ -446,7 +446,7 @@ impl Driver {
         self.ask(Effect::GetObject, Life::ReadingAgain)
     }
 
-    fn part(&mut self, goodbye: Goodbye, next: Next) -> Life {
+    fn part(&mut self, goodbye: Box<Goodbye>, next: Next) -> Life {
         match next {
             // The next leader goes on with it.
             Next::Ask(_) if self.stopping => Life::Over(Over::Ended),
@@ -455,7 +455,7 @@ impl Driver {
         }
     }
 
-    fn parting(&mut self, mut goodbye: Goodbye, input: Input, now: Moment) -> Life {
+    fn parting(&mut self, mut goodbye: Box<Goodbye>, input: Input, now: Moment) -> Life {
         let next = match input {
             Input::Removed(removed) => goodbye.left(removed.left, now),
             Input::Disowned(left) => goodbye.left(left, now),
@@ -475,7 +475,7 @@ impl Driver {
 
     fn say_goodbye(&mut self, object: Object, now: Moment) -> Life {
         let (goodbye, first) = Goodbye::begin(self.request(&object), object, now);
-        self.part(goodbye, first)
+        self.part(Box::new(goodbye), first)
     }
 
     /// A copy of a run is none: it says so, whatever its status says, and holds nothing.

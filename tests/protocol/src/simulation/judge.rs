@@ -327,7 +327,9 @@ impl World {
             self.violate("final phase", format!("{was:?} is left for {is:?}"));
         }
         let waited = was == Some(Phase::Pending) && before.attempt > 0;
-        let claimed = ReplicationStatus { leader_epoch: status.leader_epoch, ..before.clone() };
+        // Of one that is deleted meanwhile the conditions say what is left.
+        let (leader_epoch, conditions) = (status.leader_epoch, status.conditions.clone());
+        let claimed = ReplicationStatus { leader_epoch, conditions, ..before.clone() };
         if waited && before.attempt == status.attempt && claimed != *status {
             self.violate("attempts", format!("attempt {} has ended, and is taken up again", before.attempt));
         }
