@@ -145,6 +145,9 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
         (true, "watch", snapshots, "volumesnapshots", "", ""),
         (true, "create", snapshots, "volumesnapshots", "", anywhere),
         (true, "delete", snapshots, "volumesnapshots", "x", anywhere),
+        // It takes the owner off what is to be kept, and deletes what has lived as long as was asked for.
+        (true, "patch", snapshots, "volumesnapshots", "x", anywhere),
+        (true, "delete", "stillpoint.io", "consistencygroupreplications", "x", anywhere),
         (true, "list", "", "pods", "", ""),
         (true, "list", "", "namespaces", "", ""),
         (true, "watch", "", "namespaces", "", ""),
@@ -171,8 +174,8 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
         (false, "create", "", "pods/exec", "x", anywhere),
         (false, "delete", "", "pods", "x", anywhere),
         (false, "patch", "", "persistentvolumeclaims", "x", anywhere),
-        (false, "delete", "stillpoint.io", "consistencygroupreplications", "x", anywhere),
-        (false, "patch", snapshots, "volumesnapshots", "x", anywhere),
+        (false, "create", "stillpoint.io", "consistencygroupreplications", "", anywhere),
+        (false, "update", snapshots, "volumesnapshots", "x", anywhere),
         (false, "create", "", "serviceaccounts/token", "x", SYSTEM),
     ] {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

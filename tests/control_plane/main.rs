@@ -9,6 +9,7 @@ mod chart;
 mod cluster;
 mod endings;
 mod events;
+mod goodbyes;
 mod patience;
 mod phases;
 mod proof;

@@ -63,6 +63,16 @@ async fn wrong_objects_are_refused_with_a_sentence() {
             "needs exactly one kind of replica",
         ),
         ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
+        (
+            "a negative ttl",
+            json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": -1}),
+            "should be greater than or equal to 0",
+        ),
+        (
+            "a ttl of centuries",
+            json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": 4_000_000_000_u64}),
+            "should be less than or equal to 315360000",
+        ),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
     ];
     let fixture = Fixture::new("validation").await;
@@ -116,7 +126,22 @@ async fn a_right_object_gets_its_defaults_and_cannot_be_edited() {
     assert_eq!(created.data["spec"]["deletionPolicy"], "Delete");
     assert_eq!(created.data["spec"]["retry"], json!({"limit": 2, "coolDown": "30s"}));
 
-    let edit = Patch::Merge(json!({"spec": {"suspension": {"holdTimeout": "20s"}}}));
-    let refusal = api.patch("nightly", &PatchParams::default(), &edit).await.expect_err("an edited spec").to_string();
-    assert!(refusal.contains("spec is immutable"), "{refusal}");
+    let edits = [
+        json!({"suspension": {"holdTimeout": "20s"}}),
+        json!({"mode": "Replicate", "replication": {"volumeSnapshot": {}}}),
+        json!({"source": {"selector": {"matchLabels": {"app": "shop"}}}}),
+        json!({"replication": {"volumeSnapshot": {}}}),
+        json!({"retry": null}),
+        json!({"retry": {"limit": 3}}),
+    ];
+    for edit in edits {
+        let patch = Patch::Merge(json!({"spec": edit}));
+        let refusal =
+            api.patch("nightly", &PatchParams::default(), &patch).await.expect_err("an edited spec").to_string();
+        assert!(refusal.contains("spec is immutable but for"), "{refusal}");
+    }
+    for edit in [json!({"deletionPolicy": "Retain"}), json!({"ttlSecondsAfterFinished": 60})] {
+        let patch = Patch::Merge(json!({"spec": edit}));
+        api.patch("nightly", &PatchParams::default(), &patch).await.expect("what becomes of it may be changed");
+    }
 }

@@ -10,6 +10,12 @@ pub const ATTEMPT: &str = "stillpoint.io/attempt";
 pub const CLAIM: &str = "stillpoint.io/claim";
 /// Annotation on every replica: the UID of the claim that it shows.
 pub const CLAIM_UID: &str = "stillpoint.io/claim-uid";
+/// Annotation on a replication: its own UID, put on before anybody is asked for anything. An object that names another UID is a
+/// copy of that run, and is none.
+pub const RUN_UID: &str = "stillpoint.io/run-uid";
+/// Annotation on a claim (value `true`): it is a member of the groups whose selector it matches although it was restored from a
+/// replica of another member.
+pub const MEMBER: &str = "stillpoint.io/member";
 /// Namespace label (value `enabled`) that opts a namespace in: the controller publishes its CA there and reads its pods.
 pub const OPT_IN: &str = "stillpoint.io/agents";
 /// Value of [`OPT_IN`].

@@ -82,6 +82,8 @@ reasons! {
     HoldTimeoutRefused,
     /// The cluster does not allow so long a hold.
     HoldTimeoutTooLong,
+    /// The object was copied from one whose run has begun.
+    IsCopy,
     /// A process holds a lock on the dataset.
     LockHeld,
     /// An agent lacks a capability.
@@ -124,6 +126,8 @@ reasons! {
     ReplicaExists,
     /// A replica was not usable in time.
     ReplicaNotUsable,
+    /// The claim was restored from a replica of another member.
+    RestoredCopy,
     /// The selector cannot be understood.
     SelectorInvalid,
     /// The cluster has no snapshot API.

@@ -61,7 +61,7 @@ const _: () = {
     const STATUS_BYTES: usize = MAX_STATUS_BLOCKERS * BLOCKER_BYTES
         + MAX_MEMBERS * MEMBER_BYTES
         + MAX_PHASES * PHASE_BYTES
-        + 6 * CONDITION_BYTES;
+        + 7 * CONDITION_BYTES;
     // Names of claims are most of it.
     const SPEC_BYTES: usize = MAX_MEMBERS * (NAME_BYTES + 8) + 4096;
     assert!(STATUS_BYTES + SPEC_BYTES + ANNOTATIONS < ETCD_REQUEST, "a status could be too large to be stored");
@@ -252,6 +252,14 @@ pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries of a request to the API server.
 pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
+/// Pauses of one removal, together: replicas that somebody's finalizer keeps for a moment are usually gone by then. What is left
+/// after that is told, and tried again later.
+pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(4);
+const _: () =
+    assert!(is_shorter(sum(RELEASE_TIMEOUT, REMOVAL_PATIENCE), SHUTDOWN_TIMEOUT), "a removal holds up no shutdown");
+/// Longest pause before a clean-up is begun again that has left something: doubled from [`API_RETRY_MIN`] up to this.
+pub const CLEAN_UP_RETRY_MAX: Duration = Duration::from_secs(60);
+const _: () = assert!(is_shorter(API_RETRY_MAX, CLEAN_UP_RETRY_MAX));
 /// How long connections that were opened before a hold are relied on. Shorter than the 90 s after which hyper, the client's HTTP
 /// library, closes one that is idle.
 pub const WARM_FOR: Duration = Duration::from_secs(60);
@@ -266,11 +274,22 @@ pub const EVENT_QUEUE: usize = 256;
 pub const MAX_REMEMBERED_RUNS: usize = 10_000;
 /// Writes at the same time that say of a replication that it waits for its turn.
 pub const WAITING_CONCURRENCY: usize = 16;
+/// Ended replications whose time is over which are deleted at the same time.
+pub const EXPIRY_CONCURRENCY: usize = 8;
 /// Snapshots that may have turned up late which are dealt with at the same time.
 pub const LATE_CONCURRENCY: usize = 16;
+/// Snapshots that may have turned up late which wait until they can be dealt with, those of [`LATE_CONCURRENCY`] among them.
+pub const LATE_WAITING: usize = 1_024;
+const _: () = assert!(LATE_WAITING > LATE_CONCURRENCY, "what waits for a pause holds up nobody");
+/// Tries, with pauses of up to [`CLEAN_UP_RETRY_MAX`], after which a snapshot that turned up late and cannot be removed is left to
+/// the goodbye of its replication, and to the next list.
+pub const LATE_TRIES: u32 = 16;
 /// How long replicas may take to become usable after the hold. Long: drivers upload.
 pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
+/// The first epoch of a Lease that has forgotten its count is the seconds since this one, 2025-01-01, in seconds since 1970. So
+/// it is above every earlier one, because a turn takes more than a second.
+pub const FIRST_EPOCH: i64 = 1_735_689_600;
 /// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
 /// The `--lease-duration` of a controller that is not told one.

@@ -25,6 +25,11 @@ impl Pauses {
         Self { next: min, min, max }
     }
 
+    /// Those of a request to the API server, of which none is longer than this.
+    pub const fn up_to(longest: Duration) -> Self {
+        Self::between(API_RETRY_MIN, longest)
+    }
+
     /// Whether there was none yet.
     pub fn is_first(&self) -> bool {
         self.next == self.min

@@ -64,6 +64,13 @@ fn event(happened: Happened, object: &ObjectReference) -> Option<Event> {
                 secondary: None,
             })
         }
+        Happened::Left { reason, message } => Some(Event {
+            type_: EventType::Warning,
+            reason,
+            note: Some(printable_bytes(&message, MAX_EVENT_NOTE)),
+            action: "CleanUp".to_owned(),
+            secondary: None,
+        }),
         Happened::Blocked { phase, claim, blocker, .. } => Some(Event {
             type_: EventType::Warning,
             reason: printable_bytes(&blocker.reason, MAX_EVENT_REASON),

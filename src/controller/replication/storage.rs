@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use stillpoint_core::replica::KINDS;
     use stillpoint_core::replica::ask::RunId;
-    use stillpoint_core::replica::removal::Removal;
+    use stillpoint_core::replica::removal::{Removal, Removed, Scope};
 
     /// An API server that answers every request so.
     fn answering(status: StatusCode, body: &'static str) -> Client {
@@ -96,7 +96,8 @@ mod tests {
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
         assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
         let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
-        assert_eq!(remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), 1)).await, 0);
+        let removed = remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), Scope::up_to(1))).await;
+        assert_eq!(removed, Removed::default());
     }
 
     #[tokio::test]

@@ -9,12 +9,10 @@ use crate::locks::Cost;
 use crate::wire;
 
 pub(super) fn stale(epoch: u64, number: u32) -> wire::Blocker {
-    blocker(
-        Reason::StaleAttempt,
-        &format!(
-            "the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"
-        ),
-    )
+    let message = format!(
+        "the agent has already been commanded by epoch {epoch}, attempt {number}; this older command is refused"
+    );
+    wire::Blocker { epoch, ..blocker(Reason::StaleAttempt, &message) }
 }
 
 pub(super) fn held_by_another(replication: &str) -> wire::Blocker {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
+use super::epochs::outranks;
 use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
 use super::state::{Command, Member, Moment, Request, Run};
 use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
-use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection};
+use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection, Reason};
 
 /// Why a report was not taken as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,13 @@ pub fn accept(
     let assignment = assignment.ok_or_else(|| Rejected::NotItsPod { claim: member.claim.name.clone() })?;
     let content = content(report, assignment.agent.watched_pod(pods)).ok_or(Rejected::Stale)?;
     Ok((member.key_of(&assignment.agent), Answer { at, content }))
+}
+
+/// The epoch of a newer leader that the agent says it was commanded in before.
+pub fn newer_epoch(report: &Report, own: u64, now: Moment) -> Option<u64> {
+    let Report::NotReady(refused) = report else { return None };
+    let stale = refused.blockers.iter().filter(|blocker| blocker.reason == Reason::StaleAttempt.as_str());
+    stale.map(|blocker| blocker.epoch).filter(|epoch| outranks(*epoch, own, now.wall)).max()
 }
 
 /// The attempt that a report belongs to. `None` for Hello, and for a report that names none.

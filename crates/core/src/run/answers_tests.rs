@@ -110,6 +110,7 @@ fn blocker() -> impl Strategy<Value = wire::Blocker> {
             lock,
             path,
             seen_us,
+            epoch: 0,
         },
     )
 }
@@ -255,4 +256,17 @@ proptest! {
             check_status(&status)?;
         }
     }
+}
+
+#[test]
+fn an_agent_that_refuses_an_older_command_tells_the_newer_epoch() {
+    let now = Moment { monotonic: Duration::ZERO, wall: k8s_openapi::jiff::Timestamp::UNIX_EPOCH };
+    let told = |reason: Reason, epoch| {
+        let blockers = vec![wire::Blocker { reason: reason.into(), epoch, ..wire::Blocker::default() }];
+        newer_epoch(&Report::NotReady(wire::NotReady { blockers, ..wire::NotReady::default() }), 5, now)
+    };
+    assert_eq!(told(Reason::StaleAttempt, 9), Some(9));
+    assert_eq!(told(Reason::StaleAttempt, 5), None, "an earlier attempt");
+    assert_eq!(told(Reason::StaleAttempt, u64::MAX), None, "no leader can have it");
+    assert_eq!(told(Reason::LockHeld, 9), None);
 }

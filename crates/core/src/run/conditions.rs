@@ -9,7 +9,8 @@ use super::assignments::Assignment;
 use super::observed::Observed;
 use super::state::{Member, Moment, Request, Run, Verdict};
 use super::waiting::WaitingFor;
-use crate::limits::MAX_MESSAGE_CHARS;
+use crate::limits::{CLEAN_UP_RETRY_MAX, MAX_MESSAGE_CHARS};
+use crate::replica::removal::Left;
 use crate::text::printable;
 use stillpoint_api::{Mode, Phase};
 
@@ -32,10 +33,46 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         reconciling(run),
         stalled(run),
         writes_suspended(run),
-        consistent(request, run),
+        consistent(request, run, observed),
         blocked(run),
     ];
-    all.into_iter().map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
+    let all = all.into_iter().chain(left(observed.left()));
+    all.map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
+}
+
+/// The condition that says what is left of replicas that were to be removed. It is there once something was left.
+pub const CLEANED_UP: &str = "CleanedUp";
+
+/// The conditions after a clean-up that has left this; `None`: they say so already.
+pub fn cleaned_up(
+    generation: Option<i64>,
+    before: &[Condition],
+    still_there: &[Left],
+    now: Moment,
+) -> Option<Vec<Condition>> {
+    let at = before.iter().position(|one| one.type_ == CLEANED_UP);
+    let draft = match (left(still_there), at) {
+        (Some(left), _) => left,
+        (None, Some(_)) => draft(CLEANED_UP, "True", "NothingLeft", "nothing is left that was to be removed"),
+        (None, None) => return None,
+    };
+    let condition = settle(draft, generation, before, now);
+    let mut after = before.to_vec();
+    match at {
+        Some(at) if after[at] == condition => return None,
+        Some(at) => after[at] = condition,
+        None => after.push(condition),
+    }
+    Some(after)
+}
+
+fn left(left: &[Left]) -> Option<Draft> {
+    let first = left.iter().find(|left| left.refused).or(left.first())?;
+    let more = if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() };
+    let reason = if first.refused { "DeletionRefused" } else { "BeingDeleted" };
+    let pause = CLEAN_UP_RETRY_MAX.as_secs();
+    let message = format!("{}{more}. It is tried again, with pauses of up to {pause} s.", first.what);
+    Some(draft(CLEANED_UP, "False", reason, message))
 }
 
 /// The conditions of an attempt that was refused before anything was asked, and of which nothing may follow.
@@ -111,7 +148,14 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
         (Phase::Failed, Some(verdict), _) => ready(
             "False",
             &verdict.reason,
-            format!("{}. The cut is void and its replicas were removed{}.", verdict.message, writes(run)),
+            match observed.left() {
+                [] => format!("{}. The cut is void and its replicas were removed{}.", verdict.message, writes(run)),
+                _ => format!(
+                    "{}. The cut is void; the condition {CLEANED_UP} says what became of its replicas{}.",
+                    verdict.message,
+                    writes(run)
+                ),
+            },
         ),
         _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
     }
@@ -198,10 +242,13 @@ fn writes_suspended(run: &Run) -> Draft {
     draft("WritesSuspended", "True", "Suspended", message)
 }
 
-fn consistent(request: &Request, run: &Run) -> Draft {
+fn consistent(request: &Request, run: &Run, observed: &Observed) -> Draft {
     let consistent = |status, reason: &str, message: &str| draft("Consistent", status, reason, message);
     match (run.phase(), request.mode) {
-        (Phase::Aborted | Phase::Failed, _) => consistent("False", "NothingKept", "there are no replicas"),
+        (Phase::Aborted | Phase::Failed, _) => match observed.left() {
+            [] => consistent("False", "NothingKept", "there are no replicas"),
+            _ => consistent("False", "Void", "the cut is void; use no replica that is left of it"),
+        },
         (_, Mode::Check) => consistent("Unknown", "CheckOnly", "mode Check keeps no replicas"),
         (_, Mode::Replicate) if run.proven => {
             let message = "every member held without a break from before the first cut until after the last one: one common crash-consistent cut";

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, PersistentVolumeClaim, Pod};
 
-use stillpoint_api::labels::AGENT_CONTAINER;
+use stillpoint_api::labels::{AGENT_CONTAINER, MEMBER};
 
 /// A claim.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,11 +21,18 @@ pub struct Claim {
     pub block: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// The VolumeSnapshot that it was made from.
+    pub restored_from: Option<String>,
+    /// Somebody says that it is to be a member although it was restored.
+    pub is_member: bool,
 }
 
 impl From<PersistentVolumeClaim> for Claim {
     fn from(claim: PersistentVolumeClaim) -> Self {
         let spec = claim.spec.unwrap_or_default();
+        let annotations = claim.metadata.annotations.unwrap_or_default();
+        let source = spec.data_source.map(|source| (source.kind, source.name));
+        let source = source.or(spec.data_source_ref.map(|source| (source.kind, source.name)));
         let bound = claim.status.and_then(|status| status.phase).as_deref() == Some("Bound");
         Self {
             name: claim.metadata.name.unwrap_or_default(),
@@ -34,6 +41,8 @@ impl From<PersistentVolumeClaim> for Claim {
             volume: spec.volume_name.filter(|name| bound && !name.is_empty()),
             block: spec.volume_mode.as_deref() == Some("Block"),
             deleting: claim.metadata.deletion_timestamp.is_some(),
+            restored_from: source.filter(|(kind, _)| kind == "VolumeSnapshot").map(|(_, name)| name),
+            is_member: annotations.get(MEMBER).is_some_and(|value| value == "true"),
         }
     }
 }

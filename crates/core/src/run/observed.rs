@@ -9,6 +9,7 @@ use kube::core::DynamicObject;
 use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::state::Moment;
+use crate::replica::removal::{Left, Removed};
 use crate::replica::seen::ObjectName;
 use stillpoint_api::{Blocker, Protection};
 
@@ -103,13 +104,18 @@ pub struct Observed {
     pub refused_replicas: BTreeMap<ObjectName, String>,
     /// Creations whose outcome is still open.
     pub open_creations: usize,
-    /// How many replicas were found and deleted; `None` until the deletion is complete.
-    pub deleted_replicas: Option<usize>,
+    /// How the removal of the replicas ended.
+    pub removed: Option<Removed>,
     /// Pods were listed anew after the release.
     pub rechecked: bool,
 }
 
 impl Observed {
+    /// What a removal has left of the replicas.
+    pub fn left(&self) -> &[Left] {
+        self.removed.as_ref().map_or(&[], |removed| &removed.left)
+    }
+
     /// A command goes out: what was heard of this assignment before cannot be the answer.
     pub fn asking(&mut self, assignment: &AssignmentKey) {
         self.answers.remove(assignment);

@@ -168,6 +168,7 @@ impl<'a> Draft<'a> {
         self.happened.extend(self.run.news());
         if self.run.told.begins(self.run.phase(), self.run.attempt) {
             self.happened.extend(self.statuses.last().and_then(Happened::began));
+            self.happened.extend(self.statuses.last().and_then(|status| Happened::left(&status.conditions)));
         }
     }
 

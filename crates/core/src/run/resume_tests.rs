@@ -68,7 +68,7 @@ fn a_hold_that_was_not_proven_is_void() {
         );
         assert_eq!(releases.count(), 1, "{phase:?}: what was asked is released");
         assert!(first.steps.iter().any(|step| matches!(step, Step::Remove(_))), "{phase:?}: what was cut is void");
-        observed.deleted_replicas = Some(left_behind);
+        observed.removed = Some(crate::replica::removal::Removed { found: left_behind, left: Vec::new() });
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let last = plan(&request(), &first.run, &observed, later);
         assert_eq!(last.run.phase(), end, "{phase:?}");
@@ -86,7 +86,7 @@ fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
         let let_go = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
         let agent = AssignmentKey::new("claim", AgentKey::of_pod("pod"));
         observed.answers.insert(agent, Answer { at: now(), content: let_go });
-        observed.deleted_replicas = Some(left_behind);
+        observed.removed = Some(crate::replica::removal::Removed { found: left_behind, left: Vec::new() });
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let run = plan(&request, &run, &observed, later).run;
         assert_eq!((run.phase(), run.attempt), (end, 1), "a fresh attempt only if nothing was cut");
@@ -100,7 +100,7 @@ fn who_does_not_answer_a_new_leader_may_still_suspend_and_is_not_asked_again() {
     let mut observed = found();
     let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
     let mut run = plan(&request, &run, &observed, now()).run;
-    observed.deleted_replicas = Some(0);
+    observed.removed = Some(crate::replica::removal::Removed { found: 0, left: Vec::new() });
     for after in [crate::limits::RELEASE_TIMEOUT, request.hold_timeout + crate::limits::HOLD_GRACE] {
         assert_eq!(run.phase(), Phase::Checking, "a hold may last until its limit");
         run = plan(&request, &run, &observed, Moment { monotonic: now().monotonic + after, ..now() }).run;
@@ -148,7 +148,8 @@ fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
 
 #[test]
 fn a_pod_that_is_gone_stops_nothing() {
-    let observed = Observed { watching: true, deleted_replicas: Some(0), ..Observed::default() };
+    let observed =
+        Observed { watching: true, removed: Some(crate::replica::removal::Removed::default()), ..Observed::default() };
     let run = resume(&request(), &status(Phase::Ready), &observed.pods, now());
     let plan = plan(&request(), &run, &observed, now());
     assert!(plan.run.phase().is_final() || matches!(plan.run.stage, Stage::Abandoning { .. }));
@@ -291,7 +292,7 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
                     };
                     observed.answers.insert(to.clone(), super::super::observed::Answer { at: now, content });
                 }
-                Step::Remove(_) => observed.deleted_replicas = Some(0),
+                Step::Remove(_) => observed.removed = Some(crate::replica::removal::Removed::default()),
                 Step::RecheckPods => observed.rechecked = true,
             }
         }

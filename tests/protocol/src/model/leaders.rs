@@ -21,6 +21,7 @@ use stillpoint_api::{
 };
 use stillpoint_core::hold::Command as AgentCommand;
 use stillpoint_core::limits::MAX_HOLD;
+use stillpoint_core::replica::removal::Removed;
 use stillpoint_core::run::agents::{AgentKey, AssignmentKey};
 use stillpoint_core::run::attempt::AttemptDriver;
 use stillpoint_core::run::driver::{Driver, Settings};
@@ -180,6 +181,7 @@ impl Leaders {
             replication: None,
             retry: None,
             deletion_policy: DeletionPolicy::Delete,
+            ttl_seconds_after_finished: None,
         };
         let mut object = cluster::group(bounds.members, spec);
         // Putting it on is a step of no interest here.
@@ -368,7 +370,7 @@ impl Leaders {
                     (shown != Shown::Nothing).then(|| Box::new(untyped::object(&self.snapshot(index, shown))));
                 effect::Input::Replica(untyped::object_name(&member(index).replica), replica)
             }
-            Input::Deleted(found) => effect::Input::Removed(found),
+            Input::Deleted(found) => effect::Input::Removed(Removed { found, left: Vec::new() }),
             Input::Rechecked => effect::Input::Rechecked(leader.attempt.observed.pods.clone()),
             Input::Written | Input::Wake => return None,
         })

@@ -6,7 +6,7 @@
 //! | P2 | when a run has ended, every agent that it asked and that is connected was told to release; at the end nothing is held |
 //! | P3 | a freeze of ours lasts from its completion in the kernel at most the hold limit, [`GUARDIAN_GRACE`] and one [`THAW_RETRY`] while the guardian guards it all along, else the hold limit, [`THAW_TIMEOUT`] and one [`THAW_RETRY`]; and at every moment somebody will thaw it by himself |
 //! | P4 | where a status says that a cut is proven, all cuts lie in one moment in which every mounted member was frozen by us, and no cut holds a write without an earlier one of the application |
-//! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object |
+//! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object, or when nothing is to be cleaned up |
 //! | truth | where a status that ends a run says that writes go on, nothing is frozen by us |
 //! | | an older leader moves no agent; it asks for nothing that suspends or cuts once another one leads; and it writes no status over that of a newer one |
 //! | | a final phase is never left; an attempt begins when the one before it has ended and its cool-down is over, and there are no more of them than asked for; the replicas of a run that is done are not deleted |
@@ -18,6 +18,7 @@ use std::time::Duration;
 use stillpoint_api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
 use stillpoint_core::hold::Command;
 use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
+use stillpoint_core::run::driver::needs_work;
 use stillpoint_core::wire::agent_message::Report;
 
 use super::Ending;
@@ -341,7 +342,9 @@ impl World {
             self.violate("final phase", format!("{was:?} is left for {is:?}"));
         }
         let waited = was == Some(Phase::Pending) && before.attempt > 0;
-        let claimed = ReplicationStatus { leader_epoch: status.leader_epoch, ..before.clone() };
+        // Of one that is deleted meanwhile the conditions say what is left.
+        let (leader_epoch, conditions) = (status.leader_epoch, status.conditions.clone());
+        let claimed = ReplicationStatus { leader_epoch, conditions, ..before.clone() };
         if waited && before.attempt == status.attempt && claimed != *status {
             self.violate("attempts", format!("attempt {} has ended, and is taken up again", before.attempt));
         }
@@ -446,6 +449,9 @@ impl World {
         let status = object.status.clone().unwrap_or_default();
         if is_deleting(&object) {
             return self.violate("P8", "the object is being deleted, and nobody takes the finalizer off".to_owned());
+        }
+        if status.phase.is_some_and(Phase::is_final) && needs_work(&object) {
+            return self.violate("P8", "the run has ended, and nobody takes the finalizer off".to_owned());
         }
         let Some(phase) = status.phase.filter(|phase| phase.is_final()) else {
             return self

@@ -96,7 +96,7 @@ fn blockers(blockers: &[Blocker]) -> String {
 fn request(request: &Request) -> String {
     match request {
         Request::Put { object, .. } => format!("put status at {}", self::object(Some(object))),
-        Request::Finalizers { object, .. } => {
+        Request::Marks { object, .. } => {
             format!("put finalizers {:?} at {}", object.metadata.finalizers, self::object(Some(object)))
         }
         Request::Create { snapshot, .. } => format!("create {}", self::name(snapshot)),
@@ -169,6 +169,7 @@ fn input(input: &Input) -> String {
         | Input::Unsent(..)
         | Input::Missed
         | Input::Removed(_)
+        | Input::Disowned(_)
         | Input::Stop => format!("{input:?}"),
     }
 }

@@ -193,6 +193,7 @@ pub fn lock_blocker(path: &str) -> Blocker {
         }),
         path: path.to_owned(),
         seen_us: 1_000,
+        epoch: 0,
     }
 }
 

@@ -528,7 +528,8 @@ fn older_and_other_commands_are_refused() {
     story.command(prepare(attempt(1, 2, 1)));
     assert_eq!(story.refusal(), ("HeldByAnother".to_owned(), true));
     story.command(prepare(attempt(0, 1, 9)));
-    assert_eq!(story.refusal(), ("StaleAttempt".to_owned(), false));
+    let Report::NotReady(refused) = story.heard() else { panic!("not refused") };
+    assert_eq!((refused.blockers[0].reason.as_str(), refused.blockers[0].epoch), ("StaleAttempt", 1));
     story.command(prepare(attempt(1, 1, 0)));
     assert_eq!(story.refusal(), ("StaleAttempt".to_owned(), false));
     story.command(Command::Release(attempt(0, 1, 1)));

@@ -124,7 +124,9 @@ fn apply(world: &mut World, happening: Happening) {
         }
         Happening::Deleted => world.observed.deleted = true,
         Happening::CutOff => world.observed.cut_off = Some("stopping".into()),
-        Happening::Removed if world.deletions > 0 => world.observed.deleted_replicas = Some(members),
+        Happening::Removed if world.deletions > 0 => {
+            world.observed.removed = Some(crate::replica::removal::Removed { found: members, left: Vec::new() })
+        }
         Happening::Says(..) | Happening::Created(_) | Happening::Cut(..) | Happening::Removed => {}
     }
 }
@@ -168,7 +170,7 @@ fn turn(world: &mut World) -> Result<(), TestCaseError> {
         prop_assert_eq!(world.deletions, 0);
     }
     if world.run.phase() == Phase::Failed {
-        prop_assert!(world.observed.deleted_replicas.is_some(), "P8: Failed with replicas left");
+        prop_assert!(world.observed.removed.is_some(), "P8: Failed with replicas left");
     }
     if world.run.phase() == Phase::Aborted {
         prop_assert_eq!(world.cuts, 0, "Aborted means that nothing was cut");
@@ -215,7 +217,7 @@ proptest! {
             world.observed.recorded = true;
             world.observed.open_creations = 0;
             if world.deletions > 0 {
-                world.observed.deleted_replicas = Some(world.run.members.len());
+                world.observed.removed = Some(crate::replica::removal::Removed { found: world.run.members.len(), left: Vec::new() });
             }
             turn(&mut world)?;
             if let Some(wake_at) = world.wake_at {

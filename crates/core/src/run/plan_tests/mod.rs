@@ -301,7 +301,8 @@ impl World {
         self.observed.open_creations = 0;
         self.turn();
         if self.deletions > 0 {
-            self.observed.deleted_replicas = Some(self.run.members.len());
+            self.observed.removed =
+                Some(crate::replica::removal::Removed { found: self.run.members.len(), left: Vec::new() });
         }
         self.turn();
     }

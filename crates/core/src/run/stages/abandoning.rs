@@ -19,7 +19,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Ends when everybody has let go (or had the time to) and every replica is gone.
+    /// Ends when everybody has let go (or had the time to) and every replica is gone, or its removal was tried. What is left then
+    /// is the goodbye's, which has more time.
     pub fn abandoning(&mut self, since: Moment, clean_up: CleanUp) -> bool {
         // Also those of a run that was taken over, whom this controller has told nothing yet.
         self.release_all();
@@ -31,7 +32,7 @@ impl Draft<'_> {
             return true;
         }
         let free = self.run.members.iter().all(|member| !member.owes_release());
-        let removed = clean_up == CleanUp::NotNeeded || self.observed.deleted_replicas.is_some();
+        let removed = clean_up == CleanUp::NotNeeded || self.observed.removed.is_some();
         if !removed {
             return false;
         }
@@ -40,7 +41,8 @@ impl Draft<'_> {
         }
         self.judge_silence();
         self.end_hold();
-        let void = self.run.replicas_requested() || self.observed.deleted_replicas.unwrap_or(0) > 0;
+        let were_there = self.observed.removed.as_ref().is_some_and(|it| it.found > 0 || !it.left.is_empty());
+        let void = self.run.replicas_requested() || were_there;
         for member in &mut self.run.members {
             member.replica = None;
         }
