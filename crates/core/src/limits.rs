@@ -86,6 +86,9 @@ pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
 /// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
 pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
 const _: () = assert!(MAX_CONNECTIONS > MAX_SESSIONS + MAX_UNPROVEN_CONNECTIONS);
+/// How long a connection stays whose last session has ended: until its agent has read why.
+pub const LINGER: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(LINGER, ADMISSION_TIMEOUT));
 /// Concurrent streams of one connection. An agent needs one.
 pub const MAX_STREAMS: u32 = 4;
 const _: () = assert!(MAX_STREAMS >= 1);
