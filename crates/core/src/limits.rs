@@ -74,8 +74,15 @@ pub const MAX_ROUNDS: u32 = 5;
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
 const _: () = assert!(MAX_BLOCKERS * BLOCKER_BYTES < MAX_WIRE_MESSAGE, "a report is sent whole");
-/// Sessions that a controller accepts.
+/// Sessions that a controller accepts. They fit into [`CONTROLLER_MEMORY`].
 pub const MAX_SESSIONS: usize = 10_000;
+/// What one session needs of memory: TLS, HTTP/2 and its place here; about 37 KB were measured.
+const SESSION_BYTES: usize = 40 * 1024;
+/// What a controller needs of memory beside its sessions, at the most.
+pub const CONTROLLER_BASE: usize = 100_000_000;
+/// The memory limit of the chart (`controller.resources.limits.memory`); a test compares them.
+pub const CONTROLLER_MEMORY: usize = 512 * 1024 * 1024;
+const _: () = assert!(CONTROLLER_BASE + MAX_SESSIONS * SESSION_BYTES <= CONTROLLER_MEMORY, "all sessions fit");
 /// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
 /// cannot take the sessions of all.
 pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
