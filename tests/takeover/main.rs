@@ -3,9 +3,12 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
+mod grants;
 mod leaders;
 mod lost_answers;
+mod memory;
 mod processes;
 mod proxy;
+mod spoiled;
 
 use support::control_plane::{agents, fixture, objects, snapshots, stages};

@@ -1,9 +1,10 @@
 //! One replication from its first look to its end: what happened and the time go in, what is to be done comes out. Pure.
 //!
 //! ```text
-//! Reading → TakingOver → Looking ─┬─ Resolving → Guarding → Following → Attempting → Reading again ─┬─ Over
-//!                (of an earlier   ├─ (declared)  ───┘                                              └─ Parting → Over
-//!                 leader's status)└─ Refusing ───────────────────────────────────────→ Reading again
+//! Reading → TakingOver → Looking ─┬─ Resolving → Reserving → Rehearsing → Guarding → Following → Attempting → Reading again ─┬─ Over
+//!                (of an earlier   ├─ (declared)  ────────────────────────────┘                                              └─ Parting → Over
+//!                 leader's status)├─ Refusing ──────────────────────────────────────────────────────────────→ Reading again
+//!                                 └─ Postponing → Over
 //! ```
 //!
 //! The caller carries out the [`Effect`]s and answers with [`Input`]s: [`Driver::hear`] as they come, then [`Driver::turn`].
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, Reason};
+use stillpoint_api::{ConsistencyGroupReplication, Phase, Reason};
 
 use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
@@ -21,6 +22,7 @@ use super::effect::{Effect, Facts, Input, Refused, Storage};
 use super::goodbye::{Goodbye, with_finalizer};
 use super::happened::Happened;
 use super::membership::{self, Candidates, Refusal};
+use super::rehearsal::{self, Rehearsed, Room};
 use super::report;
 use super::resume::{is_under_way, resume};
 use super::state::{Moment, Request, Run, Verdict};
@@ -75,8 +77,12 @@ enum Life {
     TakingOver,
     /// The namespace is read.
     Looking { object: Object },
-    /// Claims are reserved, and storage is looked at.
-    Resolving { object: Object, facts: Box<Facts>, reserved: BTreeMap<String, String> },
+    /// Storage is looked at. Nothing is reserved yet: one that cannot begin must not keep the members from others.
+    Resolving { object: Object, facts: Box<Facts> },
+    /// Claims are reserved.
+    Reserving { object: Object, facts: Box<Facts>, storage: Box<Storage> },
+    /// It is tried whether replicas would be accepted.
+    Rehearsing { beginning: Box<Beginning> },
     /// The finalizer is put on, or the object is read after a conflict.
     Guarding { beginning: Box<Beginning>, conflicts: u32 },
     /// The members' present state is asked for.
@@ -85,6 +91,8 @@ enum Life {
     Attempting(Box<AttemptDriver>),
     /// An attempt that cannot begin is told of.
     Refusing(Box<Writer>),
+    /// It is told why an attempt cannot begin yet.
+    Postponing(Box<Writer>, String),
     /// The object is let go.
     Parting(Goodbye),
     /// Nothing is left to do.
@@ -122,12 +130,13 @@ impl Driver {
             (Life::ReadingAgain, Input::Object(read)) => self.object_read_again(read, now),
             (Life::TakingOver, Input::Stored(stored)) => self.taken_over(stored),
             (Life::Looking { object }, Input::Looked(looked)) => self.looked(object, looked, now),
-            (Life::Resolving { object, facts, .. }, Input::Reserved(reserved)) => {
-                Life::Resolving { object, facts, reserved }
+            (Life::Resolving { object, facts }, Input::LookedUp(storage)) => {
+                self.looked_up(object, facts, storage, now)
             }
-            (Life::Resolving { object, facts, reserved }, Input::LookedUp(storage)) => {
-                self.looked_up(object, *facts, reserved, storage, now)
+            (Life::Reserving { object, facts, storage }, Input::Reserved(reserved)) => {
+                self.reserved(object, *facts, *storage, reserved, now)
             }
+            (Life::Rehearsing { beginning }, Input::Rehearsed(how)) => self.rehearsed(*beginning, how, now),
             (Life::Guarding { beginning, conflicts }, Input::Patched(patched)) => {
                 self.guarded(beginning, conflicts, patched)
             }
@@ -139,14 +148,13 @@ impl Driver {
                 self.effects.extend(attempt.hear(input, now));
                 Life::Attempting(attempt)
             }
-            (Life::Refusing(mut writer), Input::Stored(stored)) => {
-                let news = writer.stored(stored.map(|object| *object), now.monotonic);
-                self.effects.push(Effect::Tell(news));
+            (Life::Refusing(mut writer), input) => {
+                self.told(&mut writer, input, now);
                 Life::Refusing(writer)
             }
-            (Life::Refusing(mut writer), Input::Object(read)) => {
-                writer.read(read.map(|object| object.map(|it| *it)), now.monotonic);
-                Life::Refusing(writer)
+            (Life::Postponing(mut writer, why), input) => {
+                self.told(&mut writer, input, now);
+                Life::Postponing(writer, why)
             }
             (Life::Parting(goodbye), input) => self.parting(goodbye, input),
             // Not asked for here: what is told of the world is read again before it is needed.
@@ -167,6 +175,12 @@ impl Driver {
             }
             _ => None,
         };
+        if let Life::Postponing(writer, why) = &mut self.life {
+            self.effects.extend(writer.step(now.monotonic).map(Effect::from));
+            if writer.is_over() {
+                self.life = Life::Over(Over::Failed(std::mem::take(why)));
+            }
+        }
         if let Some((lost, object)) = over {
             self.life = self.attempt_over(lost, Box::new(object), now);
         }
@@ -177,7 +191,7 @@ impl Driver {
     pub fn wake_at(&self) -> Option<Duration> {
         match &self.life {
             Life::Attempting(attempt) => attempt.wake_at(),
-            Life::Refusing(writer) => writer.wake_at(),
+            Life::Refusing(writer) | Life::Postponing(writer, _) => writer.wake_at(),
             _ => None,
         }
     }
@@ -209,6 +223,18 @@ impl Driver {
     fn ask(&mut self, effect: Effect, life: Life) -> Life {
         self.effects.push(effect);
         life
+    }
+
+    /// What a writer hears that has nobody else to hear for it.
+    fn told(&mut self, writer: &mut Writer, input: Input, now: Moment) {
+        match input {
+            Input::Stored(stored) => {
+                let news = writer.stored(stored.map(|object| *object), now.monotonic);
+                self.effects.push(Effect::Tell(news));
+            }
+            Input::Object(read) => writer.read(read.map(|object| object.map(|it| *it)), now.monotonic),
+            _ => {}
+        }
     }
 
     fn object_read(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
@@ -262,9 +288,9 @@ impl Driver {
     }
 
     fn looked(&mut self, object: Object, looked: Result<Box<Facts>, String>, now: Moment) -> Life {
-        let facts = match looked {
+        let mut facts = match looked {
             Ok(facts) => facts,
-            Err(why) => return Life::Over(Over::Failed(why)),
+            Err(why) => return self.postpone(object, why, now),
         };
         if let Some(status) = object.status.as_ref().filter(|status| is_under_way(status)) {
             let request = self.request(&object);
@@ -284,25 +310,40 @@ impl Driver {
                 return refuse(&request, object, verdict.into(), now);
             }
         };
-        let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
         let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
-        let kind = replica::asked_for(&object.spec).filter(|_| object.spec.mode == Mode::Replicate);
-        self.effects.push(Effect::Reserve { claims: uids, whole: true });
-        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts, reserved: BTreeMap::new() })
+        // A namespace may have thousands of claims and pods, and many runs may be at this at once.
+        let (uids, names): (BTreeSet<_>, BTreeSet<_>) =
+            chosen.iter().map(|claim| (claim.uid.clone(), claim.name.clone())).unzip();
+        facts.claims.retain(|uid, _| uids.contains(uid));
+        facts.pods.retain(|_, pod| !pod.claims.is_disjoint(&names));
+        let kind = replica::asked_for(&object.spec);
+        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts })
     }
 
     fn looked_up(
         &mut self,
         object: Object,
-        facts: Facts,
-        reserved: BTreeMap<String, String>,
+        facts: Box<Facts>,
         storage: Result<Box<Storage>, String>,
         now: Moment,
     ) -> Life {
-        let Storage { drivers, facts: of_kind } = match storage {
-            Ok(storage) => *storage,
-            Err(why) => return Life::Over(Over::Failed(why)),
+        let storage = match storage {
+            Ok(storage) => storage,
+            Err(why) => return self.postpone(object, why, now),
         };
+        let claims = facts.claims.keys().cloned().collect();
+        self.ask(Effect::Reserve { claims, whole: true }, Life::Reserving { object, facts, storage })
+    }
+
+    fn reserved(
+        &mut self,
+        object: Object,
+        facts: Facts,
+        storage: Storage,
+        reserved: BTreeMap<String, String>,
+        now: Moment,
+    ) -> Life {
+        let Storage { drivers, facts: of_kind, room } = storage;
         let candidates = Candidates {
             drivers,
             facts: of_kind,
@@ -319,10 +360,55 @@ impl Driver {
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
-                self.guard(Beginning { request, run, object, taken_over: false })
+                self.rehearse(Beginning { request, run, object, taken_over: false }, &room, now)
             }
             Err(refusal) => refuse(&request, object, refusal, now),
         }
+    }
+
+    /// What would keep the replicas from being made is found before anybody is asked.
+    fn rehearse(&mut self, beginning: Beginning, room: &BTreeMap<String, Room>, now: Moment) -> Life {
+        let Beginning { request, run, .. } = &beginning;
+        let Some(kind) = request.kind else { return self.guard(beginning) };
+        let run_id = request.run_id(run.attempt);
+        match rehearsal::check_room(kind, &run_id, &run.members, room) {
+            Ok(()) => {
+                let samples = rehearsal::samples(kind, &run_id, &run.members);
+                self.ask(Effect::Rehearse(samples), Life::Rehearsing { beginning: Box::new(beginning) })
+            }
+            Err(verdict) => refuse(&beginning.request, beginning.object, verdict.into(), now),
+        }
+    }
+
+    fn rehearsed(&mut self, beginning: Beginning, how: Rehearsed, now: Moment) -> Life {
+        match (how, beginning.request.kind) {
+            (Rehearsed::Refused(sentence), Some(kind)) => {
+                let verdict = rehearsal::refused(kind, &sentence);
+                refuse(&beginning.request, beginning.object, verdict.into(), now)
+            }
+            (Rehearsed::Unknown(why), _) => {
+                // The members are free for others meanwhile.
+                self.effects.push(Effect::StepAside);
+                self.postpone(beginning.object, why, now)
+            }
+            (Rehearsed::Accepted | Rehearsed::Refused(_), _) => self.guard(beginning),
+        }
+    }
+
+    /// Gives up for now, and says why, unless that was said already or an earlier leader's attempt is still to be dealt with.
+    fn postpone(&mut self, object: Object, why: String, now: Moment) -> Life {
+        let status = object.status.clone().unwrap_or_default();
+        let said = if is_under_way(&status) {
+            None
+        } else {
+            report::render_postponed(&self.request(&object), status, &why, now)
+        };
+        let Some(status) = said else { return Life::Over(Over::Failed(why)) };
+        let began = if object.status.is_none() { Happened::began(&status) } else { None };
+        let mut writer = Writer::new(*object);
+        writer.push(status, began.into_iter().collect());
+        writer.close();
+        Life::Postponing(Box::new(writer), why)
     }
 
     /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended. An object
@@ -511,16 +597,8 @@ fn waits(object: &ConsistencyGroupReplication) -> bool {
 }
 
 /// Whether the run has ended for good.
-pub fn has_ended(object: &ConsistencyGroupReplication) -> bool {
+fn has_ended(object: &ConsistencyGroupReplication) -> bool {
     object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final)
-}
-
-/// Whether there is anything to do about an object: it has not ended, or it has and waits for its finalizer.
-pub fn needs_work(object: &ConsistencyGroupReplication) -> bool {
-    if object.metadata.deletion_timestamp.is_some() {
-        return object.finalizers().iter().any(|one| one == stillpoint_api::labels::FINALIZER);
-    }
-    !has_ended(object)
 }
 
 #[cfg(test)]

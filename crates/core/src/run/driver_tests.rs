@@ -42,7 +42,8 @@ const NOW: Moment = Moment { monotonic: Duration::from_secs(1), wall: Timestamp:
 fn declaring() -> Driver {
     let mut object = replication(ReplicationStatus::default());
     object.status = None;
-    object.spec.mode = Mode::Check;
+    object.spec.mode = stillpoint_api::Mode::Check;
+    object.spec.replication = None;
     object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
     let claim = super::super::facts::Claim {
         name: "a".into(),
@@ -55,8 +56,8 @@ fn declaring() -> Driver {
     for input in [
         Input::Object(Ok(Some(Box::new(object)))),
         Input::Looked(Ok(facts())),
-        Input::Reserved(BTreeMap::new()),
         Input::LookedUp(Ok(Box::default())),
+        Input::Reserved(BTreeMap::new()),
         Input::Following(Ok((facts(), BTreeSet::new()))),
     ] {
         driver.hear(input, NOW);

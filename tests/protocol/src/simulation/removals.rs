@@ -5,6 +5,7 @@ use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::replica::ask::Remove;
 use stillpoint_core::replica::removal::{Ask, Removal};
 use stillpoint_core::run::effect::Input;
+use stillpoint_core::run::stub::Stub;
 use stillpoint_core::run::sweep::{Judgement, Voided};
 
 use super::api::Request;
@@ -101,7 +102,7 @@ impl World {
     ) {
         let Ok(object) = read else { return self.ask_again(process, Request::Judge(snapshot)) };
         let lead = self.processes[process].leading.as_mut();
-        let voided = lead.zip(object).and_then(|(lead, object)| lead.sweep.remember(&object));
+        let voided = lead.zip(object).and_then(|(lead, object)| lead.sweep.remember(&Stub::of(&object)));
         if let Some(voided) = voided {
             self.sweep_voided(process, &voided);
         }
