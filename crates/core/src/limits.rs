@@ -214,9 +214,9 @@ const _: () = {
 pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
-/// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.
+/// Objects of one page of a list. They are read one after the other; a page needs the memory of one, and of the facts of all.
 pub const LIST_PAGE: u32 = 250;
-/// Pages that are read at the same time, so that many runs that start at once do not need as many pages of memory.
+/// Pages that are read at the same time: each occupies a thread.
 pub const LIST_CONCURRENCY: usize = 4;
 /// How long one watch is asked to last; then it goes on with a new one, without a list.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);

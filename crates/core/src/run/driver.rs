@@ -395,13 +395,14 @@ impl Driver {
         }
     }
 
-    /// Gives up for now, and says why, unless that was said already or an earlier leader's attempt is still to be dealt with.
+    /// Gives up for now, and says why, unless that was said already. A status that tells of an attempt stays as it is: it is to be
+    /// dealt with, or says when the next one begins.
     fn postpone(&mut self, object: Object, why: String, now: Moment) -> Life {
         let status = object.status.clone().unwrap_or_default();
-        let said = if is_under_way(&status) {
-            None
-        } else {
+        let said = if status.attempt == 0 {
             report::render_postponed(&self.request(&object), status, &why, now)
+        } else {
+            None
         };
         let Some(status) = said else { return Life::Over(Over::Failed(why)) };
         let began = if object.status.is_none() { Happened::began(&status) } else { None };
