@@ -6,7 +6,6 @@
 mod grants;
 mod leaders;
 mod lost_answers;
-mod memory;
 mod processes;
 mod proxy;
 mod spoiled;

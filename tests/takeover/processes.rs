@@ -116,18 +116,6 @@ impl Replica {
         asked.is_ok() && stream.read_to_string(&mut answer).await.is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
-    /// Bytes that are resident, and the most that ever were.
-    pub fn resident(&self) -> (usize, usize) {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
-            let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-            kibibytes * 1024
-        };
-        (field("VmRSS:"), field("VmHWM:"))
-    }
-
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

@@ -79,7 +79,7 @@ pub const MAX_SESSIONS: usize = 10_000;
 /// What one session needs of memory: TLS, HTTP/2 and its place here; about 37 KB were measured.
 const SESSION_BYTES: usize = 40 * 1024;
 /// What a controller needs of memory beside its sessions, at the most.
-pub const CONTROLLER_BASE: usize = 100_000_000;
+const CONTROLLER_BASE: usize = 100_000_000;
 /// The memory limit of the chart (`controller.resources.limits.memory`); a test compares them.
 pub const CONTROLLER_MEMORY: usize = 512 * 1024 * 1024;
 const _: () = assert!(CONTROLLER_BASE + MAX_SESSIONS * SESSION_BYTES <= CONTROLLER_MEMORY, "all sessions fit");
