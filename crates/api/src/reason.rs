@@ -120,12 +120,16 @@ reasons! {
     PodChanged,
     /// The pod that mounts a member does not run.
     PodNotRunning,
+    /// A quota has no room for the replicas.
+    QuotaExceeded,
     /// A replica was deleted before it could be used.
     ReplicaDeleted,
     /// A replica was there before the hold.
     ReplicaExists,
     /// A replica was not usable in time.
     ReplicaNotUsable,
+    /// The API server would refuse a replica.
+    ReplicaRefused,
     /// The claim was restored from a replica of another member.
     RestoredCopy,
     /// The selector cannot be understood.

@@ -107,12 +107,20 @@ pub struct Words {
     pub uncut: &'static str,
     /// What is said of a replica that is not usable in time.
     pub unusable: &'static str,
+    /// What may fail and is not found before it is tried: "unless …".
+    pub untried: &'static str,
 }
 
 impl Default for Words {
     /// Of a kind that is not known.
     fn default() -> Self {
-        Self { kind: "replica", many: "replicas", uncut: "were not cut", unusable: "was not usable" }
+        Self {
+            kind: "replica",
+            many: "replicas",
+            uncut: "were not cut",
+            unusable: "was not usable",
+            untried: "making them fails",
+        }
     }
 }
 

@@ -26,6 +26,7 @@ impl Kind for VolumeSnapshots {
             many: "VolumeSnapshots",
             uncut: "had no creationTime",
             unusable: "was not readyToUse",
+            untried: "the snapshot controller does not run or the storage system refuses a snapshot",
         }
     }
 
