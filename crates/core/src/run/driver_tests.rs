@@ -158,8 +158,9 @@ fn a_run_is_pinned_before_anybody_is_asked_and_also_when_it_cannot_begin() {
     let (mut driver, _) = first(object);
     driver.hear(Input::Looked(Ok(Box::default())), NOW);
     driver.turn(NOW, true);
-    driver.hear(Input::Reserved(BTreeMap::new()), NOW);
     driver.hear(Input::LookedUp(Ok(Box::default())), NOW);
+    driver.turn(NOW, true);
+    driver.hear(Input::Reserved(BTreeMap::new()), NOW);
     let effects = driver.turn(NOW, true);
     let [Effect::SetMarks(pinned)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(pinned.annotations()[stillpoint_api::labels::RUN_UID], "uid");
