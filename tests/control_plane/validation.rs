@@ -29,6 +29,7 @@ async fn wrong_objects_are_refused_with_a_sentence() {
     let spec = |source: &Value| json!({"source": source, "replication": snapshot});
     let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
     let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
+    let wishes = |wishes: Value| json!({"source": names, "replication": {"volumeSnapshot": wishes}});
     let cases = [
         (
             "two sources",
@@ -55,6 +56,19 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("a long cool-down", retry(json!({"coolDown": "61m"})), "coolDown must be at most 1h"),
         ("too many attempts", retry(json!({"limit": 11})), "should be less than or equal to 10"),
         ("fewer than none", retry(json!({"limit": -1})), "should be greater than or equal to 0"),
+        ("no time to be ready", wishes(json!({"readyTimeout": "0s"})), "readyTimeout must be longer than 0s"),
+        (
+            "our own label",
+            wishes(json!({"labels": {"stillpoint.io/attempt": "9"}})),
+            "labels must not begin with stillpoint.io/",
+        ),
+        (
+            "our own annotation",
+            wishes(json!({"annotations": {"stillpoint.io/proven-at": "now"}})),
+            "annotations must not begin with stillpoint.io/",
+        ),
+        ("a label of two words", wishes(json!({"labels": {"team": "a b"}})), "labels.team"),
+        ("a long annotation", wishes(json!({"annotations": {"note": "x".repeat(257)}})), "annotations.note"),
         ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
         ("no kind of replica", json!({"source": names, "replication": {}}), "needs exactly one kind of replica"),
         (
@@ -84,9 +98,11 @@ async fn wrong_objects_are_refused_with_a_sentence() {
 async fn a_kind_of_replica_without_entries_may_be_null() {
     let fixture = Fixture::new("null").await;
     let api = replications(&fixture);
-    for (name, how) in
-        [("empty", json!({})), ("null", json!(null)), ("class", json!({"volumeSnapshotClassName": null}))]
-    {
+    for (name, how) in [
+        ("empty", json!({})),
+        ("null", json!(null)),
+        ("class", json!({"volumeSnapshotClassName": null, "readyTimeout": null, "labels": null, "annotations": null})),
+    ] {
         let spec = json!({
             "source": {"persistentVolumeClaimNames": ["orders"]},
             "replication": {"volumeSnapshot": how},

@@ -60,6 +60,8 @@ reasons! {
     CutTimeout,
     /// The object was deleted before it was done.
     Deleted,
+    /// The driver suspends or freezes for itself what Stillpoint has frozen.
+    DriverFreezes,
     /// Dirty pages could not be written back.
     FlushFailed,
     /// The filesystem could not be suspended.
@@ -116,8 +118,14 @@ reasons! {
     ReplicaDeleted,
     /// A replica was there before the hold.
     ReplicaExists,
+    /// Kubernetes does not take the labels or annotations that are asked for on replicas.
+    ReplicaLabelsInvalid,
+    /// Nobody took notice of any replica that was asked for.
+    ReplicaNotNoticed,
     /// A replica was not usable in time.
     ReplicaNotUsable,
+    /// A replica shows a moment before the hold.
+    ReplicaTooOld,
     /// The selector cannot be understood.
     SelectorInvalid,
     /// The cluster has no snapshot API.

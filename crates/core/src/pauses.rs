@@ -6,7 +6,7 @@ use crate::limits::{API_RETRY_MAX, API_RETRY_MIN};
 
 /// The pauses of one request: [`API_RETRY_MIN`] before the second try, then always twice the one before, up to
 /// [`API_RETRY_MAX`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pauses(Duration);
 
 impl Default for Pauses {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
 use super::removal::remove;
-use super::requests::{Stored, ask, warm};
+use super::requests::{Stored, ask, mark, warm};
 use super::reserved::{Reservation, Reserved};
 use super::storage::storage;
 use crate::controller::cluster::{Cluster, Follower, Namespace};
@@ -187,6 +187,7 @@ impl Shell {
                 let removal = Removal::new(removes, last_attempt);
                 self.spawn(async move { Input::Removed(remove(&client, &namespace, removal).await) });
             }
+            Effect::Mark(marks) => self.spawn(mark(client, namespace, marks)),
             Effect::Recheck => {
                 let interest = self.interest.clone();
                 let used = self.use_namespace();

@@ -88,7 +88,10 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
         (Phase::Done, _, Mode::Replicate) => ready(
             "True",
             "Done",
-            format!("all {members} members were cut at one common point in time, and every replica can be used"),
+            format!(
+                "all {members} members were cut at one common point in time, and every replica can be used{}",
+                unmarked(observed)
+            ),
         ),
         (Phase::Done, _, Mode::Check) => ready(
             "True",
@@ -98,15 +101,20 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
             ),
         ),
         (Phase::Aborted, Some(verdict), _) => {
-            let message = format!("{}{}. Nothing was cut and writes go on.", tries(request, run), verdict.message);
-            ready("False", &verdict.reason, message)
+            ready("False", &verdict.reason, format!("{}{}. {}", tries(request, run), verdict.message, left(run)))
         }
-        (Phase::Failed, Some(verdict), _) => ready(
-            "False",
-            &verdict.reason,
-            format!("{}. The cut is void, its replicas were removed and writes go on.", verdict.message),
-        ),
+        (Phase::Failed, Some(verdict), _) => {
+            ready("False", &verdict.reason, format!("{}{}. {}", tries(request, run), verdict.message, left(run)))
+        }
         _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
+    }
+}
+
+/// What is said of replicas that do not carry the proof.
+fn unmarked(observed: &Observed) -> String {
+    match &observed.marked {
+        Some(Err(why)) => format!("; the proof stands here only, and could not be written onto them: {why}"),
+        _ => String::new(),
     }
 }
 
@@ -114,7 +122,21 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
 fn tries(request: &Request, run: &Run) -> String {
     match request.attempts() {
         0 | 1 => String::new(),
-        all => format!("attempt {} of {all} was aborted: ", run.attempt),
+        all => format!("attempt {} of {all} {}: ", run.attempt, ended(run)),
+    }
+}
+
+/// How an attempt ended that did not end well.
+fn ended(run: &Run) -> &'static str {
+    if run.cut_void { "failed" } else { "was aborted" }
+}
+
+/// What is left of it.
+fn left(run: &Run) -> &'static str {
+    if run.cut_void {
+        "The cut is void, its replicas were removed and writes go on."
+    } else {
+        "Nothing was cut and writes go on."
     }
 }
 
@@ -122,10 +144,12 @@ fn tries(request: &Request, run: &Run) -> String {
 fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp) -> String {
     // The time comes before the reason, whose text may be cut off.
     format!(
-        "attempt {} of {} was aborted, the next one begins at {next:.0}: {}. Nothing was cut and writes go on.",
+        "attempt {} of {} {}, the next one begins at {next:.0}: {}. {}",
         run.attempt,
         request.attempts(),
-        verdict.message
+        ended(run),
+        verdict.message,
+        left(run)
     )
 }
 

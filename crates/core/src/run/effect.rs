@@ -10,7 +10,7 @@ use super::facts::{Claim, PodFacts};
 use super::happened::Happened;
 use super::state::Command;
 use crate::replica::Kind;
-use crate::replica::ask::{Ask, Remove};
+use crate::replica::ask::{Ask, Mark, NotMade, Remove};
 use crate::replica::seen::{self, ObjectName};
 use crate::wire::ControllerMessage;
 use crate::wire::agent_message::Report;
@@ -111,6 +111,8 @@ pub enum Effect {
         /// successor made.
         last_attempt: u32,
     },
+    /// Write these onto replicas, until it is done or the API server will not; [`Input::Marked`].
+    Mark(Vec<Mark>),
     /// List the pods of interest anew, until it is done; [`Input::Rechecked`].
     Recheck,
     /// No agent is needed any more: claims and the place among the runs are free for others.
@@ -154,15 +156,18 @@ pub enum Input {
     Unsent(AssignmentKey),
     /// Events of agents were missed.
     Missed,
-    /// How something that was asked for ended: the object, or why there is none, or none is known of.
+    /// How something that was asked for ended: the object that is there now, whoever made it, or why there is none, or none is
+    /// known of.
     Asked {
         /// Its name.
         name: ObjectName,
         /// The object.
-        result: Result<Box<DynamicObject>, String>,
+        result: Result<Box<DynamicObject>, NotMade>,
     },
     /// Every replica is removed; so many were there.
     Removed(usize),
+    /// Everything is written onto the replicas that was to be; or why the API server will not have it.
+    Marked(Result<(), String>),
     /// The pods of interest as they are now.
     Rechecked(BTreeMap<String, PodFacts>),
     /// The process is told to stop.

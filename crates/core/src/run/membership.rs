@@ -144,8 +144,11 @@ fn claim_not_found(name: &str) -> Verdict {
 
 fn check_kind(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
     match (request.mode, request.kind) {
-        (Mode::Check, _) => Ok(()),
-        (Mode::Replicate, Some(kind)) => kind.available(&candidates.facts),
+        (Mode::Check, _) => request.wishes.check(),
+        (Mode::Replicate, Some(kind)) => {
+            request.wishes.check()?;
+            kind.available(&candidates.facts)
+        }
         // The CRD refuses it, but a CRD may be newer than this controller.
         (Mode::Replicate, None) => Err(Verdict::new(
             Reason::UnknownReplicaKind,
@@ -288,9 +291,10 @@ fn find_recipe(
     let (Mode::Replicate, Some(kind), Some(how)) = (request.mode, request.kind, &spec.replication) else {
         return Ok(Recipe::default());
     };
-    match kind.excludes(Method::FilesystemFreeze) {
+    let recipe = kind.resolve(how, member, &candidates.facts)?;
+    match kind.excludes(Method::FilesystemFreeze, member, &recipe, &candidates.facts) {
         Some(verdict) => Err(verdict),
-        None => kind.resolve(how, member, &candidates.facts),
+        None => Ok(recipe),
     }
 }
 

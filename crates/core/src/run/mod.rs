@@ -19,6 +19,7 @@ pub mod happened;
 pub mod membership;
 pub mod observed;
 pub mod plan;
+mod proof;
 mod refusals;
 mod replicas;
 pub mod report;

@@ -23,8 +23,8 @@ use super::happened::Happened;
 use super::observed::{AnswerContent, Observed};
 use super::report;
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
-use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
-use crate::replica::ask::{Ask, Remove};
+use crate::limits::{RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::replica::ask::{Ask, Mark, Remove};
 use crate::wire::ControllerMessage;
 use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
 
@@ -44,6 +44,8 @@ pub enum Step {
     Ask(Vec<Ask>),
     /// Remove every replica of this attempt and of those before it.
     Remove(Vec<Remove>),
+    /// Write these onto replicas.
+    Mark(Vec<Mark>),
     /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
     RecheckPods,
 }
@@ -280,8 +282,12 @@ impl<'a> Draft<'a> {
                 let next = if self.now.monotonic < *until { Some(*until) } else { None };
                 [next, self.run.prepare_deadline].into_iter().flatten().min()
             }
-            Stage::Cutting => self.cut_deadline(),
-            Stage::AwaitingUsable { since } => Some(since.monotonic + READY_TO_USE_TIMEOUT),
+            Stage::Cutting => [self.run.ask_again_at, self.cut_deadline()].into_iter().flatten().min(),
+            Stage::AwaitingUsable { since } => {
+                let limit = since.monotonic + self.request.wishes.ready_timeout?;
+                // Then only the API server can be missing.
+                (self.now.monotonic < limit).then_some(limit)
+            }
             Stage::Releasing { since } | Stage::Abandoning { since, .. } => {
                 // Then only the API server can be missing, and it is heard of by itself.
                 let timeout = since.monotonic + RELEASE_TIMEOUT;

@@ -248,6 +248,7 @@ fn replace(value: &mut Value, path: &[usize], new: Value) {
 fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
     let mut observed = found();
     observed.recorded = true;
+    observed.proof_stored = status.consistency.is_some();
     let mut now = now();
     let mut run = resume(&request(), status, &observed.pods, now);
     for member in &run.members {
@@ -274,6 +275,7 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
                     observed.answers.insert(to.clone(), super::super::observed::Answer { at: now, content });
                 }
                 Step::Remove(_) => observed.deleted_replicas = Some(0),
+                Step::Mark(_) => observed.marked = Some(Ok(())),
                 Step::RecheckPods => observed.rechecked = true,
             }
         }

@@ -167,6 +167,11 @@ impl World {
             Effect::Remove { removes, last_attempt } => {
                 self.remove(process, Purpose::Driver(driver), removes, last_attempt);
             }
+            Effect::Mark(marks) => {
+                self.judge_action(process, "a proof is written onto snapshots");
+                let marks = marks.into_iter().map(|mark| (mark.name, mark.annotations)).collect();
+                self.ask(process, Request::Mark { driver, marks });
+            }
             Effect::Recheck => self.recheck(process, driver),
             Effect::StepAside => {
                 if let Some(lead) = &mut self.processes[process].leading {

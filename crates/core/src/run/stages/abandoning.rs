@@ -1,6 +1,6 @@
 //! Everything is given back and removed.
 
-use stillpoint_api::Phase;
+use stillpoint_api::{Phase, Reason};
 
 use super::super::plan::{Draft, Step};
 use super::super::state::{CleanUp, Moment, Stage, Verdict};
@@ -23,7 +23,7 @@ impl Draft<'_> {
         self.release_all();
         self.release_returned();
         // A creation that is still open could put a snapshot behind the deletion's back.
-        if clean_up == CleanUp::Needed && self.observed.open_creations == 0 {
+        if clean_up == CleanUp::Needed && self.observed.open_creations.is_empty() {
             self.steps.push(Step::Remove(self.all_replicas()));
             self.run.stage = Stage::Abandoning { since, clean_up: CleanUp::Begun };
             return true;
@@ -46,13 +46,18 @@ impl Draft<'_> {
         for member in &mut self.run.members {
             member.replica = None;
         }
-        if void {
-            return self.finish(Phase::Failed);
-        }
-        // Whoever deletes the object wants no other attempt.
-        if !self.observed.deleted {
+        // Whoever deletes the object wants no other attempt. After a cut that is void nothing may be left of it: its replicas are
+        // gone by now, and everybody must have said that writes go on.
+        if !self.observed.deleted && self.may_repeat_hold() && (free || !void) {
             self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
         }
-        self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
+        let end = if void { Phase::Failed } else { Phase::Aborted };
+        self.run.cut_void = void;
+        self.finish(if self.run.next_attempt.is_some() { Phase::Pending } else { end })
+    }
+
+    /// Whether another hold may end otherwise: it is the writers who pay for it.
+    fn may_repeat_hold(&self) -> bool {
+        self.run.verdict.as_ref().is_none_or(|verdict| verdict.reason != Reason::ReplicaNotNoticed)
     }
 }
