@@ -83,15 +83,48 @@ fn optional_parts_follow_their_values() {
         "crds.install=false,rbac.aggregateToUserRoles=false,controller.networkPolicy.enabled=true",
         "--set",
         &digest,
+        "--set",
+        "controller.priorityClassName=,guardian.priorityClassName=",
     ]);
     let documents = documents(&rendered.expect("renders"));
     let kinds: Vec<_> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
     assert!(!kinds.contains(&"CustomResourceDefinition") && !kinds.contains(&"Namespace"), "{kinds:?}");
     assert!(kinds.contains(&"NetworkPolicy"), "{kinds:?}");
     assert_eq!(kinds.iter().filter(|kind| **kind == "ClusterRole").count(), 1, "only the controller's own");
+    assert!(!kinds.contains(&"ResourceQuota"), "no priority class, no quota for it: {kinds:?}");
     let deployment = find(&documents, "Deployment", "stillpoint-controller");
     let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
     assert!(image.contains("@sha256:0000") && !image.contains(":dev"), "{image}");
+}
+
+/// Windows nodes, and nodes behind which there is no kubelet: a pod there is never ready, and neither is the release.
+#[test]
+fn pods_go_to_linux_nodes_with_a_kubelet() {
+    let manifests = manifests();
+    let pod = |kind, name| &find(&manifests, kind, name)["spec"]["template"]["spec"];
+    let guardian = pod("DaemonSet", "stillpoint-guardian");
+    for pod in [guardian, pod("Deployment", "stillpoint-controller")] {
+        assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
+    }
+    let terms = &guardian["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let left_out = terms["nodeSelectorTerms"][0]["matchExpressions"].as_array().expect("expressions");
+    for (key, value) in [("type", "virtual-kubelet"), ("eks.amazonaws.com/compute-type", "fargate")] {
+        let wanted = json!({"key": key, "operator": "NotIn", "values": [value]});
+        assert!(left_out.contains(&wanted), "{wanted} is not in {left_out:?}");
+    }
+}
+
+/// Some clusters admit the system's priority classes only where a quota names them.
+#[test]
+fn a_quota_admits_the_priority_classes_that_the_pods_have() {
+    let manifests = manifests();
+    let quota = &find(&manifests, "ResourceQuota", "stillpoint-priority")["spec"];
+    let scope = &quota["scopeSelector"]["matchExpressions"][0];
+    assert_eq!((&scope["scopeName"], &scope["operator"]), (&json!("PriorityClass"), &json!("In")));
+    for (kind, name) in [("Deployment", "stillpoint-controller"), ("DaemonSet", "stillpoint-guardian")] {
+        let class = &find(&manifests, kind, name)["spec"]["template"]["spec"]["priorityClassName"];
+        assert!(scope["values"].as_array().expect("classes").contains(class), "{class}");
+    }
 }
 
 /// Agents find the replicas through the Service: all that are ready, and only those.
@@ -101,6 +134,7 @@ fn every_controller_that_is_ready_is_found() {
     let service = &find(&manifests, "Service", "stillpoint-controller")["spec"];
     assert_eq!(service["clusterIP"], "None", "the name resolves to every replica");
     assert!(service["publishNotReadyAddresses"].is_null());
+    assert_eq!(service["ipFamilyPolicy"], "SingleStack", "one address for each replica, of whatever family");
     let deployment = &find(&manifests, "Deployment", "stillpoint-controller")["spec"];
     assert_eq!(deployment["replicas"], 2);
     assert_eq!(deployment["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
@@ -248,13 +282,43 @@ fn the_controllers_pod_is_restricted() {
 
 #[test]
 fn the_examples_are_objects_of_the_api() {
-    for file in ["replication.yaml", "check.yaml"] {
+    for file in ["replication.yaml", "check.yaml", "argo-cd-presync.yaml"] {
         let yaml = read(&format!("deploy/examples/{file}"));
         let written: Value = serde_saphyr::from_str(&yaml).expect("YAML");
         let object: ConsistencyGroupReplication = serde_saphyr::from_str(&yaml).expect("a ConsistencyGroupReplication");
         let kept = serde_json::to_value(&object.spec).expect("serialisable");
         for field in written["spec"].as_object().expect("a spec").keys() {
             assert!(kept.get(field).is_some(), "{file}: the API has no field spec.{field}");
+        }
+    }
+}
+
+/// Argo deletes what has the name of a hook before it makes the hook, and a run with `Delete` takes its snapshots along.
+#[test]
+fn a_hook_before_a_deployment_deletes_no_cut() {
+    let hook = &documents(&read("deploy/examples/argo-cd-presync.yaml"))[0];
+    assert_eq!(hook["metadata"]["annotations"]["argocd.argoproj.io/hook"], "PreSync");
+    assert!(hook["metadata"]["name"].is_null() && hook["metadata"]["generateName"].is_string(), "each run has its own");
+    assert!(hook["metadata"]["annotations"]["argocd.argoproj.io/hook-delete-policy"].is_null());
+    assert_eq!(hook["spec"]["deletionPolicy"], "Retain");
+}
+
+/// The application starts, becomes ready and ends whether Stillpoint is there or not, and whatever the pod says of its user.
+#[test]
+fn nothing_of_the_sidecar_keeps_a_pod_from_starting() {
+    for file in ["agent-sidecar.yaml", "agent-sidecar-with-guardian.yaml"] {
+        let pod = &documents(&read(&format!("deploy/examples/{file}")))[0]["spec"]["template"]["spec"];
+        for container in pod["initContainers"].as_array().expect("containers") {
+            let security = &container["securityContext"];
+            assert_eq!((&security["runAsUser"], &security["runAsNonRoot"]), (&json!(0), &json!(false)), "{file}");
+            for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                assert!(container[probe].is_null(), "{file}: the pod's readiness is the application's own: {probe}");
+            }
+        }
+        for volume in pod["volumes"].as_array().expect("volumes") {
+            for source in ["configMap", "secret"] {
+                assert!(volume[source].is_null() || volume[source]["optional"] == true, "{file}: {volume}");
+            }
         }
     }
 }

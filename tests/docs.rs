@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use stillpoint_api::Reason;
 
@@ -85,6 +86,62 @@ fn every_defence_is_shown_by_a_test_that_exists() {
         }
     }
     assert!(named > 60, "the table was not understood: {named} tests");
+}
+
+/// A row is `| number | situation | what Stillpoint does | tests |`, a test `file::function`, and no test is `not yet`.
+#[test]
+fn every_case_from_the_field_is_shown_by_a_test_that_exists() {
+    let page = read(&path("docs/field-cases.md"));
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| #"))
+        .map(|line| line.trim_matches(['|', ' ']).split(" | ").collect())
+        .collect();
+    let numbers: Vec<String> = rows.iter().map(|row| row[0].to_owned()).collect();
+    assert_eq!(numbers, (1..=52).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    for row in rows {
+        let [number, situation, does, shown_by] = row[..] else { panic!("a row has four cells: {row:?}") };
+        let named = code_items(shown_by);
+        if shown_by == "not yet" {
+            continue;
+        }
+        assert!(!named.is_empty() && situation.len() > 10 && does.len() > 10, "case {number}: {row:?}");
+        for test in named {
+            let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("case {number}: {test}"));
+            assert!(path(file).exists(), "case {number}: there is no {file}");
+            assert!(tests_in(&path(file)).contains(function), "case {number}: {file} has no test {function}");
+        }
+    }
+}
+
+/// The end-to-end test runs them; this finds a slip without a cluster.
+#[test]
+fn the_commands_of_the_page_on_restoring_are_shell() {
+    let page = read(&path("docs/restore.md"));
+    let blocks: Vec<&str> = page.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    assert!(blocks.len() > 8, "the page was not understood: {blocks:?}");
+    for block in blocks {
+        let checked = Command::new("bash").args(["-n", "-c", block]).output().expect("bash runs");
+        assert!(checked.status.success(), "{block}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+/// What nobody learns from a refusal, because it goes wrong before Stillpoint is asked, or elsewhere.
+#[test]
+fn what_has_to_be_said_is_said() {
+    for (page, words) in [
+        ("README.md", "`--take-ownership`"),
+        ("README.md", "process 1"),
+        ("README.md", "`dnsPolicy: ClusterFirstWithHostNet`"),
+        ("README.md", "**This restarts its pods**"),
+        ("README.md", "(docs/restore.md)"),
+        ("docs/restore.md", "**Deleting the claim destroys the only original**"),
+        ("docs/restore.md", "**The new claims have no label of the group**"),
+        ("docs/restore.md", "`nouuid`"),
+        ("docs/restore.md", "`kubectl delete namespace` deletes the\nVolumeSnapshots too"),
+    ] {
+        assert!(read(&path(page)).contains(words), "{page} does not say {words}");
+    }
 }
 
 /// What a cell of a table names as code.

@@ -1,7 +1,7 @@
 //! Compiles the messages between controller and agents. protox needs no installed protoc.
 
 /// Messages that hold lists or a oneof, which takes the attribute too.
-const NESTED: [&str; 5] = ["ControllerMessage", "AgentMessage", "Prepare", "Waiting", "NotReady"];
+const NESTED: [&str; 6] = ["ControllerMessage", "AgentMessage", "Prepare", "Waiting", "Pending", "NotReady"];
 
 fn main() -> anyhow::Result<()> {
     let (folder, proto) = ("../../proto", "../../proto/agent.proto");

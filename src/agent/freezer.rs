@@ -6,7 +6,8 @@
 //! the method's handle.
 //!
 //! Then one order per packet (a code, a ticket and the microseconds that it has), one answer per order (code and ticket, and an errno, 0 for OK; `EINVAL` of a
-//! Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension began).
+//! Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension began, and of a Resume
+//! [`FAILED_MEANWHILE`] where the filesystem failed).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -26,6 +27,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use super::dataset::Health;
 use super::method::{self, Method};
 use super::record::Process;
 use crate::undo;
@@ -35,6 +37,9 @@ use stillpoint_core::hold::{Ticket, WasSuspended};
 const HEAD_BYTES: usize = 9;
 const ORDER_BYTES: usize = HEAD_BYTES + 8;
 const ANSWER_BYTES: usize = HEAD_BYTES + 4 + 8;
+
+/// In the answer to a Resume: writes go on, but the filesystem failed while they were suspended.
+pub const FAILED_MEANWHILE: Duration = Duration::from_micros(1);
 
 /// What the freezer does on order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +152,8 @@ pub fn run(method: &str) -> anyhow::Result<()> {
     let (root, socket) = (stdin.as_fd(), stdout.as_fd());
     let handle = receive(socket)?;
     let mut suspended = false;
+    // As the last flush left it: looking takes time, which a hold does not have.
+    let mut health = None;
     loop {
         let mut buffer = [0; ORDER_BYTES];
         let order = match recv(socket, &mut buffer[..], RecvFlags::empty()) {
@@ -155,11 +162,16 @@ pub fn run(method: &str) -> anyhow::Result<()> {
             Err(_) => None,
         };
         let Some((order, ticket, within)) = order else { break };
-        let result = carry_out(method, order, within, root, handle.as_fd());
+        let mut result = carry_out(method, order, within, root, handle.as_fd());
         match order {
             Order::Suspend => suspended |= result.is_ok(),
-            Order::Resume => suspended &= result.is_err() && result != Err(Errno::INVAL),
-            Order::Flush => {}
+            Order::Resume => {
+                suspended &= result.is_err() && result != Err(Errno::INVAL);
+                if result.is_ok() && failed_since(health, root) {
+                    result = Ok(FAILED_MEANWHILE);
+                }
+            }
+            Order::Flush => health = Health::of(root).ok(),
         }
         if send(socket, &encode_answer(order, ticket, result), SendFlags::NOSIGNAL).is_err() {
             break;
@@ -170,6 +182,10 @@ pub fn run(method: &str) -> anyhow::Result<()> {
         let _ = undo::for_certain(method.undo(), &handle);
     }
     Ok(())
+}
+
+fn failed_since(then: Option<Health>, root: BorrowedFd<'_>) -> bool {
+    then.zip(Health::of(root).ok()).is_some_and(|(then, now)| now.failed_since(then))
 }
 
 fn carry_out(

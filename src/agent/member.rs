@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::dataset::Dataset;
-use super::freezer::{Freezer, Order};
+use super::freezer::{FAILED_MEANWHILE, Freezer, Order};
 use super::locks::{self, Sightings};
 use super::method::{self, Handles, Method};
 use super::quiesce::{self, Held, Owed, QUIESCERS, Quiescer};
@@ -468,12 +468,17 @@ fn outcome(method: &dyn Method, dataset: &Dataset, order: Order, result: KernelR
         Order::Flush => Outcome::Flushed(result.map(drop).map_err(refused(Act::Flush))),
         Order::Suspend => Outcome::Suspended(result.map_err(refused(Act::Suspend))),
         Order::Resume => Outcome::Resumed(match result {
+            Ok(FAILED_MEANWHILE) => Resumed::Broken(FAILED.to_owned()),
             Ok(_) => Resumed::Ended,
             Err(Errno::INVAL) => Resumed::Broken(method.undo().broken().to_owned()),
             Err(errno) => Resumed::Failed(format!("resuming writes failed: {errno}")),
         }),
     }
 }
+
+/// Of a filesystem that failed during a hold.
+const FAILED: &str = "the filesystem failed while writes were suspended (it counted errors, made itself read-only or was shut down), \
+                      and so it may be in the replica: see the node's kernel log, and check the volume";
 
 async fn sleep_until(due: Option<Instant>) {
     match due {
@@ -485,6 +490,7 @@ async fn sleep_until(due: Option<Instant>) {
 fn log(report: &Report) {
     match report {
         Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) => tracing::debug!(?report, "reported"),
+        Report::Pending(_) => tracing::warn!(?report, "reported"),
         Report::Ready(_) | Report::NotReady(_) | Report::Released(_) => tracing::info!(?report, "reported"),
     }
 }

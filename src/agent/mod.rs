@@ -25,6 +25,7 @@ use recovery::Recovery;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::note;
+use stillpoint_core::kernels;
 use stillpoint_core::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
 
 /// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
@@ -71,12 +72,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ended
 }
 
+fn tell_kernel() {
+    let kernel = rustix::system::uname();
+    let release = kernel.release().to_string_lossy();
+    tracing::info!(%release, "the kernel");
+    for fault in kernels::known(&release) {
+        tracing::warn!(%release, fault, "the kernel has a known fault");
+    }
+}
+
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     if let Err(error) = note::create_directory(&args.record_dir) {
         tracing::error!(%error, directory = %args.record_dir.display(), "cannot make --record-dir: nothing will be frozen");
     }
+    tell_kernel();
     // Before any controller can ask for anything.
     let recovery = Recovery::begin(&args.record_dir);
     offer::begin(args.guardian.clone());

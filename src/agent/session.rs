@@ -17,6 +17,7 @@ use tonic::{Request, Streaming};
 
 use super::member::{self, Message, Running, Settings};
 use crate::rpc::sessions_client::SessionsClient;
+use stillpoint_api::labels;
 use stillpoint_core::hold::{Command, Session};
 use stillpoint_core::limits::{
     CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_AGENT_MEMBERS, MAX_CONTROLLERS, MAX_WIRE_MESSAGE,
@@ -98,19 +99,26 @@ impl Members {
     }
 }
 
-/// Keeps a session with every controller replica, for ever.
+/// Keeps a session with every controller replica, for ever. Where there is none, and nobody published a CA, it waits and says
+/// so once: the application runs meanwhile.
 pub async fn keep(controllers: Controllers, members: Arc<Members>) {
     let controllers = Arc::new(controllers);
     let (publish, published) = watch::channel(Vec::new());
     let mut sessions: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    let mut told = None;
     loop {
-        match resolve(&controllers.address).await {
-            Ok(found) => {
-                publish.send_replace(found);
-            }
-            Err(error) => {
-                tracing::warn!(%error, controller = controllers.address, "cannot resolve the controller's name")
-            }
+        let found = match waits_for(&controllers) {
+            None => resolve(&controllers.address).await,
+            Some(what) => Err(what),
+        };
+        match &found {
+            Err(what) if told.as_ref() != Some(what) => tracing::warn!("no session with a controller yet: {what}"),
+            Ok(_) if told.is_some() => tracing::info!("the controllers are found"),
+            _ => {}
+        }
+        told = found.as_ref().err().cloned();
+        if let Ok(found) = found {
+            publish.send_replace(found);
         }
         sessions.retain(|_, session| !session.is_finished());
         for address in publish.borrow().iter() {
@@ -123,8 +131,44 @@ pub async fn keep(controllers: Controllers, members: Arc<Members>) {
     }
 }
 
-async fn resolve(address: &str) -> std::io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host(address).await?.take(MAX_CONTROLLERS).collect())
+/// What must be there before a session can be tried. Both files are volumes that a pod starts without.
+fn waits_for(controllers: &Controllers) -> Option<String> {
+    let missing = |path: &Path| !path.try_exists().unwrap_or(true);
+    if missing(&controllers.ca_file) {
+        return Some(format!(
+            "--ca-file {} is not there; Stillpoint's controller publishes it in namespaces with the label \
+             {}={}, and the kubelet brings it here within a minute or two",
+            controllers.ca_file.display(),
+            labels::OPT_IN,
+            labels::OPT_IN_VALUE,
+        ));
+    }
+    missing(&controllers.token_file).then(|| {
+        format!(
+            "--token-file {} is not there; mount a projected service-account token with the audience {}",
+            controllers.token_file.display(),
+            labels::TOKEN_AUDIENCE
+        )
+    })
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
+    match tokio::net::lookup_host(address).await {
+        Ok(found) => Ok(of_one_family(found.collect())),
+        Err(error) => Err(format!(
+            "the controller's name in {address} cannot be resolved: {error}; does Stillpoint run there? A pod with \
+             hostNetwork: true needs dnsPolicy: ClusterFirstWithHostNet"
+        )),
+    }
+}
+
+/// A replica that is found by IPv4 and by IPv6 is one replica, where one session of an agent takes the place of another.
+fn of_one_family(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    if let Some(first) = found.first().map(SocketAddr::is_ipv6) {
+        found.retain(|address| address.is_ipv6() == first);
+    }
+    found.truncate(MAX_CONTROLLERS);
+    found
 }
 
 /// Keeps a session with one address for as long as it is published. A session that lives outlasts that.
@@ -235,6 +279,15 @@ mod tests {
 
     use super::*;
     use crate::agent::recovery::Recovery;
+
+    #[test]
+    fn a_replica_of_two_families_is_called_once() {
+        let found = ["[fd00::1]:8443", "10.0.0.1:8443", "[fd00::2]:8443", "10.0.0.2:8443"];
+        let found = found.map(|address| address.parse().unwrap()).to_vec();
+        let called = of_one_family(found).into_iter().map(|address: SocketAddr| address.to_string());
+        assert_eq!(called.collect::<Vec<_>>(), ["[fd00::1]:8443", "[fd00::2]:8443"]);
+        assert!(of_one_family(Vec::new()).is_empty());
+    }
 
     fn members() -> Members {
         Members::new(Settings {

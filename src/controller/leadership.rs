@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use stillpoint_core::limits::FIRST_EPOCH;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -42,18 +43,43 @@ impl Terms {
     }
 }
 
-/// Tells whether this process may still act as the leader. A clone tells the same.
+/// Tells whether this process may still act as the leader, and in which epoch. A clone tells the same.
 #[derive(Clone, Debug)]
 pub struct Tenure {
     /// When the last renewal that succeeded was begun.
     renewed: watch::Receiver<Instant>,
     lasts: Duration,
+    epoch: watch::Receiver<u64>,
+    /// An epoch that was seen and is higher than that of this leader.
+    seen: watch::Sender<u64>,
 }
 
 impl Tenure {
-    /// Lasts so long after each renewal.
-    pub fn new(renewed: watch::Receiver<Instant>, lasts: Duration) -> Self {
-        Self { renewed, lasts }
+    /// Lasts so long after each renewal; `seen` takes higher epochs.
+    pub fn new(
+        renewed: watch::Receiver<Instant>,
+        lasts: Duration,
+        epoch: watch::Receiver<u64>,
+        seen: watch::Sender<u64>,
+    ) -> Self {
+        Self { renewed, lasts, epoch, seen }
+    }
+
+    /// The number of this turn: higher than that of every earlier leader, as far as is known.
+    pub fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
+    /// Somebody has seen this epoch. If it is higher than that of this leader, the Lease has forgotten its count, being restored
+    /// from a backup; or another controller leads, and then the Lease says so when it is written.
+    pub fn has_seen(&self, epoch: u64) {
+        self.seen.send_if_modified(|highest| {
+            let higher = epoch > *highest && epoch >= self.epoch();
+            if higher {
+                *highest = epoch;
+            }
+            higher
+        });
     }
 
     /// Whether the lease was renewed lately enough that nobody else can lead.
@@ -70,7 +96,9 @@ pub struct Leadership {
     leases: Api<Lease>,
     terms: Terms,
     lease: Lease,
-    epoch: u64,
+    epoch: watch::Sender<u64>,
+    /// The highest epoch that was seen elsewhere.
+    seen: watch::Sender<u64>,
     /// When the last write that succeeded was begun.
     renewed: watch::Sender<Instant>,
 }
@@ -91,8 +119,8 @@ impl Leadership {
             match timeout(terms.renew(), try_acquire(&leases, identity, terms, &mut seen)).await {
                 Ok(Ok(Attempt::Acquired { lease, epoch })) => {
                     tracing::info!(epoch, "this controller leads");
-                    let (renewed, _) = watch::channel(begun);
-                    return Self { leases, terms, lease: *lease, epoch, renewed };
+                    let (renewed, epoch) = (watch::Sender::new(begun), watch::Sender::new(epoch));
+                    return Self { leases, terms, lease: *lease, epoch, seen: watch::Sender::new(0), renewed };
                 }
                 Ok(Ok(Attempt::HeldBy(holder))) if !told => {
                     told = true;
@@ -108,25 +136,31 @@ impl Leadership {
 
     /// Whether this controller leads, for those who act on it.
     pub fn tenure(&self) -> Tenure {
-        Tenure::new(self.renewed.subscribe(), self.terms.give_up())
-    }
-
-    /// The number of this turn: higher than that of every earlier leader.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+        Tenure::new(self.renewed.subscribe(), self.terms.give_up(), self.epoch.subscribe(), self.seen.clone())
     }
 
     /// Renews the lease until it is lost, and says why leading must end: another controller took the lease, or it was not
-    /// renewed for two thirds of its duration.
+    /// renewed for two thirds of its duration. Takes a higher epoch at once when one was seen elsewhere.
     pub async fn keep(&mut self) -> anyhow::Error {
+        let mut seen = self.seen.subscribe();
         loop {
-            sleep(self.terms.renew()).await;
+            tokio::select! {
+                () = sleep(self.terms.renew()) => {}
+                Ok(()) = seen.changed() => {}
+            }
             let begun = Instant::now();
             let left = self.terms.give_up().saturating_sub(begun.duration_since(*self.renewed.borrow()));
             match timeout(left, self.renew()).await {
                 Ok(Ok(lease)) => {
+                    let epoch = epoch_of(&lease);
                     self.lease = lease;
                     self.renewed.send_replace(begun);
+                    if self.epoch.send_replace(epoch) != epoch {
+                        tracing::warn!(
+                            epoch,
+                            "a higher epoch was seen than that of this leader, which goes on in a still higher one"
+                        );
+                    }
                 }
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
                     return anyhow::anyhow!(
@@ -157,12 +191,13 @@ impl Leadership {
     }
 
     async fn renew(&self) -> kube::Result<Lease> {
-        match renew(&self.leases, self.lease.clone()).await {
+        let next = above(&self.lease, *self.seen.borrow());
+        match renew(&self.leases, next.clone()).await {
             // Our own earlier write may have arrived although its answer did not.
             Err(kube::Error::Api(status)) if status.is_conflict() => {
                 let current = self.leases.get(LEASE).await?;
-                if same_turn(&current, &self.lease) {
-                    renew(&self.leases, current).await
+                if same_turn(&current, &self.lease) || same_turn(&current, &next) {
+                    renew(&self.leases, above(&current, *self.seen.borrow())).await
                 } else {
                     Err(kube::Error::Api(status))
                 }
@@ -175,6 +210,21 @@ impl Leadership {
 async fn renew(leases: &Api<Lease>, mut lease: Lease) -> kube::Result<Lease> {
     lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
     leases.replace(LEASE, &PostParams::default(), &lease).await
+}
+
+/// The lease with a count above this epoch.
+fn above(lease: &Lease, seen: u64) -> Lease {
+    let mut lease = lease.clone();
+    if epoch_of(&lease) <= seen {
+        let above = i32::try_from(seen.saturating_add(1)).unwrap_or(i32::MAX);
+        lease.spec.get_or_insert_default().lease_transitions = Some(above);
+    }
+    lease
+}
+
+fn epoch_of(lease: &Lease) -> u64 {
+    let count = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
+    count.unsigned_abs().into()
 }
 
 /// Whether both were written by the same leader in the same turn.
@@ -250,16 +300,13 @@ fn live_holder<'a>(spec: Option<&'a LeaseSpec>, identity: &str, terms: Terms, un
     (unchanged < lasts.map_or(terms.lasts, Duration::from_secs)).then_some(holder)
 }
 
-/// 2025-01-01, in seconds since 1970.
-const FIRST_SECOND: i64 = 1_735_689_600;
-
 /// The number of the next turn.
 ///
 /// A Lease that somebody deleted has forgotten its count, but agents remember epochs. So a new Lease starts at the seconds
 /// since 2025 (until 2093, when the field is full): above any count of an earlier one, because a turn takes more than a
 /// second.
 fn next_transitions(spec: Option<&LeaseSpec>, now: Timestamp) -> i32 {
-    let first = i32::try_from(now.as_second() - FIRST_SECOND).unwrap_or(i32::MAX);
+    let first = i32::try_from(now.as_second() - FIRST_EPOCH).unwrap_or(i32::MAX);
     spec.and_then(|spec| spec.lease_transitions).map_or(first, |count| count.saturating_add(1)).max(1)
 }
 
@@ -297,7 +344,7 @@ mod tests {
             assert!(terms.renew() * 3 <= terms.give_up() && terms.give_up() < terms.lasts);
         }
         let (renew, renewed) = watch::channel(Instant::now());
-        let tenure = Tenure::new(renewed, Duration::from_secs(10));
+        let tenure = Tenure::new(renewed, Duration::from_secs(10), watch::channel(5).1, watch::Sender::new(0));
         assert!(tenure.is_certain());
         renew.send_replace(Instant::now() - Duration::from_secs(10));
         assert!(!tenure.is_certain());
@@ -315,8 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_that_was_seen_is_taken_over() {
+        let lease = |count| {
+            let spec = LeaseSpec { lease_transitions: Some(count), ..held_by("me") };
+            Lease { spec: Some(spec), ..Lease::default() }
+        };
+        for (own, seen, next) in
+            [(5, 0, 5), (5, 4, 5), (5, 5, 6), (5, 900, 901), (5, u64::MAX, u64::from(i32::MAX.unsigned_abs()))]
+        {
+            assert_eq!(epoch_of(&above(&lease(own), seen)), next, "{own}, and {seen} was seen");
+        }
+        let seen = watch::Sender::new(0);
+        let (_renew, renewed) = watch::channel(Instant::now());
+        let (_own, own) = watch::channel(5);
+        let tenure = Tenure::new(renewed, Duration::from_secs(10), own, seen.clone());
+        for (epoch, highest) in [(4, 0), (9, 9), (7, 9)] {
+            tenure.has_seen(epoch);
+            assert_eq!(*seen.borrow(), highest, "{epoch}");
+        }
+    }
+
+    #[test]
     fn the_epoch_rises_with_every_turn_and_over_a_deleted_lease() {
-        let now = Timestamp::from_second(FIRST_SECOND + 5_000).expect("a time");
+        let now = Timestamp::from_second(FIRST_EPOCH + 5_000).expect("a time");
         let turn = |count| LeaseSpec { lease_transitions: count, ..LeaseSpec::default() };
         assert_eq!(next_transitions(None, now), 5_000);
         assert_eq!(next_transitions(Some(&turn(None)), now), 5_000);

@@ -10,6 +10,7 @@ pub mod cluster;
 mod health;
 pub mod identity;
 mod leadership;
+mod listen;
 mod publish;
 pub mod replication;
 pub mod sessions;
@@ -20,7 +21,6 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use kube::Client;
-use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -43,11 +43,11 @@ const WORKERS: usize = 2;
 /// How the controller runs.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where agents open their sessions (gRPC over TLS).
-    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDRESS")]
+    /// Where agents open their sessions (gRPC over TLS). [::] takes IPv4 too.
+    #[arg(long, default_value = "[::]:8443", value_name = "ADDRESS")]
     pub listen: SocketAddr,
     /// Where the kubelet asks /healthz and /readyz (plain HTTP).
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "[::]:8080", value_name = "ADDRESS")]
     pub health: SocketAddr,
     /// The controller's own namespace: its CA and its Lease are kept there, and its certificate names it.
     #[arg(long, env = "POD_NAMESPACE", default_value = "stillpoint-system")]
@@ -114,8 +114,8 @@ fn raise_descriptor_limit() {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = stop_at_signal()?;
     let (stage, stage_seen) = watch::channel(Stage::WaitingForAuthority);
-    let health = bind(args.health).await?;
-    let listener = bind(args.listen).await?;
+    let health = listen::on(args.health)?;
+    let listener = listen::on(args.listen)?;
     // Work beside the sessions and the runs. It lasts as long as the controller: whatever of it ends, ends the controller.
     let mut aside = JoinSet::new();
     aside.spawn(async move { health::serve(health, stage_seen).await.context("the health server failed") });
@@ -164,12 +164,8 @@ async fn lead(
     let terms = Terms::new(args.lease_duration.into());
     let acquire = Leadership::acquire(client, &args.namespace, &identity, terms);
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
-    let config = replication::Config {
-        hold_ceiling: args.hold_ceiling.into(),
-        max_runs: MAX_RUNS,
-        epoch: leadership.epoch(),
-        instance: identity.clone(),
-    };
+    let config =
+        replication::Config { hold_ceiling: args.hold_ceiling.into(), max_runs: MAX_RUNS, instance: identity.clone() };
     let (everywhere, published) = watch::channel(String::new());
     tokio::select! {
         () = replication::run(client.clone(), sessions.clone(), config, leadership.tenure(), stop.clone()) => {}
@@ -200,10 +196,6 @@ async fn open_keeper(client: &Client, namespace: &str) -> Result<Keeper, KeepErr
         }
         sleep(CONTROLLER_RETRY).await;
     }
-}
-
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// A token that SIGTERM, which the kubelet sends, and SIGINT cancel.

@@ -1,7 +1,10 @@
 //! The manifests on a real API server: it takes every object, refuses long holds, and grants the controller what it needs and
 //! no more.
 
+use std::process::Command;
+
 use crate::fixture::{DEADLINE, Fixture, SYSTEM_NAMESPACE as SYSTEM};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -47,6 +50,44 @@ async fn every_object_is_taken() {
     for object in manifests() {
         apply(&fixture.client, &object, true).await;
     }
+}
+
+/// Somebody new runs it as it stands there.
+#[tokio::test]
+async fn the_command_of_the_readme_adds_the_agent_to_a_statefulset() {
+    let fixture = Fixture::new("readme").await;
+    let labels = json!({"store": "orders"});
+    let store = json!({"name": "store", "image": "store", "volumeMounts": [{"name": "data", "mountPath": "/data"}]});
+    let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "orders"}});
+    let set: StatefulSet = fixture
+        .create(json!({
+            "metadata": {"name": "orders"},
+            "spec": {
+                "serviceName": "orders",
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [store], "volumes": [data]}},
+            },
+        }))
+        .await;
+    let readme = include_str!("../../README.md");
+    let command = readme.lines().find(|line| line.starts_with("kubectl patch statefulset")).expect("the command");
+    let command = command.replace("--namespace shop", &format!("--namespace {}", fixture.namespace));
+    let ran = Command::new("sh").args(["-c", &command]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let ran = ran.expect("sh runs");
+    assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+
+    let patched = fixture.api::<StatefulSet>().get("orders").await.expect("it is there");
+    assert_ne!(patched.metadata.generation, set.metadata.generation, "its pods restart, as the README says");
+    let pod = patched.spec.and_then(|spec| spec.template.spec).expect("a pod");
+    assert_eq!(pod.share_process_namespace, Some(true));
+    let agents = pod.init_containers.unwrap_or_default();
+    let [agent] = &agents[..] else { panic!("one sidecar: {agents:?}") };
+    let mounts = agent.volume_mounts.iter().flatten();
+    let volumes: Vec<_> = pod.volumes.iter().flatten().map(|volume| volume.name.as_str()).collect();
+    for mount in mounts {
+        assert!(volumes.contains(&mount.name.as_str()), "no volume {} among {volumes:?}", mount.name);
+    }
+    assert_eq!((pod.containers.len(), volumes.contains(&"data")), (1, true), "the application is as it was");
 }
 
 #[tokio::test]
@@ -104,6 +145,9 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
         (true, "watch", snapshots, "volumesnapshots", "", ""),
         (true, "create", snapshots, "volumesnapshots", "", anywhere),
         (true, "delete", snapshots, "volumesnapshots", "x", anywhere),
+        // It takes the owner off what is to be kept, and deletes what has lived as long as was asked for.
+        (true, "patch", snapshots, "volumesnapshots", "x", anywhere),
+        (true, "delete", "stillpoint.io", "consistencygroupreplications", "x", anywhere),
         (true, "list", "", "pods", "", ""),
         (true, "list", "", "namespaces", "", ""),
         (true, "watch", "", "namespaces", "", ""),
@@ -130,8 +174,8 @@ async fn the_controller_may_do_what_it_must_and_no_more() {
         (false, "create", "", "pods/exec", "x", anywhere),
         (false, "delete", "", "pods", "x", anywhere),
         (false, "patch", "", "persistentvolumeclaims", "x", anywhere),
-        (false, "delete", "stillpoint.io", "consistencygroupreplications", "x", anywhere),
-        (false, "patch", snapshots, "volumesnapshots", "x", anywhere),
+        (false, "create", "stillpoint.io", "consistencygroupreplications", "", anywhere),
+        (false, "update", snapshots, "volumesnapshots", "x", anywhere),
         (false, "create", "", "serviceaccounts/token", "x", SYSTEM),
     ] {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

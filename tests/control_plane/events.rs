@@ -55,3 +55,28 @@ async fn phases_and_blockers_are_told_while_the_run_waits() {
     assert!(told("Normal", "Checking").await);
     assert_eq!(locks().await.len(), 2, "what was told is not told again");
 }
+
+#[tokio::test]
+async fn long_names_in_any_script_are_told_too() {
+    let fixture = Fixture::new("event-bytes").await;
+    bound_claim(&fixture, "orders").await;
+    let pod = pod_with_agent(&fixture, "orders").await;
+    // Three bytes each: more than an Event takes, though fewer characters than a status.
+    let locks = vec![lock_blocker(&"数据".repeat(220))];
+    let _agent = FakeAgent::connect(&fixture, &pod, Behaviour::Waits(locks)).await;
+    let spec = json!({
+        "source": {"persistentVolumeClaimNames": ["orders"]},
+        "mode": "Check",
+        "suspension": {"prepareTimeout": "2s"},
+    });
+    fixture.replicate("nightly", spec).await;
+    let told = async |wanted: &str| {
+        let all = events(&fixture).await;
+        all.into_iter().find(|(_, reason, note)| reason == wanted && note.contains("数据"))
+    };
+    for wanted in ["LockHeld", "Aborted"] {
+        fixture.wait_until("it is told", async || told(wanted).await.is_some()).await;
+        let (_, _, note) = told(wanted).await.expect("it was there");
+        assert!(note.len() <= 1024 && note.ends_with('…'), "{note}");
+    }
+}

@@ -10,6 +10,8 @@ mod cluster;
 mod cuts;
 mod endings;
 mod events;
+mod goodbyes;
+mod patience;
 mod phases;
 mod proof;
 mod publish;

@@ -30,7 +30,7 @@ async fn member(fixture: &Fixture, name: &str, behaviour: Behaviour) -> FakeAgen
 fn spec(fixture: &Fixture, class: &str) -> serde_json::Value {
     json!({
         "source": {"selector": {"matchLabels": {"group": fixture.namespace}}},
-        "suspension": {"prepareTimeout": "5s", "holdTimeout": "5s"},
+        "suspension": {"prepareTimeout": "15s", "holdTimeout": "10s"},
         "replication": {"volumeSnapshot": {"volumeSnapshotClassName": class}},
     })
 }

@@ -1,6 +1,6 @@
 //! What cannot be replicated is refused before anything is suspended, with a reason and a sentence that names the object.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -113,6 +113,33 @@ async fn a_claim_that_two_pods_mount() {
     running_pod(&fixture, "reader", "orders", json!([])).await;
     let spec = one("orders", json!({"volumeSnapshotClassName": class}));
     assert_refused(&fixture, spec, "MountedByMorePods", &["orders", "reader"]).await;
+}
+
+/// It is pending for want of a node, and writes nothing: beside the pod that runs, and alone.
+#[tokio::test]
+async fn a_pod_on_no_node_stands_in_nobodys_way() {
+    let fixture = Fixture::new("no-node").await;
+    for claim in ["orders", "ledger"] {
+        bound_claim(&fixture, claim).await;
+        let stray = json!({
+            "metadata": {"name": format!("stray-{claim}")},
+            "spec": {
+                "nodeSelector": {"no": "where"},
+                "containers": [{"name": "stray", "image": "stray"}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+            },
+        });
+        fixture.create::<Pod>(stray).await;
+    }
+    let pod = pod_with_agent(&fixture, "orders").await;
+    let _agent = FakeAgent::connect(&fixture, &pod, Behaviour::Clean).await;
+    let spec = json!({"source": {"persistentVolumeClaimNames": ["orders", "ledger"]}, "mode": "Check"});
+    let run = fixture.replicate("checked", spec).await;
+    let done = fixture.wait_for_phase(&run.name_any(), Phase::Done).await;
+    let states: Vec<_> =
+        done.status.expect("a status").members.into_iter().map(|member| (member.pod, member.state)).collect();
+    assert_eq!(states[0], (None, MemberState::Unmounted), "ledger");
+    assert_eq!(states[1].0.as_deref(), Some("orders"));
 }
 
 #[tokio::test]

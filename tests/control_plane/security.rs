@@ -209,6 +209,7 @@ fn hostile(attempt: &Attempt, turn: u64) -> Report {
         }),
         path: "../".repeat(2_000),
         seen_us: u64::MAX,
+        epoch: u64::MAX,
     };
     match turn % 100 {
         0 => Report::Waiting(Waiting { attempt, blockers: vec![blocker], more_blockers: u32::MAX }),

@@ -22,15 +22,14 @@ fn replications(fixture: &Fixture) -> Api<DynamicObject> {
     Api::namespaced_with(fixture.client.clone(), &fixture.namespace, &resource)
 }
 
-#[tokio::test]
-async fn wrong_objects_are_refused_with_a_sentence() {
-    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+/// What is wrong, the spec, and what the API server says of it.
+type Case = (&'static str, Value, &'static str);
+
+/// Members that cannot be known.
+fn wrong_sources() -> Vec<Case> {
     let snapshot = json!({"volumeSnapshot": {}});
     let spec = |source: &Value| json!({"source": source, "replication": snapshot});
-    let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
-    let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
-    let wishes = |wishes: Value| json!({"source": names, "replication": {"volumeSnapshot": wishes}});
-    let cases = [
+    vec![
         (
             "two sources",
             spec(&json!({"selector": {"matchLabels": {"app": "shop"}}, "persistentVolumeClaimNames": ["orders"]})),
@@ -41,6 +40,16 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("an empty matchLabels", spec(&json!({"selector": {"matchLabels": {}}})), "selector must not be empty"),
         ("no claim", spec(&json!({"persistentVolumeClaimNames": []})), "should have at least 1 items"),
         ("a claim twice", spec(&json!({"persistentVolumeClaimNames": ["a", "a"]})), "names a claim twice"),
+    ]
+}
+
+/// Times and counts outside their bounds.
+fn wrong_times() -> Vec<Case> {
+    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+    let snapshot = json!({"volumeSnapshot": {}});
+    let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
+    let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
+    vec![
         ("a zero holdTimeout", timeouts(json!({"holdTimeout": "0s"})), "holdTimeout must be longer than 0s"),
         ("a negative holdTimeout", timeouts(json!({"holdTimeout": "-3s"})), "holdTimeout must be longer than 0s"),
         ("a zero prepareTimeout", timeouts(json!({"prepareTimeout": "0s"})), "prepareTimeout must be longer than 0s"),
@@ -56,6 +65,24 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("a long cool-down", retry(json!({"coolDown": "61m"})), "coolDown must be at most 1h"),
         ("too many attempts", retry(json!({"limit": 11})), "should be less than or equal to 10"),
         ("fewer than none", retry(json!({"limit": -1})), "should be greater than or equal to 0"),
+        (
+            "a negative ttl",
+            json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": -1}),
+            "should be greater than or equal to 0",
+        ),
+        (
+            "a ttl of centuries",
+            json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": 4_000_000_000_u64}),
+            "should be less than or equal to 315360000",
+        ),
+    ]
+}
+
+/// What cannot be replicated in this way.
+fn wrong_replications() -> Vec<Case> {
+    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+    let wishes = |wishes: Value| json!({"source": names, "replication": {"volumeSnapshot": wishes}});
+    vec![
         ("no time to be ready", wishes(json!({"readyTimeout": "0s"})), "readyTimeout must be longer than 0s"),
         (
             "our own label",
@@ -78,17 +105,22 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ),
         ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn wrong_objects_are_refused_with_a_sentence() {
     let fixture = Fixture::new("validation").await;
     let api = replications(&fixture);
-    for (case, spec, sentence) in cases {
+    for (case, spec, sentence) in wrong_sources().into_iter().chain(wrong_times()).chain(wrong_replications()) {
         let refusal = match api.create(&PostParams::default(), &object("wrong", spec)).await {
             Ok(_) => panic!("{case}: the API server accepted it"),
             Err(error) => error.to_string(),
         };
         assert!(refusal.contains(sentence), "{case}: the sentence `{sentence}` is not in: {refusal}");
     }
-    let long = object(&"x".repeat(64), spec(&names));
+    let right = json!({"source": {"persistentVolumeClaimNames": ["orders"]}, "replication": {"volumeSnapshot": {}}});
+    let long = object(&"x".repeat(64), right);
     let refusal = api.create(&PostParams::default(), &long).await.expect_err("a name of 64 characters").to_string();
     assert!(refusal.contains("at most 63 characters"), "{refusal}");
 }
@@ -132,7 +164,22 @@ async fn a_right_object_gets_its_defaults_and_cannot_be_edited() {
     assert_eq!(created.data["spec"]["deletionPolicy"], "Delete");
     assert_eq!(created.data["spec"]["retry"], json!({"limit": 2, "coolDown": "30s"}));
 
-    let edit = Patch::Merge(json!({"spec": {"suspension": {"holdTimeout": "20s"}}}));
-    let refusal = api.patch("nightly", &PatchParams::default(), &edit).await.expect_err("an edited spec").to_string();
-    assert!(refusal.contains("spec is immutable"), "{refusal}");
+    let edits = [
+        json!({"suspension": {"holdTimeout": "20s"}}),
+        json!({"mode": "Replicate", "replication": {"volumeSnapshot": {}}}),
+        json!({"source": {"selector": {"matchLabels": {"app": "shop"}}}}),
+        json!({"replication": {"volumeSnapshot": {}}}),
+        json!({"retry": null}),
+        json!({"retry": {"limit": 3}}),
+    ];
+    for edit in edits {
+        let patch = Patch::Merge(json!({"spec": edit}));
+        let refusal =
+            api.patch("nightly", &PatchParams::default(), &patch).await.expect_err("an edited spec").to_string();
+        assert!(refusal.contains("spec is immutable but for"), "{refusal}");
+    }
+    for edit in [json!({"deletionPolicy": "Retain"}), json!({"ttlSecondsAfterFinished": 60})] {
+        let patch = Patch::Merge(json!({"spec": edit}));
+        api.patch("nightly", &PatchParams::default(), &patch).await.expect("what becomes of it may be changed");
+    }
 }

@@ -18,9 +18,12 @@ use crate::controller::{Controller, Session};
 use crate::volume::{Volume, Writer};
 
 const PROTOTYPE: i32 = Errno::PROTOTYPE.raw_os_error();
+/// How long an agent may wait for a member to become clean.
+const PREPARE: Duration = Duration::from_secs(5);
 pub const HOLD: Duration = Duration::from_secs(10);
-/// What a busy machine may add to a limit.
-const SLACK: Duration = Duration::from_millis(500);
+/// What a busy machine may add to a limit, as for the longest append of the fault injection. Far below [`HOLD`], so that what
+/// is given back at once is told from what ends at its limit.
+pub const SLACK: Duration = Duration::from_secs(2);
 
 /// Dropped in this order: processes first, then the volume.
 pub struct Scene {
@@ -48,6 +51,13 @@ impl Pod {
         let pause_process = || child(Pid::from_child(&started), "sleep");
         until("the pod runs", || pause_process().is_some());
         Self { pause_process: pause_process().unwrap(), started }
+    }
+
+    /// Runs a program beside the containers, until the pod ends.
+    pub fn runs(&self, words: &[&str]) -> Child {
+        let mut process = Process::new("nsenter");
+        process.args(["--pid", "--mount", "--target", &self.pause_process.as_raw_nonzero().to_string()]);
+        process.args(words).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
     }
 
     fn container(&self, arguments: &[String]) -> Running {
@@ -180,7 +190,7 @@ impl Scene {
             claim: "orders".into(),
             mount_path: self.volume.mount.to_str().unwrap().into(),
             containers: vec![],
-            prepare_timeout_ms: 5_000,
+            prepare_timeout_ms: PREPARE.as_millis().try_into().unwrap(),
             hold_timeout_ms: hold.as_millis().try_into().unwrap(),
             ..Prepare::default()
         });
@@ -275,7 +285,7 @@ pub fn attempt() -> Attempt {
 pub fn until(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "waited in vain until {what}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -19,7 +19,7 @@ pub struct Volume {
     pub mount: PathBuf,
     /// Where the agent keeps its records.
     pub records: PathBuf,
-    device: String,
+    pub device: String,
     thaw_later: Child,
 }
 
@@ -35,7 +35,7 @@ impl Volume {
         run(Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&image));
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
         run(Command::new("mount").arg(&device).arg(&mount));
-        let script = format!("sleep 40; exec fsfreeze --unfreeze {}", mount.display());
+        let script = format!("sleep 60; exec fsfreeze --unfreeze {}", mount.display());
         let thaw_later = Command::new("sh").arg("-c").arg(script).spawn().unwrap();
         let records = directory.join("records");
         Self { directory, mount, records, device, thaw_later }
@@ -80,7 +80,7 @@ impl Drop for Volume {
     }
 }
 
-/// Writes as fast as it can, and remembers the longest pause between two writes.
+/// Writes, and remembers the longest pause between two writes.
 pub struct Writer {
     written: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -89,7 +89,13 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// As fast as it can.
     pub fn new(directory: &Path) -> Self {
+        Self::pausing(directory, Duration::ZERO)
+    }
+
+    /// With a pause after every write.
+    pub fn pausing(directory: &Path, pause: Duration) -> Self {
         let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let longest = Arc::new(Mutex::new(Duration::ZERO));
         let mut file = File::create(directory.join("written")).unwrap();
@@ -103,6 +109,7 @@ impl Writer {
                     if count % 65_536 == 65_535 {
                         file.set_len(0).unwrap();
                     }
+                    std::thread::sleep(pause);
                     let now = Instant::now();
                     let mut longest = longest.lock().unwrap();
                     *longest = longest.max(now - last);
@@ -121,7 +128,7 @@ impl Writer {
         let before = self.written.load(Ordering::Relaxed);
         // Two: one may have been under way.
         while self.written.load(Ordering::Relaxed) < before + 2 {
-            assert!(begun.elapsed() < Duration::from_secs(15), "the writer is still blocked");
+            assert!(begun.elapsed() < Duration::from_secs(30), "the writer is still blocked");
             std::thread::sleep(Duration::from_millis(1));
         }
         begun.elapsed()

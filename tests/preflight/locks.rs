@@ -5,6 +5,8 @@ use stillpoint::agent::locks::look;
 use stillpoint_core::locks::Suspension;
 use stillpoint_core::wire::Container;
 
+use std::time::Instant;
+
 use crate::looking::{look_at, only};
 use crate::roles::{FakeContainer, Role, until};
 use crate::volume::{FILESYSTEMS, Volume, in_a_pod, scratch_dir, text};
@@ -97,5 +99,58 @@ fn the_container_is_named() {
         let blocker = only(look(&dataset, &known, Suspension::Writable));
         assert_eq!((blocker.reason.as_str(), &blocker.container_id), ("LockHeld", &container.id));
         assert!(blocker.message.contains("in container database holds"), "{}", blocker.message);
+    });
+}
+
+#[test]
+fn a_descriptor_with_a_line_for_each_of_many_watches_is_passed_over() {
+    in_a_pod(|| {
+        let (volume, many) = (Volume::new("ext4"), scratch_dir("watched"));
+        let watcher = Role::start(&[], "watch", &[text(&many), "80000"]);
+        let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", watcher.pid)).unwrap();
+        let sizes = infos.map(|info| std::fs::read(info.unwrap().path()).unwrap().len());
+        assert!(sizes.max().unwrap() > 8 << 20, "it is as large as in the field");
+        for when in [Suspension::Writable, Suspension::Suspended] {
+            let found = look_at(&volume.path, when);
+            assert!(found.is_clean(), "{found:?}");
+        }
+        let holder = Role::holding("flock-write", &volume.file("x.db"));
+        assert_eq!(only(look_at(&volume.path, Suspension::Suspended)).pid, holder.pid);
+    });
+}
+
+#[test]
+fn the_locks_of_one_process_are_one_blocker() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        let server = Role::start(&[], "lock-many", &[text(&volume.path), "300"]);
+        let blocker = only(look_at(&volume.path, Suspension::Suspended));
+        assert_eq!((blocker.pid, blocker.path.as_str()), (server.pid, "000"));
+        assert!(blocker.message.ends_with("/000, and 299 more locks"), "{}", blocker.message);
+    });
+}
+
+/// Many processes with many descriptors, of which one look must go through all, and the other through none: they do not have the
+/// volume. Prints what both cost. Fewer than there may be, so that the pod lives for less than its rescue waits.
+#[test]
+fn a_look_while_writes_are_suspended_keeps_to_those_who_have_the_volume() {
+    in_a_pod(|| {
+        let volume = Volume::new("ext4");
+        let elsewhere =
+            ["unshare", "--mount", "sh", "-c", "umount \"$1\"; shift; exec \"$@\"", "sh", text(&volume.path)];
+        let _crowd = Role::start(&elsewhere, "crowd", &["300", "100"]);
+        let best = |when, times| {
+            let look = || {
+                let begun = Instant::now();
+                let found = look_at(&volume.path, when);
+                assert!(found.is_clean(), "{found:?}");
+                (begun.elapsed(), found.cost.took)
+            };
+            (0..times).map(|_| look()).min().expect("it is looked at least once")
+        };
+        let (suspended, writable) = (best(Suspension::Suspended, 9), best(Suspension::Writable, 1));
+        println!("a look takes {:.1?} while writes are suspended, and {:.1?} before", suspended.0, writable.0);
+        assert!(suspended.0 * 5 < writable.0, "{suspended:?} {writable:?}");
+        assert!(writable.1 * 2 < writable.0, "the first knows beforehand what the second costs: {writable:?}");
     });
 }

@@ -14,7 +14,7 @@ use stillpoint::undo::Undo;
 use stillpoint_core::limits::GUARDIAN_GRACE;
 
 use crate::roles::{Role, threads, until, waits_for_a_thaw};
-use crate::scene::{HOLD, IN_ITS_POD, Program, Scene, is_frozen, on_a_node};
+use crate::scene::{HOLD, IN_ITS_POD, Program, SLACK, Scene, is_frozen, on_a_node};
 use crate::stuck::StuckWrite;
 use crate::volume::{FILESYSTEMS, Volume, scratch_dir, text};
 
@@ -153,7 +153,7 @@ fn trap_02_a_guardian_gives_back_what_a_stopped_agent_keeps_past_its_limit() {
             until("the guardian thaws", || !stopped.is_frozen());
             assert!(begun.elapsed() >= limit + GUARDIAN_GRACE, "{filesystem}: thawed too early");
             let took = frozen.elapsed();
-            assert!(took < limit + GUARDIAN_GRACE + Duration::from_secs(1), "{filesystem}: thawed after {took:?}");
+            assert!(took < limit + GUARDIAN_GRACE + SLACK, "{filesystem}: thawed after {took:?}");
         }
     });
 }

@@ -17,6 +17,7 @@
 //! | 12 | `databases.rs`  | PostgreSQL keeps no lock in mid-transaction, and etcd keeps two kinds for life |
 //! | 13 | `writers.rs`    | A clone or a btrfs snapshot is a write: it waits for the thaw |
 //! | 14 | `looks.rs`      | Without SYS_PTRACE, other users' descriptors are hidden |
+//! | 1, too | `waits.rs`   | What a freeze would wait for is seen before: a long call, a scrub, a balance |
 //! | 15 | `writers.rs`    | A write that nobody waits for any more is carried out after the thaw |
 //!
 //! Needs root, loop devices, and Debian's packages that `tests/cluster/cluster build` installs. Before a pod of a test is
@@ -32,9 +33,10 @@ mod looks;
 mod mounts;
 mod scene;
 mod strangers;
+mod waits;
 mod writers;
 
-use support::kernel::{controller, looking, roles, stuck, volume};
+use support::kernel::{controller, looking, roles, slow, stuck, volume};
 
 /// Not a test by itself: the tests start this binary again with `ROLE` set.
 #[test]

@@ -16,6 +16,8 @@ use crate::volume::{Volume, in_a_pod, scratch_dir, text};
 
 /// Longer than any test waits.
 pub const HOLD: Duration = Duration::from_secs(20);
+/// What a busy machine may add to a limit.
+pub const SLACK: Duration = Duration::from_secs(2);
 /// Starts an agent in a pod of its own, with another process as process 1.
 pub const IN_ITS_POD: [&str; 8] =
     ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$0\" \"$@\" & wait $!"];

@@ -25,6 +25,12 @@ pub const HOLD_STARTED_AT: &str = "stillpoint.io/hold-started-at";
 pub const CUT_CONFIRMED_AT: &str = "stillpoint.io/cut-confirmed-at";
 /// Annotation beside [`PROVEN_AT`]: how many members the group has. Fewer replicas of the same attempt are not the group.
 pub const MEMBERS: &str = "stillpoint.io/members";
+/// Annotation on a replication: its own UID, put on before anybody is asked for anything. An object that names another UID is a
+/// copy of that run, and is none.
+pub const RUN_UID: &str = "stillpoint.io/run-uid";
+/// Annotation on a claim (value `true`): it is a member of the groups whose selector it matches although it was restored from a
+/// replica of another member.
+pub const MEMBER: &str = "stillpoint.io/member";
 /// Namespace label (value `enabled`) that opts a namespace in: the controller publishes its CA there and reads its pods.
 pub const OPT_IN: &str = "stillpoint.io/agents";
 /// Value of [`OPT_IN`].

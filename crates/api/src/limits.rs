@@ -15,3 +15,6 @@ pub const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
 /// Longest `spec.retry.coolDown`.
 pub const COOL_DOWN_MAX: Duration = Duration::from_secs(3_600);
 const _: () = assert!(COOL_DOWN_MIN.as_nanos() < COOL_DOWN_MAX.as_nanos());
+
+/// The longest `spec.ttlSecondsAfterFinished`: ten years.
+pub const MAX_TTL_SECONDS: u32 = 10 * 365 * 86_400;

@@ -40,6 +40,8 @@ reasons! {
     Blind,
     /// The claim is a raw block volume.
     BlockVolume,
+    /// A process is inside a long call that changes the dataset.
+    CallUnderWay,
     /// The filesystem cannot be suspended.
     CannotFreeze,
     /// The application could not be brought to rest.
@@ -52,6 +54,8 @@ reasons! {
     ClaimNotBound,
     /// There is no such claim.
     ClaimNotFound,
+    /// A container restarts again and again.
+    ContainerRestarts,
     /// The controller could not follow the run any more.
     ControllerInterrupted,
     /// The leading controller changed before the hold was proven.
@@ -62,6 +66,8 @@ reasons! {
     Deleted,
     /// The driver suspends or freezes for itself what Stillpoint has frozen.
     DriverFreezes,
+    /// An operation on the whole filesystem is under way.
+    FilesystemBusy,
     /// Dirty pages could not be written back.
     FlushFailed,
     /// The filesystem could not be suspended.
@@ -78,6 +84,8 @@ reasons! {
     HoldTimeoutRefused,
     /// The cluster does not allow so long a hold.
     HoldTimeoutTooLong,
+    /// The object was copied from one whose run has begun.
+    IsCopy,
     /// A process holds a lock on the dataset.
     LockHeld,
     /// An agent lacks a capability.
@@ -126,6 +134,8 @@ reasons! {
     ReplicaNotUsable,
     /// A replica shows a moment before the hold.
     ReplicaTooOld,
+    /// The claim was restored from a replica of another member.
+    RestoredCopy,
     /// The selector cannot be understood.
     SelectorInvalid,
     /// The cluster has no snapshot API.
@@ -140,6 +150,8 @@ reasons! {
     StaleAttempt,
     /// What an earlier attempt left is still in the way.
     Stuck,
+    /// A suspension could not be taken back when it was late.
+    SuspensionPending,
     /// The group is larger than it may be.
     TooManyMembers,
     /// A step took longer than it may.

@@ -9,7 +9,10 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests begin at some moment"))]
 
 pub mod blocker;
+pub mod calls;
+pub mod devices;
 pub mod hold;
+pub mod kernels;
 pub mod limits;
 pub mod locks;
 pub mod pauses;

@@ -37,6 +37,10 @@ const _: () = {
 pub const MAX_STATUS_BLOCKERS: usize = 200;
 /// Characters of one message in a status or an event.
 pub const MAX_MESSAGE_CHARS: usize = 512;
+/// What Kubernetes takes as the note of an Event, in bytes (`NoteLengthLimit`).
+pub const MAX_EVENT_NOTE: usize = 1024;
+/// What Kubernetes takes as the reason of an Event, in bytes (`ReasonLengthLimit`).
+pub const MAX_EVENT_REASON: usize = 128;
 /// Characters of one path in a status; the kernel's limit for one name is 255 bytes.
 pub const MAX_PATH_CHARS: usize = 256;
 const _: () = assert!(MAX_PATH_CHARS > 255);
@@ -57,7 +61,7 @@ const _: () = {
     const STATUS_BYTES: usize = MAX_STATUS_BLOCKERS * BLOCKER_BYTES
         + MAX_MEMBERS * MEMBER_BYTES
         + MAX_PHASES * PHASE_BYTES
-        + 6 * CONDITION_BYTES;
+        + 7 * CONDITION_BYTES;
     // The name of a label or an annotation has a prefix of at most 253 bytes, and 63 more.
     const LABEL_BYTES: usize = (NAME_BYTES + 64 + 63) + (NAME_BYTES + 64 + CHAR_BYTES * MAX_REPLICA_ANNOTATION) + 16;
     // Names of claims are most of it.
@@ -70,8 +74,6 @@ pub const MAX_RUNS: usize = 64;
 pub const MAX_UPLOADS: usize = 512;
 /// Ended replications whose deletion is dealt with at the same time, beside [`MAX_RUNS`].
 pub const MAX_GOODBYES: usize = 16;
-/// Rounds of Suspend within one attempt.
-pub const MAX_ROUNDS: u32 = 5;
 
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
@@ -104,7 +106,7 @@ pub const SESSION_QUEUE: usize = 256;
 const _: () = {
     const COMMANDS: usize = ["Prepare", "Suspend", "Release"].len();
     assert!(SESSION_QUEUE >= COMMANDS * MAX_AGENT_MEMBERS, "every member of a pod may be commanded at once");
-    assert!(MEMBER_QUEUE >= COMMANDS * MAX_ROUNDS as usize, "an agent may hear of a whole attempt at once");
+    assert!(MEMBER_QUEUE >= 2 * COMMANDS, "an agent may hear of a whole round at once, and of the next one");
 };
 /// Answers queued for one run.
 pub const RUN_QUEUE: usize = 1_024;
@@ -137,8 +139,12 @@ const _: () = assert!(is_shorter(sum(HANDSHAKE_TIMEOUT, API_TIMEOUT), ADMISSION_
 
 /// How often an agent looks again for locks while it waits for a member to become clean.
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
-/// How long an unfrozen flush (syncfs) may take before the member is not ready.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The part of holdTimeout that a flush (syncfs) may take right before writes are suspended. What was longer left so many new
+/// dirty pages that the freeze would have to wait for them; while members prepare it is repeated, in a round it is refused.
+pub const SHORT_FLUSH_PART: u32 = 10;
+/// The part of the limit of a suspension that its first, short freeze may take; after a longer one the second is not begun.
+pub const FIRST_FREEZE_PART: u32 = 2;
+const _: () = assert!(SHORT_FLUSH_PART > 1 && FIRST_FREEZE_PART > 1, "parts of a whole");
 /// How long the freeze itself may take before the member is not ready.
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a guardian repeats a thaw that has not settled. 50 ms were measured to be enough.
@@ -148,9 +154,19 @@ pub const GUARDIAN_GRACE: Duration = Duration::from_millis(200);
 const _: () = assert!(is_shorter(THAW_RETRY, GUARDIAN_GRACE));
 /// How long a thaw may take before it is repeated from outside the freezer.
 pub const THAW_TIMEOUT: Duration = Duration::from_secs(1);
+/// A call that changes the dataset and lasts longer than this is in the way: a freeze would wait for its end. A look waits so long
+/// while there is one, so it is a small part of [`LOOK_TIMEOUT`].
+pub const LONG_CALL: Duration = Duration::from_millis(200);
 /// How long one look for locks may take before the member is not ready.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT));
+const _: () = assert!(is_shorter(LOCK_POLL, LOOK_TIMEOUT) && LONG_CALL.as_millis() * 4 < LOOK_TIMEOUT.as_millis());
+/// A look while writes are suspended may take one of so many parts of a hold; what would take longer is not begun.
+pub const LOOK_PARTS: u32 = 2;
+/// A lock that was in every look for so long may be one that its process keeps as long as it runs.
+pub const KEPT_LOCK: Duration = Duration::from_secs(5);
+/// From when on it is said again for how long a blocker has been seen: then, and whenever that has grown by a quarter.
+pub const SEEN_AGAIN: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(LOCK_POLL, SEEN_AGAIN) && is_shorter(SEEN_AGAIN, KEPT_LOCK));
 /// How long an application may take to quiesce before the member is not ready. The others may hold already, so it is not
 /// longer than most holds.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,8 +218,25 @@ const _: () = {
         "Release is answered after a thaw of any kind"
     );
 };
-/// Pause before another round of Suspend, doubled every round.
-pub const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// How long after its limit a hold has surely ended that its agent had said to be ready: the guardian's deadline or a thaw from
+/// outside comes before that, and some slack for busy machines.
+pub const HOLD_GRACE: Duration = Duration::from_millis(2_200);
+const _: () = assert!(is_shorter(sum(sum(GUARDIAN_GRACE, THAW_TIMEOUT), THAW_RETRY), HOLD_GRACE));
+/// How long after Suspend an agent is listened for that has not answered when its run has ended: until then the status can still
+/// say what became of its writes.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
+const _: () = assert!(is_shorter(sum(sum(MAX_HOLD, HOLD_GRACE), RELEASE_TIMEOUT), SILENCE_TIMEOUT));
+/// Pause before the second round of Suspend, doubled up to [`ROUND_PAUSE_MAX`]. Rounds go on until `prepareTimeout`.
+pub const ROUND_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two rounds, but for [`ROUND_REST`]. Short: of applications that lock and unlock all the time some round
+/// finds all unlocked, if there are enough of them.
+pub const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(ROUND_PAUSE_MIN, ROUND_PAUSE_MAX));
+/// After a round writes go on for at least so many times as long as any member's were suspended in it: rounds stall nobody for more
+/// than a tenth of the time.
+pub const ROUND_REST: u32 = 9;
+/// Restarts of a container within one attempt from which on it is named as what stands in the way.
+pub const FLAPPING_RESTARTS: u32 = 2;
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
 /// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.
@@ -221,6 +254,14 @@ pub const API_RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between tries of a request to the API server.
 pub const API_RETRY_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
+/// Pauses of one removal, together: replicas that somebody's finalizer keeps for a moment are usually gone by then. What is left
+/// after that is told, and tried again later.
+pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(4);
+const _: () =
+    assert!(is_shorter(sum(RELEASE_TIMEOUT, REMOVAL_PATIENCE), SHUTDOWN_TIMEOUT), "a removal holds up no shutdown");
+/// Longest pause before a clean-up is begun again that has left something: doubled from [`API_RETRY_MIN`] up to this.
+pub const CLEAN_UP_RETRY_MAX: Duration = Duration::from_secs(60);
+const _: () = assert!(is_shorter(API_RETRY_MAX, CLEAN_UP_RETRY_MAX));
 /// How long connections that were opened before a hold are relied on. Shorter than the 90 s after which hyper, the client's HTTP
 /// library, closes one that is idle.
 pub const WARM_FOR: Duration = Duration::from_secs(60);
@@ -235,6 +276,8 @@ pub const EVENT_QUEUE: usize = 256;
 pub const MAX_REMEMBERED_RUNS: usize = 10_000;
 /// Writes at the same time that say of a replication that it waits for its turn.
 pub const WAITING_CONCURRENCY: usize = 16;
+/// Ended replications whose time is over which are deleted at the same time.
+pub const EXPIRY_CONCURRENCY: usize = 8;
 /// Snapshots that may have turned up late which are dealt with at the same time.
 pub const LATE_CONCURRENCY: usize = 16;
 /// One try of asking for a replica, within a hold: a try whose answer is late is followed by another one, which finds what the
@@ -248,7 +291,16 @@ pub const MAX_MARK_TRIES: u32 = 360;
 /// Beyond it the cut is another one. Drivers that hand out older snapshots do so for half an hour and more.
 pub const CREATION_TIME_TOLERANCE: Duration = Duration::from_secs(300);
 const _: () = assert!(is_shorter(MAX_HOLD, CREATION_TIME_TOLERANCE));
+/// Snapshots that may have turned up late which wait until they can be dealt with, those of [`LATE_CONCURRENCY`] among them.
+pub const LATE_WAITING: usize = 1_024;
+const _: () = assert!(LATE_WAITING > LATE_CONCURRENCY, "what waits for a pause holds up nobody");
+/// Tries, with pauses of up to [`CLEAN_UP_RETRY_MAX`], after which a snapshot that turned up late and cannot be removed is left to
+/// the goodbye of its replication, and to the next list.
+pub const LATE_TRIES: u32 = 16;
 
+/// The first epoch of a Lease that has forgotten its count is the seconds since this one, 2025-01-01, in seconds since 1970. So
+/// it is above every earlier one, because a turn takes more than a second.
+pub const FIRST_EPOCH: i64 = 1_735_689_600;
 /// Shortest `--lease-duration`. Fewer seconds would take a slow answer of the API server for the death of the leader.
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
 /// The `--lease-duration` of a controller that is not told one.
@@ -286,16 +338,22 @@ const _: () = {
     assert!(is_shorter(CLOCK_SKEW, CA_OVERLAP));
 };
 
-/// Locks read from `/proc/locks` in one look.
+/// Locks on one filesystem that are looked at.
 pub const MAX_LOCKS: usize = 20_000;
-/// Processes looked at in one look.
-pub const MAX_PROCESSES: usize = 4_096;
-/// Descriptors looked at per process.
-pub const MAX_DESCRIPTORS: usize = 65_536;
+/// Processes looked at in one look; the kernel's own limit by default (`pid_max`).
+pub const MAX_PROCESSES: usize = 32_768;
+/// Mounts of one mount namespace that are kept, of those that matter.
+pub const MAX_MOUNTS: usize = 16_384;
 /// Loop devices whose image files are looked at.
 pub const MAX_LOOP_DEVICES: usize = 4_096;
-/// Bytes read from one file of `/proc`.
-pub const MAX_PROC_FILE: u64 = 8 * 1024 * 1024;
+/// Block devices of one filesystem that are looked at.
+pub const MAX_FILESYSTEM_DEVICES: usize = 1_024;
+/// Bytes of one file of `/proc` or `/sys` that is read as a whole, of those that the kernel keeps small.
+pub const MAX_PROC_FILE: u64 = 1024 * 1024;
+/// Bytes of one line of a file that is read line by line. Two paths are the most of it, each byte of them written as four; an
+/// overlay may have 500 layers.
+pub const MAX_PROC_LINE: usize = 4 * 1024 * 1024;
+const _: () = assert!(MAX_PROC_LINE > 2 * 4 * 4096 + 500 * 4096);
 
 /// Bytes of one object that `stillpoint picture` reads. etcd refuses requests above 1.5 MiB.
 pub const MAX_PICTURE_INPUT: u64 = 4 * 1024 * 1024;

@@ -1,5 +1,7 @@
 //! What a look for locks says.
 
+use std::time::Duration;
+
 use crate::wire::Blocker;
 
 /// Whether the dataset is suspended while the agent looks.
@@ -20,6 +22,17 @@ pub struct Look {
     pub blockers: Vec<Blocker>,
     /// Blockers beyond those listed.
     pub more_blockers: u32,
+    /// What a look like it costs while writes are suspended.
+    pub cost: Cost,
+}
+
+/// What a look costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Cost {
+    /// How long it takes.
+    pub took: Duration,
+    /// For how much of that the CPU limit of the agent's container held it up, as far as it is known.
+    pub throttled: Duration,
 }
 
 impl Look {

@@ -10,6 +10,17 @@ pub fn printable(text: &str, limit: usize) -> String {
     text.chars().take(limit.saturating_sub(1)).map(plain).chain(['…']).collect()
 }
 
+/// As [`printable`], but `limit` counts bytes of UTF-8, as some fields of Kubernetes do. Cut at the end of a character.
+pub fn printable_bytes(text: &str, limit: usize) -> String {
+    const ELLIPSIS: char = '…';
+    let shown = printable(text, limit);
+    if shown.len() <= limit {
+        return shown;
+    }
+    let end = shown.floor_char_boundary(limit.saturating_sub(ELLIPSIS.len_utf8()));
+    shown[..end].chars().chain([ELLIPSIS]).collect()
+}
+
 /// Whether it is shown where it stands and changes nothing else: no control character, no line or paragraph separator, nothing
 /// that is invisible, nothing that turns the direction of writing (Unicode Standard Annex 9, section 2).
 fn is_plain(c: char) -> bool {
@@ -23,7 +34,7 @@ fn is_plain(c: char) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{is_plain, printable};
+    use super::{is_plain, printable, printable_bytes};
 
     #[test]
     fn control_characters_and_length_are_tamed() {
@@ -40,7 +51,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_limit_in_bytes_is_kept_and_no_character_is_cut_in_two() {
+        for (text, expected) in [
+            ("", ""),
+            ("exactly 8", "exact…"),
+            ("8 bytes.", "8 bytes."),
+            ("数据", "数据"),
+            ("数据库", "数…"),
+            ("ab数据", "ab数据"),
+        ] {
+            assert_eq!(printable_bytes(text, 8), expected);
+        }
+        // What replaces a control character is longer than it.
+        assert_eq!(printable_bytes("\u{1}\u{1}\u{1}", 8), "\u{fffd}…");
+    }
+
     proptest! {
+        #[test]
+        fn bytes_never_exceed_their_limit(text: String, limit in 3_usize..50) {
+            prop_assert!(printable_bytes(&text, limit).len() <= limit);
+        }
+
         #[test]
         fn it_never_grows_and_never_holds_a_control_character(text: String, limit in 0_usize..50) {
             let shown = printable(&text, limit);

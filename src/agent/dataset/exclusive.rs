@@ -3,19 +3,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use stillpoint_api::Reason;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::Dataset;
+use super::{Dataset, device, fuse, loops, overlay};
+use crate::agent::procfs::Device;
 use crate::agent::procfs::mountinfo::{self, Mount};
-use crate::agent::procfs::view::View;
-use crate::agent::procfs::{self, Device};
+use crate::agent::procfs::view::{Process, View, mounts};
 use stillpoint_core::blocker::blocker;
-use stillpoint_core::limits::MAX_LOOP_DEVICES;
+use stillpoint_core::limits::MAX_WORD_CHARS;
+use stillpoint_core::text::printable;
 use stillpoint_core::wire::Blocker;
 
 /// Filesystems with a `freeze_fs` operation that freeze one superblock of one machine. Others answer `EOPNOTSUPP`, or
@@ -40,29 +40,80 @@ pub fn exclusive(dataset: &Dataset) -> Result<(), Vec<Blocker>> {
     let mut blockers = capable();
     blockers.extend(freezable(dataset));
     blockers.extend(whole(dataset));
+    blockers.extend(device::undisturbed(dataset));
 
-    let view = View::gather();
-    let mut tables = view.mount_tables();
-    match procfs::read(Path::new("/proc/thread-self/mountinfo")).ok().and_then(|table| mountinfo::parse(&table)) {
-        Some(own) => tables.push(own.into()),
-        None => blockers.push(blocker(Reason::Blind, "the agent cannot read the mounts of its own container")),
+    let view = View::gather(|_| true);
+    let mut processes = view.processes;
+    match own_mounts() {
+        Ok(mounts) => {
+            blockers.extend(node_mount(dataset.device, &processes, &mounts).map(|mount| node_owns(dataset, mount)));
+            let (pid, dir) = (std::process::id().cast_signed(), "/proc/thread-self".into());
+            processes.push(Process { pid, thread: pid, dir, mounts: mounts.into() });
+        }
+        Err(error) => {
+            let message = format!("the agent cannot read the mounts of its own container: {error}");
+            blockers.push(blocker(Reason::Blind, &message));
+        }
     }
     blockers.extend(view.blind);
-    let node = node_mount(dataset.device, &tables);
-    blockers.extend(node.map(|mount| node_owns(dataset, &mount)));
-
-    let overlays = overlay_layers(&tables).map(|path| (path, "a directory that an overlay filesystem writes to"));
-    let images = loop_images().unwrap_or_else(|error| {
-        blockers
-            .push(blocker(Reason::Blind, &format!("the agent cannot list the loop devices in /sys/block: {error}")));
-        Vec::new()
-    });
-    let images = images.into_iter().map(|path| (path, "the image file of a loop device"));
-    for (path, what) in overlays.chain(images) {
-        let on_dataset = places(dataset.device, &tables, &path).into_iter().find(|below| exists(dataset, below));
-        blockers.extend(on_dataset.map(|_| depends(dataset, &path, what)));
-    }
+    blockers.extend(dependents(dataset, &processes));
     if blockers.is_empty() { Ok(()) } else { Err(blockers) }
+}
+
+fn own_mounts() -> io::Result<Vec<Mount>> {
+    mounts(std::fs::File::open("/proc/thread-self/mountinfo")?, &mut Vec::new(), |_| true)
+}
+
+/// Whether something lies on the dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It does.
+    Here,
+    /// It does not.
+    Elsewhere,
+    /// That cannot be told from here.
+    Unknown,
+}
+
+/// Filesystems that write to the dataset, and so would stop with it.
+fn dependents(dataset: &Dataset, processes: &[Process]) -> Vec<Blocker> {
+    let mut blockers = Vec::new();
+    let mut overlays: Vec<&Mount> = tables(processes).flatten().filter(|mount| mount.filesystem == "overlay").collect();
+    overlays.sort_by_key(|mount| mount.device);
+    overlays.dedup_by_key(|mount| mount.device);
+    for overlay in overlays {
+        match overlay::layer(dataset, processes, overlay) {
+            Some((upper, Found::Here)) => {
+                blockers.push(depends(dataset, &upper, "a directory that an overlay filesystem writes to"));
+            }
+            Some((upper, Found::Unknown)) => blockers.push(overlay_unknown(dataset, overlay, &upper)),
+            Some((_, Found::Elsewhere)) | None => {}
+        }
+    }
+    match loops::in_use() {
+        Ok(loops) => {
+            let found = loops.iter().find(|one| one.lies_on(dataset, processes) != Found::Elsewhere);
+            blockers.extend(found.map(|one| depends(dataset, &one.image, "the image file of a loop device")));
+        }
+        Err(error) => {
+            let message = format!("the agent cannot list the loop devices in /sys/block: {error}");
+            blockers.push(blocker(Reason::Blind, &message));
+        }
+    }
+    blockers.extend(fuse::servers(processes, dataset.device).first().map(|process| may_serve(dataset, process)));
+    blockers
+}
+
+/// The tables of mounts of processes, each once.
+fn tables(processes: &[Process]) -> impl Iterator<Item = &[Mount]> {
+    let mut seen: Vec<*const Mount> = Vec::new();
+    processes.iter().map(|process| &*process.mounts).filter(move |table| {
+        let is_new = !seen.contains(&table.as_ptr());
+        if is_new {
+            seen.push(table.as_ptr());
+        }
+        is_new
+    })
 }
 
 /// The capabilities that the agent needs, in the effective set of the calling thread.
@@ -131,16 +182,14 @@ fn whole(dataset: &Dataset) -> Option<Blocker> {
     Some(blocker(Reason::NotExclusive, &message))
 }
 
-/// A mount that shows that the node itself lives on this device.
-fn node_mount(device: Device, tables: &[Arc<[Mount]>]) -> Option<Mount> {
-    let of_node = |mount: &&Mount| {
-        let at = &mount.mount_point;
-        mount.device == device
-            && (at == Path::new("/")
-                || NODE_FILES.iter().any(|file| at == Path::new(file))
-                || mount.root.to_string_lossy().contains(KUBELET_VOLUME))
-    };
-    tables.iter().flat_map(|table| table.iter()).find(of_node).cloned()
+/// A mount that shows that the node itself lives on this device. The files that the kubelet and the runtime make are those of the
+/// agent's own container: in another one, a file of the claim may be mounted in their place.
+fn node_mount<'a>(device: Device, processes: &'a [Process], own: &'a [Mount]) -> Option<&'a Mount> {
+    let is_root =
+        |mount: &&Mount| mount.mount_point == Path::new("/") || mount.root.to_string_lossy().contains(KUBELET_VOLUME);
+    let is_file = |mount: &&Mount| NODE_FILES.iter().any(|file| mount.mount_point == Path::new(file));
+    let all = tables(processes).flatten().chain(own).filter(is_root);
+    all.chain(own.iter().filter(is_file)).find(|mount| mount.device == device)
 }
 
 fn node_owns(dataset: &Dataset, mount: &Mount) -> Blocker {
@@ -160,42 +209,37 @@ fn depends(dataset: &Dataset, path: &Path, what: &str) -> Blocker {
     blocker(Reason::NotExclusive, &message)
 }
 
-/// The directories that visible overlay mounts write to. A relative path (some runtimes shorten their options so) starts
-/// at a directory that nobody knows any more; those are the layers of containers, which lie on the node.
-fn overlay_layers(tables: &[Arc<[Mount]>]) -> impl Iterator<Item = PathBuf> {
-    let overlays = tables.iter().flat_map(|table| table.iter()).filter(|mount| mount.filesystem == "overlay");
-    let layers = overlays.flat_map(|mount| ["upperdir", "workdir"].map(|option| mount.super_option(option)));
-    let mut layers: Vec<PathBuf> = layers.flatten().filter(|path| path.is_absolute()).collect();
-    layers.sort();
-    layers.dedup();
-    layers.into_iter()
+fn overlay_unknown(dataset: &Dataset, overlay: &Mount, upper: &Path) -> Blocker {
+    let message = format!(
+        "the overlay filesystem mounted at {:?} writes to {upper:?}, a relative path, and its filesystem has the size of that of \
+         {:?}: it may be the same one, and freezing would stop its users too; mount it with absolute paths, or not in this pod",
+        overlay.mount_point, dataset.mount_path
+    );
+    blocker(Reason::NotExclusive, &message)
 }
 
-/// The image files behind the node's loop devices; none where the container has no sysfs.
-fn loop_images() -> io::Result<Vec<PathBuf>> {
-    let block_devices = match std::fs::read_dir("/sys/block") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        block_devices => block_devices?,
-    };
-    let mut images = Vec::new();
-    for entry in block_devices {
-        let image = match procfs::read(&entry?.path().join("loop/backing_file")) {
-            // No loop device, or one that is free or was detached meanwhile.
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => continue,
-            image => image?,
-        };
-        if images.len() == MAX_LOOP_DEVICES {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        images.push(PathBuf::from(String::from_utf8_lossy(&image).trim_end_matches('\n')));
-    }
-    Ok(images)
+fn may_serve(dataset: &Dataset, process: &Process) -> Blocker {
+    let message = format!(
+        "process {} ({}) serves a FUSE filesystem and sees that of {:?}: if it keeps its files there, freezing would stop its users \
+         too; do not mount the claim into its container",
+        process.pid,
+        printable(&process.name(), MAX_WORD_CHARS),
+        dataset.mount_path
+    );
+    Blocker { pid: process.pid, ..blocker(Reason::NotExclusive, &message) }
+}
+
+/// Whether a path of the mount namespace of one of the processes lies on the dataset. In which of them it was meant is unknown, so
+/// the name is looked up there too.
+pub fn lies_on(dataset: &Dataset, processes: &[Process], path: &Path) -> Found {
+    let found = places(dataset.device, processes, path).into_iter().any(|below| exists(dataset, &below));
+    if found { Found::Here } else { Found::Elsewhere }
 }
 
 /// Where on the device a path lies, below the filesystem's root: one answer for each namespace in which it does. In which
 /// of them the path was meant is unknown.
-fn places(device: Device, tables: &[Arc<[Mount]>], path: &Path) -> Vec<PathBuf> {
-    let covering = tables.iter().filter_map(|table| mountinfo::covering(table, path));
+fn places(device: Device, processes: &[Process], path: &Path) -> Vec<PathBuf> {
+    let covering = tables(processes).filter_map(|table| mountinfo::covering(table, path));
     covering.filter(|mount| mount.device == device).filter_map(|mount| mount.below_root(path)).collect()
 }
 

@@ -1,8 +1,14 @@
 //! A member's filesystem as the agent sees it: opened and pinned, and found fit to be frozen or not.
 
+mod device;
 mod exclusive;
+mod fuse;
+mod health;
+mod loops;
+mod operations;
+mod overlay;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use stillpoint_api::Reason;
 
@@ -15,6 +21,8 @@ use stillpoint_core::blocker::blocker;
 use stillpoint_core::wire::Blocker;
 
 pub use exclusive::{can_be_frozen, exclusive};
+pub use health::Health;
+pub use operations::operations;
 
 /// A member's filesystem, pinned: while `root` is open it cannot be unmounted, and can be frozen and thawed even after
 /// the mount point is gone or hidden.
@@ -58,10 +66,10 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
 }
 
 /// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
-pub(super) fn mount_of(descriptor: &OwnedFd) -> std::io::Result<Mount> {
+pub(super) fn mount_of(descriptor: impl AsFd) -> std::io::Result<Mount> {
     let not_understood = || std::io::Error::other("/proc is not understood");
     // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
-    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_raw_fd())))?;
+    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_fd().as_raw_fd())))?;
     let id =
         fdinfo::parse(&String::from_utf8_lossy(&info)).and_then(|info| info.mount_id).ok_or_else(not_understood)?;
     let table = procfs::read(Path::new("/proc/thread-self/mountinfo"))?;
@@ -74,8 +82,7 @@ fn cannot_open(path: &Path, errno: Errno) -> Blocker {
         Errno::NOENT => "mount the claim into the agent's container at this path",
         Errno::NOTDIR => "it is no directory; mount the claim there as a filesystem, not as a block device",
         Errno::ACCESS => {
-            "its mode keeps the agent out; set securityContext.fsGroup of the pod, so that the agent and the application \
-             share a group, or add the capability DAC_READ_SEARCH to the agent's container"
+            "its mode keeps the agent out; add the capability DAC_READ_SEARCH to the agent's container, as the examples do"
         }
         _ => "see the node's kernel log",
     };

@@ -1,5 +1,8 @@
 //! Puts a lock into words: who holds what, where.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use super::attribution::Held;
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::view::Process;
@@ -12,27 +15,70 @@ use stillpoint_core::wire;
 /// Characters of a container's id in a message, when it has no name: as runtimes abbreviate it.
 const SHORT_ID: usize = 12;
 
-/// The blocker for a lock. Reads the holder's name and container; one that has ended meanwhile stays unnamed.
-///
-/// A lock without a known holder falls to the process that the lock's record names, if that is in view.
-pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container]) -> wire::Blocker {
-    let pid = held.holder.as_ref().map_or(held.lock.pid, |holder| holder.pid);
-    let process = processes.iter().find(|process| process.pid == pid);
+/// The locks of one process, which are one blocker: an application may have hundreds.
+pub struct Locks<'a> {
+    /// `None`: of processes that are not in view.
+    process: Option<&'a Process>,
+    /// The one that is shown; of equal ones always the same, look after look.
+    shown: &'a Held,
+    /// How many more there are.
+    more: usize,
+}
+
+/// Puts locks together by the process that holds them, in the order of the first of each. A lock without a known holder falls to
+/// the process that the lock's record names, if that is in view.
+pub fn by_process<'a>(locks: &'a [Held], processes: &'a [Process]) -> Vec<Locks<'a>> {
+    let known: HashMap<i32, &Process> = processes.iter().map(|process| (process.pid, process)).collect();
+    let mut places = HashMap::new();
+    let mut all: Vec<Locks> = Vec::new();
+    for held in locks {
+        let pid = held.holder.as_ref().map_or(held.lock.pid, |holder| holder.pid);
+        let process = known.get(&pid).copied();
+        let place = *places.entry(process.map(|process| process.pid)).or_insert(all.len());
+        match all.get_mut(place) {
+            None => all.push(Locks { process, shown: held, more: 0 }),
+            Some(known) => {
+                known.more += 1;
+                // Of files with names the first; they are better shown than one without.
+                let rank = |held: &'a Held| (path_of(held).is_none(), path_of(held));
+                if rank(held) < rank(known.shown) {
+                    known.shown = held;
+                }
+            }
+        }
+    }
+    all
+}
+
+fn path_of(held: &Held) -> Option<&Path> {
+    Some(held.holder.as_ref()?.file.as_ref()?.path.as_path())
+}
+
+/// The blocker for the locks of a process. Reads its name and container; one that has ended meanwhile stays unnamed.
+pub fn blocker(locks: &Locks, containers: &[wire::Container]) -> wire::Blocker {
+    let Locks { process, shown: held, more } = *locks;
     let name = printable(&process.map(Process::name).unwrap_or_default(), MAX_WORD_CHARS);
     let container_id = process.map(|process| container_of(process, containers)).unwrap_or_default();
 
-    let holder = match process {
-        Some(_) => format!("process {pid} ({name}) in {}", container_name(&container_id, containers)),
-        None => "a process that is not visible to the agent".to_owned(),
-    };
     let locked = held.holder.as_ref().and_then(|holder| holder.file.as_ref());
     let file = match locked {
-        Some(file) => file.path.display().to_string(),
+        Some(file) => printable(&file.path.display().to_string(), MAX_PATH_CHARS),
         None => format!("the file with inode {}", held.lock.inode),
     };
+    let others = match more {
+        0 => String::new(),
+        1 => ", and 1 more lock".to_owned(),
+        more => format!(", and {more} more locks"),
+    };
     let message = match process {
-        Some(_) => format!("{holder} {} {file}", claim(&held.lock)),
-        None => format!("{holder} {} {file}: see lslocks on the node", claim(&held.lock)),
+        Some(Process { pid, .. }) => {
+            let container = container_name(&container_id, containers);
+            format!("process {pid} ({name}) in {container} {} {file}{others}", claim(&held.lock))
+        }
+        None => format!(
+            "a process that is not visible to the agent {} {file}{others}: see lslocks on the node",
+            claim(&held.lock)
+        ),
     };
     let below_root = locked.map(|file| file.below_root.display().to_string());
     wire::Blocker {
@@ -51,13 +97,14 @@ pub fn blocker(held: &Held, processes: &[Process], containers: &[wire::Container
 }
 
 /// Of the containers that a process runs in, the pod's; or the innermost, if none is known.
-fn container_of(process: &Process, containers: &[wire::Container]) -> String {
+pub fn container_of(process: &Process, containers: &[wire::Container]) -> String {
     let ids = process.container_ids();
     let known = ids.iter().find(|id| containers.iter().any(|container| container.id == **id));
     known.or(ids.last()).cloned().unwrap_or_default()
 }
 
-fn container_name(id: &str, containers: &[wire::Container]) -> String {
+/// A container as a sentence names it.
+pub fn container_name(id: &str, containers: &[wire::Container]) -> String {
     match containers.iter().find(|container| container.id == id) {
         Some(container) => format!("container {}", container.name),
         None if id.is_empty() => "no container".to_owned(),
@@ -84,7 +131,7 @@ fn claim(lock: &Lock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::locks::holders::Holder;
+    use crate::agent::locks::holders::{Holder, LockedFile};
     use crate::agent::procfs::Device;
     use crate::agent::procfs::locks::Mode;
 
@@ -112,16 +159,43 @@ mod tests {
     fn a_file_without_a_name_is_told_by_its_inode() {
         let process = Process { pid: 40, thread: 40, dir: "/nowhere".into(), mounts: [].into() };
         let holder = Some(Holder { lock: RECORD, file: None, pid: 40 });
-        let blocker = blocker(&Held { lock: RECORD, holder }, &[process], &[]);
+        let (held, processes) = ([Held { lock: RECORD, holder }], [process]);
+        let [locks] = &by_process(&held, &processes)[..] else { panic!("one process") };
+        let blocker = blocker(locks, &[]);
         assert!(blocker.message.contains("process 40") && blocker.message.ends_with("inode 12"), "{}", blocker.message);
         assert_eq!((blocker.pid, blocker.path.as_str()), (40, ""));
     }
 
     #[test]
     fn a_lock_of_nobody_in_view_still_blocks() {
-        let blocker = blocker(&Held { lock: RECORD, holder: None }, &[], &[]);
+        let held = [Held { lock: RECORD, holder: None }, Held { lock: RECORD, holder: None }];
+        let [locks] = &by_process(&held, &[])[..] else { panic!("all of them together") };
+        let blocker = blocker(locks, &[]);
         assert_eq!(blocker.reason, Reason::LockHeld);
-        assert!(blocker.message.contains("not visible") && blocker.message.contains("inode 12"), "{}", blocker.message);
+        assert!(
+            blocker.message.contains("not visible") && blocker.message.contains("inode 12, and 1 more lock: "),
+            "{}",
+            blocker.message
+        );
         assert_eq!((blocker.pid, blocker.path.as_str()), (0, ""));
+    }
+
+    #[test]
+    fn the_locks_of_a_process_are_told_by_its_first_file_whatever_their_order() {
+        let process = |pid| Process { pid, thread: pid, dir: "/nowhere".into(), mounts: [].into() };
+        let held = |pid, name: Option<&str>| {
+            let file = name.map(|name| LockedFile { below_root: name.into(), path: name.into() });
+            Held { lock: RECORD, holder: Some(Holder { lock: RECORD, file, pid }) }
+        };
+        let processes = [process(40), process(41)];
+        let mut locks = [held(40, None), held(40, Some("b")), held(41, Some("c")), held(40, Some("a"))];
+        for _ in 0..2 {
+            let mut told: Vec<_> = by_process(&locks, &processes).iter().map(|locks| blocker(locks, &[])).collect();
+            told.sort_by_key(|blocker| blocker.pid);
+            let [first, second] = &told[..] else { panic!("{told:?}") };
+            assert_eq!((first.pid, first.path.as_str(), second.pid, second.path.as_str()), (40, "a", 41, "c"));
+            assert!(first.message.ends_with("a, and 2 more locks"), "{}", first.message);
+            locks.reverse();
+        }
     }
 }

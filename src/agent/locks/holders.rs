@@ -1,7 +1,9 @@
 //! Which processes hold which locks: by their descriptors, and by their mappings where descriptors do not tell.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +11,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use crate::agent::procfs::fdinfo::FdInfo;
 use crate::agent::procfs::locks::{Kind, Lock};
 use crate::agent::procfs::mountinfo::Mount;
 use crate::agent::procfs::view::Process;
-use crate::agent::procfs::{Device, fdinfo, maps, numbers, read, read_file, vanished};
-use stillpoint_core::limits::MAX_DESCRIPTORS;
+use crate::agent::procfs::{Device, each_line, each_number, maps, vanished};
 
 /// A process with an open file, or a mapping, that keeps a lock.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,12 +44,13 @@ pub struct Scan {
     pub holders: Vec<Holder>,
     /// Processes that could not be looked into, and why.
     pub hidden: Vec<(i32, io::Error)>,
+    buffer: Vec<u8>,
 }
 
 impl Scan {
     /// A scan that has looked at nothing yet.
     pub fn new(device: Device) -> Self {
-        Self { device, holders: Vec::new(), hidden: Vec::new() }
+        Self { device, holders: Vec::new(), hidden: Vec::new(), buffer: Vec::new() }
     }
 
     /// Looks at every descriptor of the processes. Safe while the filesystem is suspended.
@@ -66,21 +69,15 @@ impl Scan {
         let path = process.dir.join("fdinfo");
         // Relative to the open directory: a third of the time that whole paths take.
         let infos = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        for number in numbers(&path, MAX_DESCRIPTORS)? {
-            match self.descriptor(process, &infos, number) {
-                // A descriptor that was closed meanwhile holds nothing any more.
-                Err(error) if !vanished(&error) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        each_number(&path, |number| match self.descriptor(process, &infos, number) {
+            // A descriptor that was closed meanwhile holds nothing any more.
+            Err(error) if !vanished(&error) => Err(error),
+            _ => Ok(()),
+        })
     }
 
     fn descriptor(&mut self, process: &Process, infos: &OwnedFd, number: RawFd) -> io::Result<()> {
-        let info = rustix::fs::openat(infos, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let text = read_file(info.into())?;
-        let info = fdinfo::parse(&String::from_utf8_lossy(&text))
-            .ok_or_else(|| io::Error::other(format!("fdinfo of descriptor {number} is not understood")))?;
+        let info = info_of(infos, number, &mut self.buffer)?;
         let mut locks = info.locks.into_iter().filter(|lock| lock.device == self.device).peekable();
         if locks.peek().is_none() {
             return Ok(());
@@ -95,18 +92,40 @@ impl Scan {
 
     /// Looks for mappings of the files of these locks, which must be on the scan's device. Only for flocks: any other lock
     /// ends with its descriptor. Never while the filesystem is suspended: reading maps can hang.
-    pub fn mappings(&mut self, processes: &[&Process], locks: &[Lock]) {
-        for lock in locks.iter().filter(|lock| lock.kind == Kind::Flock) {
-            for process in processes {
-                let Ok(text) = read(&process.dir.join("maps")) else { continue };
-                let text = String::from_utf8_lossy(&text);
-                let Some(name) = maps::mapped_file(&text, lock.device, lock.inode) else { continue };
-                let mount = process.mounts.iter().rfind(|mount| mount.device == self.device);
-                let path = PathBuf::from(name);
-                let file = Some(LockedFile { below_root: below_root(mount, &path), path });
-                self.holders.push(Holder { lock: *lock, file, pid: process.pid });
-            }
+    pub fn mappings(&mut self, processes: &[Process], locks: &[Lock]) {
+        let flocks: Vec<&Lock> = locks.iter().filter(|lock| lock.kind == Kind::Flock).collect();
+        if flocks.is_empty() {
+            return;
         }
+        for process in processes {
+            let Ok(table) = File::open(process.dir.join("maps")) else { continue };
+            let mount = process.mounts.iter().rfind(|mount| mount.device == self.device);
+            // One holder for each, however many mappings it has: it only helps to name the holder.
+            let mut named: Vec<&Lock> = Vec::new();
+            let _ = each_line(table, &mut self.buffer, |line| {
+                let line = String::from_utf8_lossy(line);
+                for lock in &flocks {
+                    let Some(name) = maps::mapped_file(&line, lock.device, lock.inode) else { continue };
+                    if !named.contains(lock) {
+                        named.push(lock);
+                        let path = PathBuf::from(name);
+                        let file = Some(LockedFile { below_root: below_root(mount, &path), path });
+                        self.holders.push(Holder { lock: **lock, file, pid: process.pid });
+                    }
+                }
+                ControlFlow::<()>::Continue(())
+            });
+        }
+    }
+}
+
+/// What a descriptor's file below the directory `fdinfo` says of it.
+pub fn info_of(infos: &OwnedFd, number: RawFd, buffer: &mut Vec<u8>) -> io::Result<FdInfo> {
+    let file = rustix::fs::openat(infos, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut info = FdInfo::default();
+    match each_line(File::from(file), buffer, |line| info.take(line))? {
+        Some(Err(_)) => Err(io::Error::other(format!("fdinfo of descriptor {number} is not understood"))),
+        Some(Ok(())) | None => Ok(info),
     }
 }
 
@@ -119,7 +138,7 @@ impl Scan {
 /// its last reference: a duplicate can only delay that, by the microseconds of one readlink(2). Should the holder close its
 /// own within them, the last close is the agent's, and waits for the thaw when the filesystem is suspended, as the
 /// holder's would have; the limits of the look and of the hold bound that.
-fn path_of(process: &Process, number: RawFd) -> Option<PathBuf> {
+pub fn path_of(process: &Process, number: RawFd) -> Option<PathBuf> {
     // A process whose first thread has ended has its descriptors in the others only.
     let flags = if process.thread == process.pid { PidfdFlags::empty() } else { PIDFD_THREAD };
     let pidfd = pidfd_open(Pid::from_raw(process.thread)?, flags).ok()?;

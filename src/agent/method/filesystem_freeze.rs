@@ -17,8 +17,8 @@ use stillpoint_core::hold::{Act, Plan, Refused, WasSuspended};
 use stillpoint_core::limits::MAX_GUARDED;
 use stillpoint_core::wire;
 
-/// Flushes while writes go on.
-const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
+/// Flushes while writes go on; again after the look, so that what a freeze would have to wait for is not older than an arming.
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Flush, Act::Arm, Act::Suspend, Act::Look]);
 
 /// Freezes the filesystem of the dataset, which must hold nothing else.
 pub struct FilesystemFreeze;
@@ -113,7 +113,8 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
         Errno::TIME => (
             blocker(
                 Reason::TooSlow,
-                "a first suspension took so long that the one to hold was not begun; check the volume's storage",
+                "a first, short freeze took so long that the one to hold was not begun; writes waited meanwhile, and go on now; \
+                 check the volume's storage, and what writes so much",
             ),
             true,
         ),

@@ -19,11 +19,18 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// Type of the filesystem, without a subtype.
     pub filesystem: String,
+    /// What is mounted, as whoever mounted it named it: for a block device mostly its path.
+    pub source: PathBuf,
     /// Options of the superblock.
     super_options: Vec<u8>,
 }
 
 impl Mount {
+    /// Whether the superblock has this option, which has no value.
+    pub fn has_super_option(&self, name: &str) -> bool {
+        self.super_options.split(|&byte| byte == b',').any(|option| option == name.as_bytes())
+    }
+
     /// The value of an option of the superblock, like overlay's `upperdir`.
     pub fn super_option(&self, name: &str) -> Option<PathBuf> {
         self.super_options.split(|&byte| byte == b',').find_map(|option| {
@@ -31,6 +38,11 @@ impl Mount {
             let value = option.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
             Some(unescape(value))
         })
+    }
+
+    /// Whether statfs(2) may tell the quota of a directory instead of the filesystem's size.
+    pub fn has_project_quotas(&self) -> bool {
+        self.super_options.split(|&byte| byte == b',').any(|option| matches!(option, b"prjquota" | b"pquota"))
     }
 
     /// Where `path`, a path of this mount's namespace, lies below the root of the filesystem; `None` when it is not
@@ -54,7 +66,8 @@ pub fn parse(table: &[u8]) -> Option<Vec<Mount>> {
     table.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(parse_line).collect()
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
+/// Parses one line. `None`: it is not understood.
+pub fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = text(fields.next()?)?.parse().ok()?;
     let _parent = fields.next()?;
@@ -66,9 +79,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     fields.by_ref().find(|field| field == b"-")?;
     let filesystem = text(fields.next()?)?;
     let filesystem = filesystem.split('.').next().unwrap_or(filesystem).to_owned();
-    let _source = fields.next()?;
+    let source = unescape(fields.next()?);
     let super_options = fields.next()?.to_vec();
-    Some(Mount { id, device, root, mount_point, filesystem, super_options })
+    Some(Mount { id, device, root, mount_point, filesystem, source, super_options })
 }
 
 fn text(field: &[u8]) -> Option<&str> {
@@ -113,6 +126,8 @@ mod tests {
         assert_eq!(mounts[1].root, Path::new("/vol 1"));
         assert_eq!(mounts[2].super_option("upperdir"), Some("/data/up,per".into()));
         assert_eq!(mounts[2].super_option("upper"), None);
+        assert!(mounts[2].has_super_option("rw") && !mounts[2].has_super_option("ro"));
+        assert!(!mounts[2].has_super_option("upperdir"));
         assert_eq!(mounts[3].filesystem, "fuse");
     }
 

@@ -1,15 +1,17 @@
 //! What the agent can see: the processes of its pod, each with the mounts of its mount namespace.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stillpoint_api::Reason;
 
 use super::mountinfo::{self, Mount};
-use super::{Device, cgroup, numbers, read, stat, vanished};
+use super::{Device, cgroup, each_line, each_number, read, stat, vanished};
 use stillpoint_core::blocker::blocker;
-use stillpoint_core::limits::MAX_PROCESSES;
+use stillpoint_core::limits::{MAX_MOUNTS, MAX_PROCESSES};
 use stillpoint_core::wire::Blocker;
 
 /// A process that the agent can look into.
@@ -20,7 +22,7 @@ pub struct Process {
     pub thread: i32,
     /// The directory of that thread in `/proc`.
     pub dir: PathBuf,
-    /// The mounts that it sees. Processes of one mount namespace share the table.
+    /// The mounts that it sees, as far as they were wanted. Processes of one mount namespace share the table.
     pub mounts: Arc<[Mount]>,
 }
 
@@ -53,41 +55,30 @@ pub struct View {
 
 impl View {
     /// Looks at every process in `/proc`. Kernel threads and processes that end meanwhile are left out: neither can hold
-    /// a file open.
+    /// a file open. Of their mounts those are kept that are `wanted`.
     ///
     /// Safe while a filesystem is suspended: reads only links, stat and mountinfo.
-    pub fn gather() -> Self {
+    pub fn gather(wanted: impl Fn(&Mount) -> bool) -> Self {
         let mut view = Self { processes: Vec::new(), blind: Vec::new() };
-        let pids = match numbers(Path::new("/proc"), MAX_PROCESSES) {
-            Ok(pids) => pids,
-            Err(error) => {
-                let message = format!("the agent cannot list the pod's processes (at most {MAX_PROCESSES}): {error}");
-                view.blind.push(blocker(Reason::Blind, &message));
-                return view;
-            }
-        };
-        let mut tables = HashMap::new();
+        let mut tables = Tables { wanted, known: HashMap::new(), buffer: Vec::new() };
         let mut hidden = Vec::new();
-        for pid in pids {
-            match find(pid, &mut tables) {
+        let listed = each_number(Path::new("/proc"), |pid| {
+            match tables.find(pid) {
                 Ok(Some(process)) => view.processes.push(process),
                 Ok(None) => {}
                 Err(error) => hidden.push((pid, error)),
             }
+            if view.processes.len() + hidden.len() > MAX_PROCESSES {
+                return Err(io::Error::other(format!("there are more than {MAX_PROCESSES}")));
+            }
+            Ok(())
+        });
+        if let Err(error) = listed {
+            let message = format!("the agent cannot look at all of the pod's processes: {error}");
+            view.blind.push(blocker(Reason::Blind, &message));
         }
         view.blind.extend(blind_to("the mounts", &hidden));
         view
-    }
-
-    /// One table of mounts per mount namespace that is in view.
-    pub fn mount_tables(&self) -> Vec<Arc<[Mount]>> {
-        let mut tables: Vec<Arc<[Mount]>> = Vec::new();
-        for process in &self.processes {
-            if !tables.iter().any(|table| Arc::ptr_eq(table, &process.mounts)) {
-                tables.push(Arc::clone(&process.mounts));
-            }
-        }
-        tables
     }
 }
 
@@ -98,49 +89,84 @@ pub fn blind_to(what: &str, hidden: &[(i32, io::Error)]) -> Option<Blocker> {
         0 => String::new(),
         n => format!(" (and {n} more)"),
     };
-    let message = format!(
-        "the agent cannot look into {what} of process {pid}{others}: {error}; it may hold a lock. The agent's container \
-         needs the capability SYS_PTRACE, and Linux before 5.14 DAC_READ_SEARCH too"
-    );
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ". The agent's container needs the capability SYS_PTRACE, and Linux before 5.14 DAC_READ_SEARCH too"
+        }
+        _ => "",
+    };
+    let message =
+        format!("the agent cannot look into {what} of process {pid}{others}: {error}; it may hold a lock{remedy}");
     Some(Blocker { pid: *pid, ..blocker(Reason::Blind, &message) })
 }
 
-type Tables = HashMap<(PathBuf, PathBuf), Arc<[Mount]>>;
+/// The tables of mounts that were read, each once.
+struct Tables<Wanted> {
+    wanted: Wanted,
+    /// By namespace and root directory: mountinfo shows the mounts below the root directory of a process, so a table is shared
+    /// by the processes that have both in common.
+    known: HashMap<(PathBuf, PathBuf), Arc<[Mount]>>,
+    buffer: Vec<u8>,
+}
 
-/// `None`: the process has ended, or is a thread of the kernel.
-fn find(pid: i32, tables: &mut Tables) -> io::Result<Option<Process>> {
-    let dir = PathBuf::from(format!("/proc/{pid}"));
-    match mounts(&dir, tables) {
-        Ok(mounts) => Ok(Some(Process { pid, thread: pid, dir, mounts })),
-        Err(error) => match read(&dir.join("stat")).ok().and_then(|bytes| stat::parse(&bytes)) {
-            None => Ok(None),
-            Some(stat) if stat.kernel_thread => Ok(None),
-            Some(stat) if stat.zombie => Ok((stat.threads > 1).then(|| living_thread(pid, tables)).flatten()),
-            Some(_) if vanished(&error) => Ok(None),
-            Some(_) => Err(error),
-        },
+impl<Wanted: Fn(&Mount) -> bool> Tables<Wanted> {
+    /// `None`: the process has ended, or is a thread of the kernel.
+    fn find(&mut self, pid: i32) -> io::Result<Option<Process>> {
+        let dir = PathBuf::from(format!("/proc/{pid}"));
+        match self.mounts(&dir) {
+            Ok(mounts) => Ok(Some(Process { pid, thread: pid, dir, mounts })),
+            Err(error) => match read(&dir.join("stat")).ok().and_then(|bytes| stat::parse(&bytes)) {
+                None => Ok(None),
+                Some(stat) if stat.kernel_thread => Ok(None),
+                Some(stat) if stat.zombie => Ok((stat.threads > 1).then(|| self.living_thread(pid)).flatten()),
+                Some(_) if vanished(&error) => Ok(None),
+                Some(_) => Err(error),
+            },
+        }
+    }
+
+    /// A process whose first thread has ended shows neither mounts nor descriptors, but each of its other threads does.
+    fn living_thread(&mut self, pid: i32) -> Option<Process> {
+        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+        let mut found = None;
+        // Broken off by an error when it is found.
+        let _ = each_number(&tasks, |thread| {
+            let dir = tasks.join(thread.to_string());
+            let Ok(mounts) = self.mounts(&dir) else { return Ok(()) };
+            found = Some(Process { pid, thread, dir, mounts });
+            Err(io::ErrorKind::Other.into())
+        });
+        found
+    }
+
+    fn mounts(&mut self, dir: &Path) -> io::Result<Arc<[Mount]>> {
+        let key = (std::fs::read_link(dir.join("ns/mnt"))?, std::fs::read_link(dir.join("root"))?);
+        if let Some(table) = self.known.get(&key) {
+            return Ok(Arc::clone(table));
+        }
+        let table: Arc<[Mount]> = mounts(File::open(dir.join("mountinfo"))?, &mut self.buffer, &self.wanted)?.into();
+        self.known.insert(key, Arc::clone(&table));
+        Ok(table)
     }
 }
 
-/// A process whose first thread has ended shows neither mounts nor descriptors, but each of its other threads does.
-fn living_thread(pid: i32, tables: &mut Tables) -> Option<Process> {
-    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-    numbers(&tasks, MAX_PROCESSES).ok()?.into_iter().find_map(|thread| {
-        let dir = tasks.join(thread.to_string());
-        mounts(&dir, tables).ok().map(|mounts| Process { pid, thread, dir, mounts })
-    })
-}
-
-/// The mounts of a process. mountinfo shows those below its root directory, so a table is shared by the processes that
-/// have both the namespace and the root directory in common.
-fn mounts(dir: &Path, tables: &mut Tables) -> io::Result<Arc<[Mount]>> {
-    let key = (std::fs::read_link(dir.join("ns/mnt"))?, std::fs::read_link(dir.join("root"))?);
-    if let Some(table) = tables.get(&key) {
-        return Ok(Arc::clone(table));
-    }
-    let table = mountinfo::parse(&read(&dir.join("mountinfo"))?)
-        .ok_or_else(|| io::Error::other("its table of mounts is not understood"))?;
-    let table: Arc<[Mount]> = table.into();
-    tables.insert(key, Arc::clone(&table));
-    Ok(table)
+/// The wanted mounts of a table, at most [`MAX_MOUNTS`].
+///
+/// # Errors
+/// There are more, a line is not understood, or the table cannot be read.
+pub fn mounts(table: File, buffer: &mut Vec<u8>, wanted: impl Fn(&Mount) -> bool) -> io::Result<Vec<Mount>> {
+    let mut mounts = Vec::new();
+    let wrong = each_line(table, buffer, |line| {
+        let Some(mount) = mountinfo::parse_line(line) else {
+            return ControlFlow::Break("its table of mounts is not understood".to_owned());
+        };
+        if wanted(&mount) {
+            mounts.push(mount);
+        }
+        match mounts.len() {
+            0..=MAX_MOUNTS => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(format!("it has more than {MAX_MOUNTS} mounts")),
+        }
+    })?;
+    wrong.map_or(Ok(mounts), |wrong| Err(io::Error::other(wrong)))
 }

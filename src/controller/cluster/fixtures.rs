@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// How long something may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 pub const CLAIMS: &str = "persistentvolumeclaims";
 pub const PODS: &str = "pods";
@@ -247,7 +247,7 @@ pub fn pod(name: &str, claim: Option<&str>, phase: &str) -> Value {
         claim.map(|claim| json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}})).into_iter().collect();
     json!({
         "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}")},
-        "spec": {"containers": [], "volumes": volumes},
+        "spec": {"nodeName": "node-1", "containers": [], "volumes": volumes},
         "status": {"phase": phase},
     })
 }

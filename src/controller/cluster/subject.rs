@@ -67,15 +67,16 @@ impl Subject for Claims {
     }
 }
 
-/// The unfinished pods of a namespace that mount claims, by UID.
+/// The pods of a namespace that mount claims and can write, by UID.
 pub enum Pods {}
 
 impl Subject for Pods {
     type Object = Pod;
     type Fact = PodFacts;
     const WHAT: &'static str = "pods";
-    // Finished pods can write no more; of jobs there may be many. A pod that finishes is told of as one that is gone.
-    const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
+    // Finished pods can write no more; of jobs there may be many. A pod that finishes is told of as one that is gone. One
+    // without a node cannot write yet; that it got one is told as that it was made.
+    const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!=");
 
     fn key(pod: &Pod) -> String {
         pod.uid().unwrap_or_default()

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use crate::controller::api::within;
 use stillpoint_api::Phase;
-use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_MESSAGE_CHARS};
+use stillpoint_core::limits::{API_TIMEOUT, EVENT_QUEUE, MAX_EVENT_NOTE, MAX_EVENT_REASON};
 use stillpoint_core::run::happened::Happened;
-use stillpoint_core::text::printable;
+use stillpoint_core::text::printable_bytes;
 
 /// Where events are put.
 #[derive(Clone)]
@@ -59,15 +59,22 @@ fn event(happened: Happened, object: &ObjectReference) -> Option<Event> {
             Some(Event {
                 type_: if ended_badly { EventType::Warning } else { EventType::Normal },
                 reason: format!("{phase:?}"),
-                note: message.map(|message| printable(&message, MAX_MESSAGE_CHARS)),
+                note: message.map(|message| printable_bytes(&message, MAX_EVENT_NOTE)),
                 action: format!("{phase:?}"),
                 secondary: None,
             })
         }
+        Happened::Left { reason, message } => Some(Event {
+            type_: EventType::Warning,
+            reason,
+            note: Some(printable_bytes(&message, MAX_EVENT_NOTE)),
+            action: "CleanUp".to_owned(),
+            secondary: None,
+        }),
         Happened::Blocked { phase, claim, blocker, .. } => Some(Event {
             type_: EventType::Warning,
-            reason: blocker.reason.clone(),
-            note: Some(printable(&format!("{}: {}", claim.name, blocker.message), MAX_MESSAGE_CHARS)),
+            reason: printable_bytes(&blocker.reason, MAX_EVENT_REASON),
+            note: Some(printable_bytes(&format!("{}: {}", claim.name, blocker.message), MAX_EVENT_NOTE)),
             action: format!("{phase:?}"),
             secondary: Some(ObjectReference {
                 api_version: Some("v1".to_owned()),

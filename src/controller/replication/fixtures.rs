@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use stillpoint_core::run::driver::Settings;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +20,15 @@ pub fn context(client: Client, epoch: u64) -> Context {
         events: Events::start(client.clone(), "test".to_owned()),
         client,
         sessions: Sessions::default(),
-        settings: Settings { epoch, hold_ceiling: Duration::from_secs(30) },
-        tenure: Tenure::new(watch::channel(Instant::now()).1, Duration::MAX),
+        hold_ceiling: Duration::from_secs(30),
+        tenure: tenure(epoch, Duration::MAX),
         reserved: Reserved::default(),
         started: Instant::now(),
         shutdown: CancellationToken::new(),
     }
+}
+
+/// The tenure of a leader in this epoch that was renewed just now.
+pub fn tenure(epoch: u64, lasts: Duration) -> Tenure {
+    Tenure::new(watch::channel(Instant::now()).1, lasts, watch::channel(epoch).1, watch::Sender::new(0))
 }

@@ -18,7 +18,6 @@ mod sweeper;
 use std::time::Duration;
 
 use kube::Client;
-use stillpoint_core::run::driver::Settings;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Cluster;
@@ -32,8 +31,6 @@ pub struct Config {
     pub hold_ceiling: Duration,
     /// Replications that need their agents at the same time; others wait in `Pending`.
     pub max_runs: usize,
-    /// Rises with every new leader among the controllers. Agents refuse commands of an older one.
-    pub epoch: u64,
     /// The name of this controller's pod, as the reporter of Kubernetes Events.
     pub instance: String,
 }
@@ -49,7 +46,7 @@ pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Ten
         client: client.clone(),
         sessions,
         tenure,
-        settings: Settings { epoch: config.epoch, hold_ceiling: config.hold_ceiling },
+        hold_ceiling: config.hold_ceiling,
         reserved: reserved::Reserved::default(),
         started: std::time::Instant::now(),
         shutdown,

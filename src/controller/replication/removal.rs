@@ -1,50 +1,95 @@
-//! Carries out a [`Removal`].
+//! Carries out a [`Removal`], and lets replicas go from their owner.
 
-use kube::api::{DeleteParams, ListParams};
-use kube::core::DynamicObject;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 use stillpoint_core::limits::API_TIMEOUT;
-use stillpoint_core::replica::removal::{Ask, Removal};
+use stillpoint_core::replica::ask::Remove;
+use stillpoint_core::replica::removal::{Ask, Deleted, Found, Left, Removal, Removed, Trouble};
 use stillpoint_core::run::sweep::attempt_of;
 
-use crate::controller::api::within_if_there;
+use crate::controller::api::{is_absent, sentence};
 
-/// Removes replicas of a replication until nothing is left, and says how many there were. The caller's task bounds it.
-pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> usize {
+/// Removes replicas of a replication, as far as it can in a time that the removal bounds.
+pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> Removed {
     let api = |resource| Api::namespaced_with(client.clone(), namespace, &resource);
     while let Some(ask) = removal.next_ask() {
         match ask {
             Ask::List { resource, selector } => {
                 let listed = list(&api(resource), &selector).await;
-                removal.listed(listed.map_err(|error| log(namespace, &selector, &error)));
+                removal.listed(listed.map(|listed| listed.iter().map(found).collect()));
             }
-            Ask::Delete { resource, name } => {
-                let deleted = delete_replica(&api(resource), &name).await;
-                removal.deleted(deleted.map_err(|error| log(namespace, &name, &error)));
-            }
+            Ask::Delete { resource, name } => removal.deleted(delete_replica(&api(resource), &name).await),
             Ask::Pause(pause) => tokio::time::sleep(pause).await,
         }
     }
-    removal.found()
+    let removed = removal.removed();
+    for left in &removed.left {
+        tracing::warn!(namespace, "a replica is left: {}", left.what);
+    }
+    removed
 }
 
-fn log(namespace: &str, which: &str, error: &anyhow::Error) {
-    tracing::warn!(namespace, which, "replicas could not be removed, and it is tried again: {error:#}");
+/// Takes the owner of this UID off what carries the labels, each by itself. Gives what still has it.
+pub async fn disown(client: &Client, namespace: &str, removes: Vec<Remove>, owner: &str) -> Vec<Left> {
+    let mut left = Vec::new();
+    for Remove { resource, selector, .. } in removes {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let listed = list(&api, &selector).await.unwrap_or_else(|Trouble { why, refused }| {
+            left.push(Left { what: format!("the {} could not be listed: {why}", resource.plural), refused });
+            Vec::new()
+        });
+        for replica in listed.iter().filter(|replica| found(replica).owners.iter().any(|one| one == owner)) {
+            let others: Vec<_> = replica.owner_references().iter().filter(|one| one.uid != owner).collect();
+            // The resource version makes this a change of the list that was read, not of another one.
+            let patch = json!({"metadata": {"ownerReferences": others, "resourceVersion": replica.resource_version()}});
+            let name = replica.name_any();
+            let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+            if let Err(Trouble { why, refused }) = asked(api.patch_metadata(&name, &params, &patch)).await {
+                let what = format!("{} {name} would go with this object, and could not be kept: {why}", resource.kind);
+                left.push(Left { what, refused });
+            }
+        }
+    }
+    left
 }
 
-async fn list(api: &Api<DynamicObject>, selector: &str) -> anyhow::Result<Vec<(String, Option<u32>)>> {
+fn found(replica: &PartialObjectMeta<DynamicObject>) -> Found {
+    let owners = replica.owner_references().iter().map(|owner| owner.uid.clone()).collect();
+    Found { name: replica.name_any(), attempt: attempt_of(replica), owners }
+}
+
+async fn list(api: &Api<DynamicObject>, selector: &str) -> Result<Vec<PartialObjectMeta<DynamicObject>>, Trouble> {
     let labelled = ListParams::default().labels(selector);
     // Without its API there are no objects.
-    let listed = within_if_there(API_TIMEOUT, api.list_metadata(&labelled)).await?;
-    Ok(listed.iter().flat_map(|list| &list.items).map(|one| (one.name_any(), attempt_of(one))).collect())
+    Ok(asked(api.list_metadata(&labelled)).await?.map(|list| list.items).unwrap_or_default())
 }
 
-/// Deletes one object; says whether it was there.
+/// Deletes one object.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<bool> {
-    Ok(within_if_there(API_TIMEOUT, api.delete(name, &DeleteParams::default())).await?.is_some())
+pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> Result<Deleted, Trouble> {
+    let Some(answer) = asked(api.delete(name, &DeleteParams::default())).await? else { return Ok(Deleted::Absent) };
+    // What stays for its finalizers is answered with the object as it is then.
+    let stays = answer.left().is_some_and(|object| !object.finalizers().is_empty());
+    Ok(if stays { Deleted::Going } else { Deleted::Gone })
+}
+
+/// A request with a limit of time; `None`: the API server does not have what is asked for.
+async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, Trouble> {
+    match tokio::time::timeout(API_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(Some(answer)),
+        Ok(Err(kube::Error::Api(status))) if is_absent(&status) => Ok(None),
+        Ok(Err(error)) => Err(Trouble { refused: is_refusal(&error), why: sentence(&error) }),
+        Err(_) => Err(Trouble { why: "the API server did not answer in time".to_owned(), refused: false }),
+    }
+}
+
+/// Whether the API server was asked in vain, and not at a bad moment: not in time (408), in conflict (409), too often (429).
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && ![408, 409, 429].contains(&status.code))
 }
 
 #[cfg(test)]
@@ -58,6 +103,7 @@ mod tests {
     use stillpoint_api::labels;
     use stillpoint_core::replica::KINDS;
     use stillpoint_core::replica::ask::{Remove, RunId};
+    use stillpoint_core::replica::removal::Scope;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -97,7 +143,8 @@ mod tests {
         let removes = KINDS[0].remove(&run, &[]);
         let names = vec!["named".to_owned()];
         let removes = removes.into_iter().map(|remove| Remove { names: names.clone(), ..remove }).collect();
-        assert_eq!(remove(&client, "shop", Removal::new(removes, 2)).await, 3);
+        let removed = remove(&client, "shop", Removal::new(removes, Scope::up_to(2))).await;
+        assert_eq!(removed, Removed { found: 3, left: Vec::new() });
         deleted.close();
         let mut all = Vec::new();
         while let Some(name) = deleted.recv().await {

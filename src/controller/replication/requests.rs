@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT, MAX_MARK_TRIES, RESOLVE_CONCURRENCY};
 use stillpoint_core::pauses::Pauses;
 use stillpoint_core::replica::ask::{Ask, Mark, NotMade};
@@ -43,11 +43,15 @@ impl Stored {
         Input::Stored(stored.map(Box::new))
     }
 
-    /// Replaces its list of finalizers.
-    pub async fn set_finalizers(self, object: Box<ConsistencyGroupReplication>) -> Input {
+    /// Replaces its list of finalizers, and its pin if it has one.
+    pub async fn set_marks(self, object: Box<ConsistencyGroupReplication>) -> Input {
+        let pin: BTreeMap<_, _> = object.annotations().iter().filter(|(key, _)| *key == labels::RUN_UID).collect();
         // The resource version makes this a change of the list that was read, not of another one.
-        let patch =
-            json!({"metadata": {"finalizers": object.finalizers(), "resourceVersion": object.resource_version()}});
+        let patch = json!({"metadata": {
+            "finalizers": object.finalizers(),
+            "annotations": pin,
+            "resourceVersion": object.resource_version(),
+        }});
         let patched = asked(self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         Input::Patched(patched.map(Box::new))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
-use super::removal::remove;
+use super::removal::{disown, remove};
 use super::requests::{Stored, ask, mark, warm};
 use super::reserved::{Reservation, Reserved};
 use super::storage::storage;
@@ -37,9 +37,9 @@ pub struct Context {
     pub cluster: Cluster,
     /// The agents.
     pub sessions: Sessions,
-    /// What every driver is given.
-    pub settings: Settings,
-    /// Whether this controller leads.
+    /// The longest `holdTimeout` that a replication may ask for.
+    pub hold_ceiling: Duration,
+    /// Whether this controller leads, and in which epoch.
     pub tenure: Tenure,
     /// Kubernetes Events.
     pub events: Events,
@@ -52,6 +52,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// What a driver that begins now is given.
+    fn settings(&self) -> Settings {
+        Settings { epoch: self.tenure.epoch(), hold_ceiling: self.hold_ceiling }
+    }
+
     /// The clocks.
     pub fn now(&self) -> Moment {
         Moment { monotonic: self.started.elapsed(), wall: Timestamp::now() }
@@ -101,7 +106,7 @@ impl Shell {
         let (answer, answers) = mpsc::channel(RUN_QUEUE);
         let uid = object.uid().unwrap_or_default();
         Self {
-            driver: Driver::new(context.settings, &uid),
+            driver: Driver::new(context.settings(), &uid),
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
             uid,
@@ -149,7 +154,7 @@ impl Shell {
         match effect {
             Effect::GetObject => self.spawn(stored().get()),
             Effect::PutStatus(object) => self.spawn(stored().put_status(object)),
-            Effect::SetFinalizers(object) => self.spawn(stored().set_finalizers(object)),
+            Effect::SetMarks(object) => self.spawn(stored().set_marks(object)),
             Effect::Look => {
                 let looked = self.look().await;
                 self.hear(looked);
@@ -183,11 +188,15 @@ impl Shell {
                     self.spawn(ask(client.clone(), namespace.clone(), one));
                 }
             }
-            Effect::Remove { removes, last_attempt } => {
-                let removal = Removal::new(removes, last_attempt);
+            Effect::Remove { removes, scope } => {
+                let removal = Removal::new(removes, scope);
                 self.spawn(async move { Input::Removed(remove(&client, &namespace, removal).await) });
             }
             Effect::Mark(marks) => self.spawn(mark(client, namespace, marks)),
+            Effect::Disown { removes, owner } => {
+                self.spawn(async move { Input::Disowned(disown(&client, &namespace, removes, &owner).await) });
+            }
+            Effect::Seen(epoch) => self.context.tenure.has_seen(epoch),
             Effect::Recheck => {
                 let interest = self.interest.clone();
                 let used = self.use_namespace();
@@ -306,6 +315,7 @@ fn log(happened: &Happened) {
         Happened::Blocked { attempt, claim, blocker, .. } => {
             tracing::info!(attempt, member = claim.name, reason = blocker.reason, "{}", blocker.message);
         }
+        Happened::Left { reason, message } => tracing::warn!(reason, "{message}"),
     }
 }
 

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::super::fixtures;
 use super::*;
-use std::time::Duration;
 
 use stillpoint_api::{Mode, Phase, ReplicationStatus};
 
@@ -75,7 +74,7 @@ async fn nothing_is_done_about_an_earlier_leaders_status_before_it_is_claimed() 
 async fn what_a_newer_leader_works_on_is_left_alone() {
     let status = ReplicationStatus { phase: Some(Phase::Checking), attempt: 1, leader_epoch: 6, ..Default::default() };
     let (result, asked) = run_over(status).await;
-    assert_eq!((result, asked), (Over::Ended, vec![get()]));
+    assert_eq!((result, asked), (Over::Outranked(6), vec![get()]));
 }
 
 /// An API server with one bound claim that no pod mounts. It stores what is put, and gives every status that was stored.
@@ -117,7 +116,7 @@ async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
         object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
         let (client, mut stored) = server_with_a_claim(object.clone());
         let mut context = fixtures::context(client, 5);
-        context.tenure = Tenure::new(watch::channel(Instant::now()).1, lasts);
+        context.tenure = fixtures::tenure(5, lasts);
         tokio::time::timeout(Duration::from_secs(10), drive(context, object)).await.unwrap();
         let mut last = None;
         while let Ok(status) = stored.try_recv() {

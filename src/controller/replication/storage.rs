@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use stillpoint_core::replica::KINDS;
     use stillpoint_core::replica::ask::RunId;
-    use stillpoint_core::replica::removal::Removal;
+    use stillpoint_core::replica::removal::{Removal, Removed, Scope};
 
     /// An API server that answers every request so.
     fn answering(status: StatusCode, body: &'static str) -> Client {
@@ -104,7 +104,8 @@ mod tests {
             asked_at: None,
             wishes: None,
         };
-        assert_eq!(remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), 1)).await, 0);
+        let removed = remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), Scope::up_to(1))).await;
+        assert_eq!(removed, Removed::default());
     }
 
     #[tokio::test]

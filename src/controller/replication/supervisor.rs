@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, ReplicationStatus};
-use stillpoint_core::limits::{API_TIMEOUT, RUN_QUEUE, WAITING_CONCURRENCY};
+use stillpoint_core::limits::{API_TIMEOUT, EXPIRY_CONCURRENCY, RUN_QUEUE, WAITING_CONCURRENCY};
 use stillpoint_core::run::driver::Over;
+use stillpoint_core::run::epochs::outranks;
+use stillpoint_core::run::expiries::{Expired, Expiries};
 use stillpoint_core::run::happened::Happened;
 use stillpoint_core::run::turns::Turns;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +23,7 @@ use tracing::Instrument;
 
 use super::shell::{Context, Shell};
 use super::sweeper::Sweeper;
-use crate::controller::api::within;
+use crate::controller::api::{within, within_if_there};
 
 type Object = Arc<ConsistencyGroupReplication>;
 
@@ -35,6 +38,9 @@ pub struct Supervisor {
     runs: JoinSet<(String, Over)>,
     /// Writes that say of one that it waits.
     waiting: JoinSet<()>,
+    expiries: Expiries,
+    /// Deletions of those whose time is over; the UID of one that could not be deleted.
+    expiring: JoinSet<Result<(), String>>,
     /// Runs that need no agents any more.
     asides: mpsc::Receiver<String>,
     aside: mpsc::Sender<String>,
@@ -51,6 +57,8 @@ impl Supervisor {
             driven: HashMap::new(),
             runs: JoinSet::new(),
             waiting: JoinSet::new(),
+            expiries: Expiries::default(),
+            expiring: JoinSet::new(),
             asides,
             aside,
         }
@@ -62,7 +70,7 @@ impl Supervisor {
         let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let shutdown = self.context.shutdown.clone();
         loop {
-            let wake_at = self.turns.wake_at();
+            let wake_at = [self.turns.wake_at(), self.expiry_at()].into_iter().flatten().min();
             let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -73,9 +81,15 @@ impl Supervisor {
                 Some(ended) = self.runs.join_next() => self.ended(ended),
                 Some(uid) = self.asides.recv() => self.turns.step_aside(&uid),
                 Some(_) = self.waiting.join_next() => {}
+                Some(ended) = self.expiring.join_next() => {
+                    if let Ok(Err(uid)) = ended {
+                        self.expiries.refused(&uid, self.context.now().monotonic);
+                    }
+                }
                 () = tokio::time::sleep_until(deadline), if wake_at.is_some() => {}
             }
             self.start_waiting();
+            self.delete_expired();
         }
         // Nobody needs a place any more, and nobody waits for one.
         self.asides.close();
@@ -108,8 +122,14 @@ impl Supervisor {
     }
 
     /// Tells the sweeper, and the run if there is one, of the newest state of an object.
-    fn note(&self, object: ConsistencyGroupReplication) -> Object {
+    fn note(&mut self, object: ConsistencyGroupReplication) -> Object {
         self.sweeper.remember(&object);
+        let now = self.context.now();
+        self.expiries.update(&object, now);
+        let epoch = object.status.as_ref().map_or(0, |status| status.leader_epoch);
+        if outranks(epoch, self.context.tenure.epoch(), now.wall) {
+            self.context.tenure.has_seen(epoch);
+        }
         let object = Arc::new(object);
         if let Some(newest) = self.driven.get(&object.uid().unwrap_or_default()) {
             newest.send_replace(Some(Arc::clone(&object)));
@@ -119,6 +139,7 @@ impl Supervisor {
 
     fn gone(&mut self, uid: &str) {
         self.turns.gone(uid);
+        self.expiries.gone(uid);
         if let Some(newest) = self.driven.get(uid) {
             newest.send_replace(None);
         }
@@ -129,9 +150,27 @@ impl Supervisor {
             self.start(object);
         }
         while self.waiting.len() < WAITING_CONCURRENCY
-            && let Some((object, status)) = self.turns.waits(self.context.settings.epoch, self.context.now())
+            && let Some((object, status)) = self.turns.waits(self.context.tenure.epoch(), self.context.now())
         {
             self.waiting.spawn(show_waiting(self.context.clone(), object, status));
+        }
+    }
+
+    /// When a deletion may begin; `None`: there is none to begin, or no place for one.
+    fn expiry_at(&self) -> Option<Duration> {
+        self.expiries.wake_at().filter(|_| self.may_delete())
+    }
+
+    fn may_delete(&self) -> bool {
+        self.expiring.len() < EXPIRY_CONCURRENCY && self.context.tenure.is_certain()
+    }
+
+    fn delete_expired(&mut self) {
+        let now = self.context.now().monotonic;
+        while self.may_delete()
+            && let Some(expired) = self.expiries.expired(now)
+        {
+            self.expiring.spawn(delete(self.context.client.clone(), expired));
         }
     }
 
@@ -150,8 +189,14 @@ impl Supervisor {
             // Panics are contained, and nobody aborts a run.
             Err(error) => return tracing::error!(%error, "a run ended early"),
         };
-        if let Over::Failed(why) = &over {
-            tracing::warn!(%uid, "a run could not go on and is tried again: {why}");
+        match &over {
+            Over::Failed(why) => tracing::warn!(%uid, "a run could not go on and is tried again: {why}"),
+            Over::Outranked(epoch) => {
+                tracing::warn!(%uid, epoch, "a leader of a higher epoch works on this run, or has");
+                self.context.tenure.has_seen(*epoch);
+            }
+            // What is left was told.
+            Over::Ended | Over::Later(_) | Over::Left(_) => {}
         }
         let there = self.driven.remove(&uid).is_some_and(|newest| newest.borrow().is_some());
         self.turns.ended(&uid, &over, there, self.context.now().monotonic);
@@ -163,6 +208,31 @@ async fn contained(run: impl Future<Output = Over>) -> Over {
     // What a run shares with others is whole after every step: maps behind locks, and channels.
     let ended = AssertUnwindSafe(run).catch_unwind().await;
     ended.unwrap_or_else(|_| Over::Failed("the run panicked; the log says where".to_owned()))
+}
+
+/// Deletes an object whose time is over, if it is still what it was. Gives its UID when that is to be tried again.
+async fn delete(client: Client, expired: Expired) -> Result<(), String> {
+    let Expired { uid, namespace, name, resource_version } = expired;
+    let api: Api<ConsistencyGroupReplication> = Api::namespaced(client, &namespace);
+    let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version });
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
+    let changed = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
+    // Of one that has changed the watch tells, and then it is judged anew.
+    let deleted = async {
+        api.delete(&name, &params).await.map(drop).or_else(|error| if changed(&error) { Ok(()) } else { Err(error) })
+    };
+    match within_if_there(API_TIMEOUT, deleted).await {
+        Ok(_) => tracing::info!(namespace, name, "was deleted when its ttlSecondsAfterFinished was over"),
+        Err(error) => {
+            tracing::warn!(
+                namespace,
+                name,
+                "its ttlSecondsAfterFinished is over, and it cannot be deleted yet: {error:#}"
+            );
+            return Err(uid);
+        }
+    }
+    Ok(())
 }
 
 /// Writes that one waits, unless the object is not any more what it was. Tries once: it only tells of a run that waits.

@@ -2,17 +2,21 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::anyhow;
+use futures::StreamExt;
 use futures::stream;
-use futures::{FutureExt, StreamExt};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use stillpoint_api::{ConsistencyGroupReplication, labels};
-use stillpoint_core::limits::{API_TIMEOUT, LATE_CONCURRENCY, MAX_REMEMBERED_RUNS};
+use stillpoint_core::limits::{
+    API_TIMEOUT, CLEAN_UP_RETRY_MAX, LATE_CONCURRENCY, LATE_TRIES, LATE_WAITING, MAX_REMEMBERED_RUNS,
+};
 use stillpoint_core::pauses::Pauses;
-use stillpoint_core::replica::removal::Removal;
+use stillpoint_core::replica::removal::{Removal, Scope};
 use stillpoint_core::run::sweep::{Judgement, Sweep, Voided};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::removal::{delete_replica, remove};
@@ -67,32 +71,40 @@ async fn follow(client: Client, sweeper: Sweeper, replicas: EveryReplica, voided
     let replicas = stream::unfold(replicas, |mut replicas| async { Some((replicas.next().await, replicas)) });
     let replicas =
         replicas.flat_map(stream::iter).map(|(resource, replica)| Work::Replica(resource, Box::new(replica)));
+    let places = Semaphore::new(LATE_CONCURRENCY);
     stream::select(replicas.boxed(), voided)
-        .for_each_concurrent(LATE_CONCURRENCY, |work| match work {
-            Work::Replica(resource, replica) => judge(&client, &sweeper, resource, replica).boxed(),
-            Work::Voided(voided) => {
-                let client = client.clone();
-                async move {
-                    let removal = Removal::new(voided.removes(), voided.last_attempt);
-                    remove(&client, &voided.namespace, removal).await;
-                }
-                .boxed()
-            }
-        })
+        .for_each_concurrent(LATE_WAITING, |work| deal_with(&client, &sweeper, &places, work))
         .await;
 }
 
-/// Deletes a replica if its attempt is void. Tries until that is decided and done: no event will tell of it again.
-async fn judge(client: &Client, sweeper: &Sweeper, resource: ApiResource, replica: Box<DynamicObject>) {
-    let mut pauses = Pauses::default();
-    while let Err(error) = judge_once(client, sweeper, &resource, &replica).await {
-        let (name, namespace) = (replica.name_any(), replica.namespace());
-        tracing::warn!(name, namespace, "a replica could not be judged, and it is tried again: {error:#}");
-        tokio::time::sleep(pauses.take()).await;
+/// Tries until it is decided and done, because no event will tell of it again; or until it is clear that it will not be soon. A
+/// place is held during a try, not between two.
+async fn deal_with(client: &Client, sweeper: &Sweeper, places: &Semaphore, work: Work) {
+    let mut pauses = Pauses::up_to(CLEAN_UP_RETRY_MAX);
+    for _ in 0..LATE_TRIES {
+        let Ok(place) = places.acquire().await else { return };
+        let tried = match &work {
+            Work::Replica(resource, replica) => judge(client, sweeper, resource, replica).await,
+            Work::Voided(voided) => remove_voided(client, voided).await,
+        };
+        drop(place);
+        let Err(error) = tried else { return };
+        let pause = pauses.take();
+        tracing::warn!(?pause, "a replica of a void attempt may be left, and it is tried again: {error:#}");
+        sleep(pause).await;
     }
 }
 
-async fn judge_once(
+async fn remove_voided(client: &Client, voided: &Voided) -> anyhow::Result<()> {
+    let removal = Removal::new(voided.removes(), Scope::up_to(voided.last_attempt));
+    match remove(client, &voided.namespace, removal).await.left.into_iter().next() {
+        Some(left) => Err(anyhow!(left.what)),
+        None => Ok(()),
+    }
+}
+
+/// Deletes a replica if its attempt is void.
+async fn judge(
     client: &Client,
     sweeper: &Sweeper,
     resource: &ApiResource,
@@ -115,6 +127,8 @@ async fn judge_once(
     }
     tracing::info!(name = replica.name_any(), namespace, "deletes a replica of a voided attempt that turned up late");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
-    delete_replica(&api, &replica.name_any()).await?;
-    Ok(())
+    let name = replica.name_any();
+    let deleted = delete_replica(&api, &name).await;
+    // What its finalizers keep goes by itself.
+    deleted.map(|_| ()).map_err(|trouble| anyhow!("{} {name}: {}", resource.kind, trouble.why))
 }

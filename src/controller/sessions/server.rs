@@ -201,9 +201,11 @@ impl Drop for Conversation {
 /// A report as it may be queued. An empty blocker takes two bytes of a message and two hundred in memory, so that a queue of
 /// small messages could hold gigabytes.
 fn bounded(mut report: Report) -> Report {
+    let mut uncounted = 0;
     let listed = match &mut report {
         Report::Waiting(waiting) => Some((&mut waiting.blockers, &mut waiting.more_blockers)),
         Report::NotReady(not_ready) => Some((&mut not_ready.blockers, &mut not_ready.more_blockers)),
+        Report::Pending(pending) => Some((&mut pending.blockers, &mut uncounted)),
         Report::Hello(_) | Report::Prepared(_) | Report::Ready(_) | Report::Released(_) => None,
     };
     if let Some((blockers, more)) = listed {

@@ -107,6 +107,15 @@ impl Group {
         Ok(group)
     }
 
+    /// Waits until the writer runs and records are written.
+    ///
+    /// # Errors
+    /// The writer does not become ready, or writes nothing.
+    pub async fn is_written(&self) -> Result<()> {
+        self.pod_ready(WRITER).await?;
+        self.written(10).await.map(drop)
+    }
+
     /// Names of the claims, in the order of writing.
     pub fn claims(&self) -> Vec<&str> {
         self.members.iter().map(|member| member.name.as_str()).collect()

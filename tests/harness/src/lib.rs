@@ -15,6 +15,7 @@ pub mod limits;
 pub mod live;
 pub mod manifests;
 pub mod namespace;
+pub mod page;
 pub mod processes;
 pub mod replication;
 pub mod restore;

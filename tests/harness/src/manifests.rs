@@ -1,6 +1,7 @@
 //! The objects of the test application, built as a user would write them.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::Resource;
 use serde::de::DeserializeOwned;
@@ -120,6 +121,23 @@ pub fn storage_pod(member: &Member) -> Result<Pod> {
         add_agent(&mut spec, member.guardian)?;
     }
     object(json!({"metadata": {"name": member.pod(), "labels": {"store": member.name}}, "spec": spec}))
+}
+
+/// A member's storage pod as a StatefulSet keeps it, its agent as the member has it.
+///
+/// # Errors
+/// The documented example of the agent is not what it should be.
+pub fn storage_set(member: &Member) -> Result<StatefulSet> {
+    let Pod { spec, .. } = storage_pod(member)?;
+    let labels = json!({"store": member.name});
+    object(json!({
+        "metadata": {"name": member.pod()},
+        "spec": {
+            "serviceName": member.pod(),
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }))
 }
 
 /// The port of a pod's lock holder.

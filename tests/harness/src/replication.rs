@@ -70,6 +70,7 @@ pub fn of_claims(name: &str, claims: &[&str]) -> ConsistencyGroupReplication {
         suspension: Suspension::default(),
         replication: Some(replication),
         deletion_policy: DeletionPolicy::Delete,
+        ttl_seconds_after_finished: None,
         retry: None,
     };
     let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };

@@ -72,6 +72,20 @@ fn verdict(group: &Group, cut: &Cut, logs: &HashMap<String, Summary>) -> Result<
     Ok(Verdict::new(named.collect::<Result<_>>()?))
 }
 
+/// Reads a claim of each member that is there, and judges them together. The claims stay.
+///
+/// # Errors
+/// A claim cannot be read.
+pub async fn read(group: &Group, claim_of: impl Fn(&Member) -> String) -> Result<Verdict> {
+    let logs = try_join_all(group.members.iter().map(async |member| {
+        let claim = claim_of(member);
+        let read = read_claims(&group.place, &member.node, &[&claim]).await?;
+        let log = read.into_iter().next().with_context(|| format!("nobody read claim {claim}"))?.log;
+        anyhow::Ok(NamedLog { name: member.name.clone(), log })
+    }));
+    Ok(Verdict::new(logs.await?))
+}
+
 /// Restores claims of one node, reads them in one pod and removes all of it again.
 async fn check(place: &Place, restored: &[Restored]) -> Result<Vec<NamedLog>> {
     let [first, ..] = restored else { return Ok(Vec::new()) };
@@ -81,15 +95,22 @@ async fn check(place: &Place, restored: &[Restored]) -> Result<Vec<NamedLog>> {
     }))
     .await?;
     let claims: Vec<&str> = restored.iter().map(|each| each.claim.as_str()).collect();
-    let pod = format!("check-{}", first.claim);
-    place.create(&manifests::checking_pod(&pod, &first.node, &claims)?).await?;
+    let report = read_claims(place, &first.node, &claims).await?;
+    for claim in claims {
+        place.api::<PersistentVolumeClaim>().delete(claim, &DeleteParams::default()).await?;
+    }
+    Ok(report)
+}
+
+/// Reads claims of one node in one pod, which goes again.
+async fn read_claims(place: &Place, node: &str, claims: &[&str]) -> Result<Vec<NamedLog>> {
+    let [first, ..] = claims else { return Ok(Vec::new()) };
+    let pod = format!("check-{first}");
+    place.create(&manifests::checking_pod(&pod, node, claims)?).await?;
     let pods = place.api::<Pod>();
     let report =
         until(&pods, &pod, &format!("the report of pod {pod}"), POD, |found| found.map_or(Ok(None), report)).await?;
     pods.delete(&pod, &DeleteParams::default()).await?;
-    for claim in claims {
-        place.api::<PersistentVolumeClaim>().delete(claim, &DeleteParams::default()).await?;
-    }
     until_gone(&pods, &pod, &format!("the end of pod {pod}"), DELETION).await?;
     Ok(report)
 }

@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{
-    COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_REPLICA_ANNOTATION, MAX_REPLICA_LABELS, MAX_RETRIES,
+    COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_REPLICA_ANNOTATION, MAX_REPLICA_LABELS, MAX_RETRIES, MAX_TTL_SECONDS,
 };
 use crate::{Duration, ReplicationStatus};
 
-/// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed;
-/// create another object for another run.
+/// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed, except
+/// for what becomes of it when it has ended; create another object for another run.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "stillpoint.io",
@@ -51,8 +51,10 @@ use crate::{Duration, ReplicationStatus};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf")
-        .message("spec is immutable: one object is one run; create another ConsistencyGroupReplication"),
+    validation = Rule::new("self.source == oldSelf.source && self.mode == oldSelf.mode && self.suspension == oldSelf.suspension && has(self.replication) == has(oldSelf.replication) && (!has(self.replication) || self.replication == oldSelf.replication) && has(self.retry) == has(oldSelf.retry) && (!has(self.retry) || self.retry == oldSelf.retry)")
+        .message("spec is immutable but for deletionPolicy and ttlSecondsAfterFinished: one object is one run; create another ConsistencyGroupReplication"),
+    validation = Rule::new("self.deletionPolicy == oldSelf.deletionPolicy || self.deletionPolicy == 'Retain'")
+        .message("spec.deletionPolicy may be changed to Retain, and not back: replicas that are kept are deleted by whoever wants them to go"),
     validation = Rule::new("self.mode == 'Check' || has(self.replication)")
         .message("spec.replication is required with mode Replicate: say how the members are replicated, for example volumeSnapshot: {}")
 )]
@@ -72,9 +74,15 @@ pub struct ConsistencyGroupReplicationSpec {
     /// Whether an attempt that ended badly is followed by another one. Left out, it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// What happens to the replicas when this object is deleted. `Delete` removes them, `Retain` keeps them.
+    /// What happens to the replicas when this object is deleted. `Delete` removes them, `Retain` keeps them. It may be changed to
+    /// `Retain` at any time. `kubectl delete --cascade=orphan` keeps the replicas of a run that is done whatever this says.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// When the run has ended, however it has, the object is deleted so many seconds later, at most ten years; what becomes of the
+    /// replicas then, `deletionPolicy` says. Left out, it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = MAX_TTL_SECONDS))]
+    pub ttl_seconds_after_finished: Option<u32>,
 }
 
 /// Which claims are the members.

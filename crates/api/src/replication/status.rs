@@ -42,6 +42,9 @@ pub struct ReplicationStatus {
     /// The time in which writes of any member were held. All members were suspended together within it, for the cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldStatus>,
+    /// The longest time that writes of a member were suspended, over all rounds and attempts of the run. Unset while none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_suspension: Option<LongestSuspension>,
     /// Members that are ready (or further) of all, like `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_members: Option<String>,
@@ -114,6 +117,19 @@ pub struct HoldStatus {
     pub cut_duration: Option<Duration>,
 }
 
+/// The longest suspension of a run, as an agent told it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LongestSuspension {
+    /// The name of the member's claim.
+    pub persistent_volume_claim: String,
+    /// In which attempt it was.
+    pub attempt: u32,
+    /// How long it lasted, by the agent's monotonic clock; unset when it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
+    pub duration: Option<Duration>,
+}
+
 /// One member of the group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -152,7 +168,8 @@ pub struct MemberStatus {
     /// When the controller learnt that its writes were given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<MicroTime>,
-    /// How long its writes were suspended, by the agent's monotonic clock. Unset when they never were.
+    /// How long its writes were suspended the last time, by the agent's monotonic clock. Unset when they never were. The longest
+    /// time of the run is `status.longestSuspension`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration::told")]
     pub suspended_for: Option<Duration>,
     /// Its replica.
@@ -195,6 +212,9 @@ pub enum MemberState {
     Released,
     /// It did not hold, or cannot say that it did.
     Broken,
+    /// Its agent was told to resume and did not answer in time. If it had been told to suspend, it is not known whether writes are
+    /// suspended: the condition `WritesSuspended` says since when.
+    Silent,
     /// No pod mounts it: nobody writes, nothing to suspend.
     Unmounted,
 }

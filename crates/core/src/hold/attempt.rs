@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Act, Equipped, Intent, Session};
-use crate::limits::MAX_BLOCKERS;
-use crate::locks::Look;
+use crate::limits::{LOOK_PARTS, MAX_BLOCKERS, SEEN_AGAIN};
+use crate::locks::{Cost, Look};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -18,6 +18,8 @@ pub(super) struct Attempt {
     /// What the preflight found; none before it has come back.
     pub equipped: Option<Equipped>,
     pub round: u32,
+    /// What the latest look cost while writes went on.
+    pub look_cost: Cost,
     /// From when on the hold's limit counts: the guardian was asked to be armed, before anything is suspended. So the agent's
     /// own deadline comes before the guardian's.
     pub limit_from: Instant,
@@ -30,8 +32,9 @@ pub(super) struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
-    /// Writes go on.
-    Preparing { step: Preparing, by: Instant, seen: Look },
+    /// Writes go on. It looks, flushes when nothing stands in the way (what does may hold up a flush too, and has a name), and
+    /// looks again.
+    Preparing { step: Preparing, by: Instant, seen: Look, said: Look, flushed: bool },
     /// Writes go on; let go at `until` if nobody asks.
     Prepared { until: Instant },
     /// Writes go on: the acts of the plan before it suspends. `at` is the place in the plan.
@@ -45,7 +48,8 @@ pub(super) enum State {
     /// The method resumes.
     Resuming { since: Instant, by: Instant, end: Option<End> },
     /// The freezer did not answer and is killed; resumed from outside until nothing can suspend any more.
-    Settling { since: Instant, end: Option<End> },
+    /// `late`: it had not suspended within its limit, and was said to be pending.
+    Settling { since: Instant, late: bool, end: Option<End> },
     /// Writes go on, after this time without; the application is told to go on too.
     Unquiescing { by: Instant, suspended: Duration, end: Option<End> },
 }
@@ -53,9 +57,15 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Preparing {
     Preflight,
-    Flush,
+    /// Repeated until one is short: it counts from 1.
+    Flush {
+        number: u32,
+        since: Instant,
+    },
     Look,
-    Pause { until: Instant },
+    Pause {
+        until: Instant,
+    },
 }
 
 /// What is said and done once writes go on.
@@ -92,9 +102,18 @@ impl Attempt {
         Duration::from_millis(self.prepare.hold_timeout_ms.into())
     }
 
+    /// How much of a hold a look may take.
+    pub fn look_limit(&self) -> Duration {
+        self.hold_limit() / LOOK_PARTS
+    }
+
     /// How long a suspension may take to come about: writes may wait meanwhile, so never longer than a hold.
     pub fn suspend_limit(&self) -> Duration {
-        Act::Suspend.limit().min(self.hold_limit())
+        self.limit_of(Act::Suspend)
+    }
+
+    pub fn limit_of(&self, act: Act) -> Duration {
+        act.limit(self.hold_limit())
     }
 
     /// The act at this place; `None` behind the last. Before the method's plan comes the quiescing, recorded, if there is any.
@@ -221,10 +240,14 @@ pub(super) fn only(blocker: wire::Blocker) -> Look {
     Look { blockers: vec![blocker], ..Look::default() }
 }
 
-/// Whether two looks say the same, leaving aside for how long it has been so.
-pub(super) fn say_the_same(one: &Look, other: &Look) -> bool {
-    let timeless = |look: &Look| -> Vec<wire::Blocker> {
-        look.blockers.iter().map(|blocker| wire::Blocker { seen_us: 0, ..blocker.clone() }).collect()
+/// Whether a look says what the one that was reported said; for how long it has been so counts when that has grown enough.
+pub(super) fn say_the_same(look: &Look, said: &Look) -> bool {
+    let same = |(one, other): (&wire::Blocker, &wire::Blocker)| {
+        let timeless = wire::Blocker { seen_us: other.seen_us, ..one.clone() };
+        let next = (other.seen_us + other.seen_us / 4).max(u64::try_from(SEEN_AGAIN.as_micros()).unwrap_or(u64::MAX));
+        timeless == *other && one.seen_us < next
     };
-    one.more_blockers == other.more_blockers && timeless(one) == timeless(other)
+    look.more_blockers == said.more_blockers
+        && look.blockers.len() == said.blockers.len()
+        && look.blockers.iter().zip(&said.blockers).all(same)
 }

@@ -158,7 +158,7 @@ impl Hold {
         why: impl FnOnce(&Self) -> wire::Blocker,
     ) {
         let blockers = vec![why(self)];
-        let report = wire::NotReady { attempt: Some(attempt), round, retryable, blockers, more_blockers: 0 };
+        let report = wire::NotReady { attempt: Some(attempt), round, retryable, blockers, ..wire::NotReady::default() };
         self.actions.push(Action::Report(session, Report::NotReady(report)));
     }
 

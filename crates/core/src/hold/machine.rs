@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only};
-use super::blockers::{freezer_lost, hold_too_long, no_guardian, not_prepared, too_slow};
-use super::ways_out::RESUMED_FROM_OUTSIDE;
+use super::blockers::{
+    freezer_lost, hold_too_long, look_never_ended, no_guardian, not_prepared, open_flush, pending, too_slow,
+};
+use super::ways_out::{RESUMED_FROM_OUTSIDE, micros};
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
-use crate::locks::Look;
+use crate::locks::{Cost, Look};
 use crate::wire;
 use crate::wire::agent_message::Report;
 
@@ -138,11 +140,13 @@ impl Hold {
             State::Preparing { step: Preparing::Pause { .. }, by, .. } if now < *by => {
                 self.step_preparing(Preparing::Look);
             }
-            State::Preparing { seen, .. } => {
-                let look = if seen.is_clean() {
-                    only(too_slow("getting ready", current.prepare_timeout()))
-                } else {
-                    seen.clone()
+            State::Preparing { step, seen, .. } => {
+                let look = match step {
+                    Preparing::Flush { number, since } => {
+                        only(open_flush(*number, now.duration_since(*since), current.limit_of(Act::Flush)))
+                    }
+                    _ if seen.is_clean() => only(too_slow("getting ready", current.prepare_timeout())),
+                    _ => seen.clone(),
                 };
                 self.stop(End::refused(true, look), now);
             }
@@ -150,17 +154,27 @@ impl Hold {
                 self.stop(End::broken("it was prepared, but nobody asked to suspend in time"), now);
             }
             State::Approaching { at, .. } => {
-                let why = current
-                    .act(*at)
-                    .map_or_else(|| not_prepared("it has no plan"), |act| too_slow(act.name(), act.limit()));
-                self.stop(End::failed(why), now);
+                let end = match current.act(*at) {
+                    Some(act @ Act::Flush) => {
+                        let limit = current.limit_of(act);
+                        End::not_now(true, only(open_flush(1, limit, limit)))
+                    }
+                    Some(act @ Act::Look) => End::failed(look_never_ended(current.limit_of(act), current.look_cost)),
+                    Some(act) => End::failed(too_slow(act.name(), current.limit_of(act))),
+                    None => End::failed(not_prepared("it has no plan")),
+                };
+                self.stop(end, now);
             }
             State::Suspending { since, .. } => {
-                self.settle(*since, End::failed(too_slow(Act::Suspend.name(), current.suspend_limit())));
+                self.settle(*since, End::broken("suspending writes was late, and nothing took it back"));
+                self.say_pending(now);
             }
             State::Confirming { at, .. } => {
-                let what = current.act(*at).map_or("suspending", Act::name);
-                self.stop(End::not_now(true, only(too_slow(what, limit))), now);
+                let why = match current.act(*at) {
+                    Some(Act::Look) => look_never_ended(limit, current.look_cost),
+                    act => too_slow(act.map_or("suspending", Act::name), limit),
+                };
+                self.stop(End::not_now(true, only(why)), now);
             }
             State::Held { .. } => self.stop(End::broken(format!("the hold limit of {limit:?} was reached")), now),
             State::Resuming { since, .. } => self.settle(*since, End::broken(RESUMED_FROM_OUTSIDE)),
@@ -180,7 +194,8 @@ impl Hold {
         }
         self.ended = None;
         let by = now + Duration::from_millis(prepare.prepare_timeout_ms.into());
-        let state = State::Preparing { step: Preparing::Preflight, by, seen: Look::default() };
+        let step = Preparing::Preflight;
+        let state = State::Preparing { step, by, seen: Look::default(), said: Look::default(), flushed: false };
         let request = Box::new(prepare.clone());
         self.current = Some(Attempt {
             session,
@@ -188,12 +203,23 @@ impl Hold {
             prepare,
             equipped: None,
             round: 0,
+            look_cost: Cost::default(),
             limit_from: now,
             quiesced: false,
             said: None,
             state,
         });
         self.ask(|ticket| Action::Preflight(ticket, request));
+    }
+
+    /// Whoever waits for this round learns that it takes longer than any limit.
+    fn say_pending(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let (round, limit) = (current.round, current.suspend_limit());
+        let State::Settling { since, late, .. } = &mut current.state else { return };
+        *late = true;
+        let (blockers, suspended_us) = (vec![pending(limit)], micros(now.duration_since(*since)));
+        self.say(|attempt| Report::Pending(wire::Pending { attempt, round, blockers, suspended_us }));
     }
 
     pub(super) fn say(&mut self, report: impl FnOnce(Option<wire::Attempt>) -> Report) {

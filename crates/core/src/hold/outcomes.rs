@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, End, Preparing, State, only, say_the_same};
-use super::blockers::not_recorded;
+use super::blockers::{look_too_costly, not_recorded, slow_flush, was_pending};
 use super::machine::Hold;
 use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
 use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
-use crate::limits::LOCK_POLL;
+use crate::limits::{FIRST_FREEZE_PART, LOCK_POLL};
 use crate::locks::{Look, Suspension};
 use crate::wire;
 use crate::wire::agent_message::Report;
@@ -18,10 +18,11 @@ impl Hold {
     pub(super) fn done(&mut self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Preflighted(preflighted) => self.preflighted(preflighted, now),
-            Outcome::Quiesced(Ok(())) | Outcome::Flushed(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => {
-                self.go_on(now);
+            Outcome::Quiesced(Ok(())) | Outcome::Recorded(Ok(())) | Outcome::Armed => self.go_on(now),
+            Outcome::Flushed(Ok(())) => self.flushed(now),
+            Outcome::Quiesced(Err(Refused { blocker, retryable })) => {
+                self.stop(End::not_now(retryable, only(*blocker)), now);
             }
-            Outcome::Quiesced(Err(refused)) => self.refused(refused, None, now),
             Outcome::Flushed(Err(Refused { blocker, retryable })) => {
                 self.stop(End::refused(retryable, only(*blocker)), now);
             }
@@ -39,10 +40,30 @@ impl Hold {
         match preflighted {
             Ok(equipped) => {
                 current.equipped = Some(equipped);
-                self.step_preparing(Preparing::Flush);
+                self.step_preparing(Preparing::Look);
             }
             Err(blockers) => self.stop(End::refused(false, Look { blockers, ..Look::default() }), now),
         }
+    }
+
+    /// While the member prepares, one flush follows the other until one was short: what is dirty then is what was written
+    /// meanwhile. In a round there is no second one, since others may stand suspended.
+    fn flushed(&mut self, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let limit = current.limit_of(Act::Flush);
+        let State::Preparing { step: Preparing::Flush { number, since }, seen, flushed, .. } = &mut current.state
+        else {
+            return self.go_on(now);
+        };
+        let (number, took) = (*number, now.duration_since(*since));
+        *flushed = took <= limit;
+        if *flushed {
+            return self.go_on(now);
+        }
+        let blocker = slow_flush(number, took, limit);
+        *seen = only(blocker.clone());
+        self.say(|attempt| Report::Waiting(wire::Waiting { attempt, blockers: vec![blocker], more_blockers: 0 }));
+        self.step_preparing(Preparing::Flush { number: number + 1, since: now });
     }
 
     /// The act that was awaited is done: the next one.
@@ -60,8 +81,16 @@ impl Hold {
         }
     }
 
-    fn looked(&mut self, look: Look, now: Instant) {
-        let Some(current) = &self.current else { return };
+    fn looked(&mut self, mut look: Look, now: Instant) {
+        let Some(current) = &mut self.current else { return };
+        let writes_go_on = matches!(current.state, State::Preparing { .. } | State::Approaching { .. });
+        if writes_go_on {
+            current.look_cost = look.cost;
+            let room = current.look_limit();
+            if look.is_clean() && look.cost.took > room {
+                look.blockers.push(look_too_costly(look.cost, room));
+            }
+        }
         match current.state {
             State::Preparing { .. } => self.looked_while_preparing(look, now),
             _ if look.is_clean() => self.go_on(now),
@@ -71,7 +100,11 @@ impl Hold {
 
     fn looked_while_preparing(&mut self, look: Look, now: Instant) {
         let Some(current) = &mut self.current else { return };
-        let State::Preparing { step, seen, .. } = &mut current.state else { return };
+        let State::Preparing { step, seen, said, flushed, .. } = &mut current.state else { return };
+        if look.is_clean() && !*flushed {
+            *seen = look;
+            return self.step_preparing(Preparing::Flush { number: 1, since: now });
+        }
         if look.is_clean() {
             current.state = State::Prepared { until: now + current.prepare_timeout() };
             let filesystem = current.filesystem().to_owned();
@@ -80,9 +113,9 @@ impl Hold {
             return;
         }
         *step = Preparing::Pause { until: now + LOCK_POLL };
-        let news = !say_the_same(&look, seen);
         *seen = look.clone();
-        if news {
+        if !say_the_same(&look, said) {
+            *said = look.clone();
             self.say(|attempt| {
                 Report::Waiting(wire::Waiting { attempt, blockers: look.blockers, more_blockers: look.more_blockers })
             });
@@ -93,7 +126,7 @@ impl Hold {
         let Some(Attempt { state: State::Preparing { step, .. }, .. }) = &mut self.current else { return };
         *step = next;
         match next {
-            Preparing::Flush => self.ask(Action::Flush),
+            Preparing::Flush { .. } => self.ask(Action::Flush),
             Preparing::Look => self.ask(|ticket| Action::Look(ticket, Suspension::Writable)),
             Preparing::Preflight | Preparing::Pause { .. } => {}
         }
@@ -107,7 +140,7 @@ impl Hold {
             _ => None,
         };
         let (act, limit, intent) = (current.act(at), current.hold_limit(), current.intent(at));
-        let within = current.suspend_limit();
+        let suspend = current.suspend_limit();
         // From the asking on: one that fails or does not answer may have quiesced all the same.
         current.quiesced |= act == Some(Act::Quiesce);
         if act == Some(Act::Arm) {
@@ -116,9 +149,14 @@ impl Hold {
         current.state = match (act, since) {
             (None, since) => return self.hold(since.unwrap_or(now), now),
             (Some(_), Some(since)) => State::Confirming { at, since },
-            (Some(Act::Suspend), None) => State::Suspending { at, since: now, by: now + within, end: None },
-            (Some(act), None) => State::Approaching { at, by: now + act.limit() },
+            (Some(Act::Suspend), None) => State::Suspending { at, since: now, by: now + suspend, end: None },
+            (Some(act), None) => State::Approaching { at, by: now + act.limit(limit) },
         };
+        let left = (current.limit_from + limit).saturating_duration_since(now);
+        if act == Some(Act::Look) && since.is_some() && current.look_cost.took > left {
+            let why = look_too_costly(current.look_cost, left);
+            return self.stop(End::not_now(true, only(why)), now);
+        }
         let when = if since.is_some() { Suspension::Suspended } else { Suspension::Writable };
         match act {
             Some(Act::Quiesce) => self.ask(Action::Quiesce),
@@ -126,7 +164,7 @@ impl Hold {
             Some(Act::Look) => self.ask(|ticket| Action::Look(ticket, when)),
             Some(Act::Record) => self.ask(|ticket| Action::Record(ticket, intent)),
             Some(Act::Arm) => self.ask(|ticket| Action::Arm(ticket, limit)),
-            Some(Act::Suspend) => self.ask(|ticket| Action::Suspend(ticket, within)),
+            Some(Act::Suspend) => self.ask(|ticket| Action::Suspend(ticket, suspend / FIRST_FREEZE_PART)),
             None => {}
         }
     }
@@ -145,9 +183,11 @@ impl Hold {
                 }
             }
             // Nothing of ours is suspended, and what somebody else suspended must not be resumed.
-            Err(refused) => {
+            Err(Refused { blocker, retryable }) => {
                 self.nothing_is_owed(now);
-                self.refused(refused, end, now);
+                // A method may have suspended for a moment before it gave up.
+                let end = join(end, End::not_now(retryable, only(*blocker)));
+                self.finish(end, now.duration_since(asked), now);
             }
         }
     }
@@ -157,11 +197,6 @@ impl Hold {
         self.actions.push(Action::Disarm);
         let Some(current) = &mut self.current else { return };
         current.state = State::Prepared { until: now + current.prepare_timeout() };
-    }
-
-    /// The application or the method did not do it; `end` is what was decided meanwhile.
-    fn refused(&mut self, Refused { blocker, retryable }: Refused, end: Option<End>, now: Instant) {
-        self.stop(join(end, End::not_now(retryable, only(*blocker))), now);
     }
 
     fn hold(&mut self, since: Instant, now: Instant) {
@@ -196,10 +231,14 @@ impl Hold {
     }
 
     fn settled(&mut self, now: Instant) {
-        let Some(Attempt { state: State::Settling { since, end }, .. }) = &mut self.current else { return };
-        let (since, end) = (*since, end.take());
-        if let Some(end) = end {
-            self.finish(end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer(), now.duration_since(since), now);
+        let Some(current) = &mut self.current else { return };
+        let limit = current.suspend_limit();
+        let State::Settling { since, late, end } = &mut current.state else { return };
+        let (suspended, late, Some(end)) = (now.duration_since(*since), *late, end.take()) else { return };
+        let mut end = end.broken_by(RESUMED_FROM_OUTSIDE).without_freezer();
+        if late {
+            end = End::failed(was_pending(limit, suspended)).and(end);
         }
+        self.finish(end, suspended, now);
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::limits::{FLUSH_TIMEOUT, FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, QUIESCE_TIMEOUT, RECORD_TIMEOUT};
+use crate::limits::{
+    FREEZE_TIMEOUT, GUARDIAN_TIMEOUT, LOOK_TIMEOUT, QUIESCE_TIMEOUT, RECORD_TIMEOUT, SHORT_FLUSH_PART,
+};
 
 /// One act on the way to a hold. Before [`Act::Suspend`] writes go on, after it they are suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,15 +24,16 @@ pub enum Act {
 }
 
 impl Act {
-    /// How long it may take while writes go on. Acts that suspend count against a hold, and never take longer than one.
-    pub(super) fn limit(self) -> Duration {
+    /// How long it may take while writes go on, beside a hold of this length. Acts that suspend count against a hold, and never
+    /// take longer than one; other members may hold already while this one flushes.
+    pub(super) fn limit(self, hold: Duration) -> Duration {
         match self {
             Self::Quiesce => QUIESCE_TIMEOUT,
-            Self::Flush => FLUSH_TIMEOUT,
+            Self::Flush => hold / SHORT_FLUSH_PART,
             Self::Look => LOOK_TIMEOUT,
             Self::Record => RECORD_TIMEOUT,
             Self::Arm => GUARDIAN_TIMEOUT,
-            Self::Suspend => FREEZE_TIMEOUT,
+            Self::Suspend => FREEZE_TIMEOUT.min(hold),
         }
     }
 

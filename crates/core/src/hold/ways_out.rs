@@ -36,7 +36,7 @@ impl Hold {
     pub(super) fn settle(&mut self, since: Instant, end: End) {
         let Some(current) = &mut self.current else { return };
         let end = join(current.take_end(), end);
-        current.state = State::Settling { since, end: Some(end) };
+        current.state = State::Settling { since, late: false, end: Some(end) };
         self.ask(Action::Settle);
     }
 
@@ -51,11 +51,13 @@ impl Hold {
             return self.ask(Action::Unquiesce);
         }
         let suspended_us = micros(suspended);
-        if let Some(Refusal { retryable, look: Look { blockers, more_blockers } }) = end.refusal
+        if let Some(Refusal { retryable, look: Look { blockers, more_blockers, .. } }) = end.refusal
             && !matches!(current.said, Some(Report::Ready(_)))
         {
             let round = current.round;
-            self.say(|attempt| Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers }));
+            self.say(|attempt| {
+                Report::NotReady(wire::NotReady { attempt, round, retryable, blockers, more_blockers, suspended_us })
+            });
         }
         let Some(current) = &mut self.current else { return };
         let released = match end.then {

@@ -181,6 +181,13 @@ pub fn replica_name(replication: &str, replication_uid: &str, attempt: u32, clai
     format!("{prefix}-{}", &hash[..HASH_DIGITS])
 }
 
+/// Whether this may be the name of a replica of the claim of this name, by any replication. Names that are cut off are not known.
+pub fn may_be_replica_of(replica: &str, claim: &str) -> bool {
+    let is_hash = |hash: &str| hash.len() == HASH_DIGITS && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let Some((stem, hash)) = replica.rsplit_once('-') else { return false };
+    is_hash(hash) && stem.strip_suffix(claim).is_some_and(|replication| replication.ends_with('-'))
+}
+
 #[cfg(test)]
 #[path = "ask_tests.rs"]
 mod tests;

@@ -52,3 +52,14 @@ proptest! {
         prop_assert_ne!(&name, &replica_name(&replication, "another", attempt, &claim, "claim-uid"));
     }
 }
+
+#[test]
+fn a_replica_is_known_by_its_name() {
+    let name = replica_name("nightly", "uid", 1, "my-data", "claim");
+    for (claim, is) in [("my-data", true), ("data", true), ("other", false), ("", false)] {
+        assert_eq!(may_be_replica_of(&name, claim), is, "{claim} of {name}");
+    }
+    for foreign in ["", "-", "my-data", "nightly-my-data-2026", "nightly-my-data-00000000000g"] {
+        assert!(!may_be_replica_of(foreign, "my-data"), "{foreign}");
+    }
+}

@@ -1,11 +1,13 @@
-//! Removing the replicas of void attempts: a list, then one request for each, again and again until nothing is left. Pure.
+//! Removing replicas: a list, then one request for each, whatever became of the others; a few times, while waiting may help. What
+//! is left then is told, each with the reason. Pure.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kube::core::ApiResource;
 
 use super::ask::Remove;
+use crate::limits::REMOVAL_PATIENCE;
 use crate::pauses::Pauses;
 
 /// What a removal asks of the API server. One at a time.
@@ -29,158 +31,196 @@ pub enum Ask {
     Pause(Duration),
 }
 
+/// Which replicas are removed, of those that carry the labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Those of a later attempt are left alone.
+    pub last_attempt: u32,
+    /// Only what still has the owner of this UID: who deletes the owner and orphans what it owns wants it kept.
+    pub owned_by: Option<String>,
+}
+
+impl Scope {
+    /// Everything that this attempt and those before it have made.
+    pub fn up_to(last_attempt: u32) -> Self {
+        Self { last_attempt, owned_by: None }
+    }
+
+    fn has(&self, found: &Found) -> bool {
+        let owned = self.owned_by.as_ref().is_none_or(|owner| found.owners.contains(owner));
+        owned && found.attempt.is_some_and(|attempt| attempt <= self.last_attempt)
+    }
+}
+
+/// A replica as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// The attempt that made it; `None`: no attempt has.
+    pub attempt: Option<u32>,
+    /// UIDs of its owners.
+    pub owners: Vec<String>,
+}
+
+/// How one deletion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It was not there.
+    Absent,
+    /// It is gone.
+    Gone,
+    /// It is marked as deleted, and still there: something has put a finalizer on it.
+    Going,
+}
+
+/// Why a request had no effect, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What the API server said, or that it did not answer.
+    pub why: String,
+    /// It has refused: the same request is refused again until somebody changes something.
+    pub refused: bool,
+}
+
+/// Something that is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Which object, and why it is still there, for people.
+    pub what: String,
+    /// The API server has refused to delete it.
+    pub refused: bool,
+}
+
+/// How a removal ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// How many were there.
+    pub found: usize,
+    /// What is still there, by kind and name.
+    pub left: Vec<Left>,
+}
+
 /// A removal under way.
 #[derive(Clone, Debug)]
 pub struct Removal {
-    /// What is to be removed: the first now, the others after it.
-    removes: VecDeque<Remove>,
-    /// Those of a later attempt are left alone.
-    last_attempt: u32,
+    /// What is to be removed.
+    removes: Vec<Remove>,
+    scope: Scope,
+    /// The one of `removes` that is at work.
+    at: usize,
     state: State,
     /// Kinds and names of what was there.
     found: BTreeSet<(String, String)>,
+    /// What this pass has left, by kind and name; without a name: it could not be listed.
+    left: BTreeMap<(String, String), Left>,
     pauses: Pauses,
+    paused: Duration,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    /// The list of the first resource is next.
+    /// The list of the resource is next.
     Begin,
     /// These are to be deleted, the first one now.
     Delete(VecDeque<String>),
-    /// Something failed: after a pause it begins again.
-    Failed,
 }
 
 impl Removal {
-    /// Removes these, and whatever else carries their labels and is of an attempt up to this one.
-    pub fn new(removes: Vec<Remove>, last_attempt: u32) -> Self {
+    /// Removes these, and whatever else carries their labels and is in the scope.
+    pub fn new(removes: Vec<Remove>, scope: Scope) -> Self {
         Self {
-            removes: removes.into(),
-            last_attempt,
+            removes,
+            scope,
+            at: 0,
             state: State::Begin,
             found: BTreeSet::new(),
+            left: BTreeMap::new(),
             pauses: Pauses::default(),
+            paused: Duration::ZERO,
         }
     }
 
-    /// What is to be done now; `None`: nothing is left.
+    /// What is to be done now; `None`: it is over, and [`Removal::removed`] says how.
     pub fn next_ask(&mut self) -> Option<Ask> {
         loop {
-            let Remove { resource, selector, .. } = self.removes.front()?;
-            let (resource, selector) = (resource.clone(), selector.clone());
+            let Some(Remove { resource, selector, .. }) = self.removes.get(self.at) else { return self.again() };
             match &self.state {
-                State::Begin => return Some(Ask::List { resource, selector }),
-                State::Delete(names) => match names.front().cloned() {
-                    Some(name) => return Some(Ask::Delete { resource, name }),
-                    None => {
-                        self.removes.pop_front();
-                        self.state = State::Begin;
-                    }
-                },
-                State::Failed => {
-                    self.state = State::Begin;
-                    return Some(Ask::Pause(self.pauses.take()));
+                State::Begin => {
+                    return Some(Ask::List { resource: resource.clone(), selector: selector.clone() });
                 }
+                State::Delete(names) => match names.front() {
+                    Some(name) => return Some(Ask::Delete { resource: resource.clone(), name: name.clone() }),
+                    None => self.next_resource(),
+                },
             }
         }
     }
 
-    /// The replicas that carry the replication's label, with their attempts; `None` of what no attempt has made. An error says
-    /// that nothing is known.
-    pub fn listed(&mut self, listed: Result<Vec<(String, Option<u32>)>, ()>) {
-        self.state = match listed {
-            Ok(listed) => {
-                let known = self.removes.front().map(|remove| remove.names.clone()).unwrap_or_default();
-                let void = listed.into_iter().filter(|(_, of)| of.is_some_and(|of| of <= self.last_attempt));
-                let all: BTreeSet<String> = known.into_iter().chain(void.map(|(name, _)| name)).collect();
-                State::Delete(all.into_iter().collect())
-            }
-            Err(()) => State::Failed,
-        };
+    /// After a pass that has left something which may go by itself: a pause, and another pass.
+    fn again(&mut self) -> Option<Ask> {
+        if self.left.values().all(|left| left.refused) {
+            return None;
+        }
+        let pause = self.pauses.take();
+        self.paused += pause;
+        if self.paused > REMOVAL_PATIENCE {
+            return None;
+        }
+        (self.at, self.state) = (0, State::Begin);
+        self.left.clear();
+        Some(Ask::Pause(pause))
     }
 
-    /// How the deletion of the first one ended: whether it was there. An error says that nothing is known.
-    pub fn deleted(&mut self, result: Result<bool, ()>) {
+    fn next_resource(&mut self) {
+        self.at += 1;
+        self.state = State::Begin;
+    }
+
+    /// The replicas that carry the replication's label. An error says that nothing is known; what has a name known in advance
+    /// is deleted nevertheless.
+    pub fn listed(&mut self, listed: Result<Vec<Found>, Trouble>) {
+        let Some(Remove { resource, names, .. }) = self.removes.get(self.at) else { return };
+        let listed = listed.unwrap_or_else(|Trouble { why, refused }| {
+            let what = format!("the {} could not be listed: {why}", resource.plural);
+            self.left.insert((resource.kind.clone(), String::new()), Left { what, refused });
+            Vec::new()
+        });
+        // A name alone does not say who owns it.
+        let known = names.iter().filter(|_| self.scope.owned_by.is_none()).cloned();
+        let found = listed.into_iter().filter(|found| self.scope.has(found)).map(|found| found.name);
+        let all: BTreeSet<String> = known.chain(found).collect();
+        self.state = State::Delete(all.into_iter().collect());
+    }
+
+    /// How the deletion of the first one ended. An error says that nothing is known.
+    pub fn deleted(&mut self, result: Result<Deleted, Trouble>) {
         let State::Delete(names) = &mut self.state else { return };
-        match result {
-            Ok(there) => {
-                let kind = self.removes.front().map(|remove| remove.resource.kind.clone());
-                self.found.extend(kind.zip(names.pop_front()).filter(|_| there));
-            }
-            Err(()) => self.state = State::Failed,
+        let kind = self.removes.get(self.at).map(|remove| remove.resource.kind.clone());
+        let Some((kind, name)) = kind.zip(names.pop_front()) else { return };
+        let key = (kind.clone(), name.clone());
+        if matches!(result, Ok(Deleted::Gone | Deleted::Going)) {
+            self.found.insert(key.clone());
         }
+        let left = match result {
+            Ok(Deleted::Absent | Deleted::Gone) => return,
+            Ok(Deleted::Going) => {
+                let what = format!("{kind} {name} is being deleted, and a finalizer of somebody keeps it");
+                Left { what, refused: false }
+            }
+            Err(Trouble { why, refused }) => {
+                Left { what: format!("{kind} {name} could not be deleted: {why}"), refused }
+            }
+        };
+        self.left.insert(key, left);
     }
 
-    /// How many were there.
-    pub fn found(&self) -> usize {
-        self.found.len()
+    /// How it ended.
+    pub fn removed(&self) -> Removed {
+        Removed { found: self.found.len(), left: self.left.values().cloned().collect() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::API_RETRY_MIN;
-
-    fn resource(kind: &str) -> ApiResource {
-        ApiResource {
-            group: "test".into(),
-            version: "v1".into(),
-            api_version: "test/v1".into(),
-            kind: kind.into(),
-            plural: format!("{}s", kind.to_lowercase()),
-        }
-    }
-
-    fn remove(kind: &str, names: &[&str]) -> Remove {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Remove { resource: resource(kind), names, selector: "uid=1".into() }
-    }
-
-    fn list(kind: &str) -> Option<Ask> {
-        Some(Ask::List { resource: resource(kind), selector: "uid=1".into() })
-    }
-
-    fn delete(kind: &str, name: &str) -> Option<Ask> {
-        Some(Ask::Delete { resource: resource(kind), name: name.into() })
-    }
-
-    #[test]
-    fn replicas_of_a_later_attempt_are_left_alone() {
-        let mut removal = Removal::new(vec![remove("Snapshot", &["named"]), remove("Copy", &[])], 2);
-        assert_eq!(removal.next_ask(), list("Snapshot"));
-        let of = |name: &str, attempt| (name.to_owned(), attempt);
-        removal.listed(Ok(vec![
-            of("first", Some(1)),
-            of("second", Some(2)),
-            of("third", Some(3)),
-            of("foreign", None),
-        ]));
-        for name in ["first", "named", "second"] {
-            assert_eq!(removal.next_ask(), delete("Snapshot", name));
-            removal.deleted(Ok(name != "named"));
-        }
-        assert_eq!(removal.next_ask(), list("Copy"));
-        removal.listed(Ok(vec![of("copy", Some(2))]));
-        assert_eq!(removal.next_ask(), delete("Copy", "copy"));
-        removal.deleted(Ok(true));
-        assert_eq!((removal.next_ask(), removal.found()), (None, 3));
-    }
-
-    #[test]
-    fn what_fails_is_tried_again_from_the_list_after_growing_pauses() {
-        let mut removal = Removal::new(vec![remove("Snapshot", &[])], 1);
-        removal.listed(Err(()));
-        assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN)));
-        assert_eq!(removal.next_ask(), list("Snapshot"));
-        removal.listed(Ok(vec![("first".into(), Some(1)), ("second".into(), Some(1))]));
-        removal.deleted(Ok(true));
-        removal.deleted(Err(()));
-        assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN * 2)));
-        assert_eq!(removal.next_ask(), list("Snapshot"));
-        removal.listed(Ok(vec![("second".into(), Some(1))]));
-        removal.deleted(Ok(true));
-        assert_eq!((removal.next_ask(), removal.found()), (None, 2));
-    }
-}
+#[path = "removal_tests.rs"]
+mod tests;

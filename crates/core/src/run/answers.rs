@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
+use super::epochs::outranks;
 use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
 use super::state::{Command, Member, Moment, Request, Run};
 use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
-use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection};
+use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection, Reason};
 
 /// Why a report was not taken as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,13 @@ pub fn accept(
     Ok((member.key_of(&assignment.agent), Answer { at, content }))
 }
 
+/// The epoch of a newer leader that the agent says it was commanded in before.
+pub fn newer_epoch(report: &Report, own: u64, now: Moment) -> Option<u64> {
+    let Report::NotReady(refused) = report else { return None };
+    let stale = refused.blockers.iter().filter(|blocker| blocker.reason == Reason::StaleAttempt.as_str());
+    stale.map(|blocker| blocker.epoch).filter(|epoch| outranks(*epoch, own, now.wall)).max()
+}
+
 /// The attempt that a report belongs to. `None` for Hello, and for a report that names none.
 pub fn attempt_of(report: &Report) -> Option<&wire::Attempt> {
     match report {
@@ -59,6 +67,7 @@ pub fn attempt_of(report: &Report) -> Option<&wire::Attempt> {
         Report::Waiting(it) => it.attempt.as_ref(),
         Report::Prepared(it) => it.attempt.as_ref(),
         Report::Ready(it) => it.attempt.as_ref(),
+        Report::Pending(it) => it.attempt.as_ref(),
         Report::NotReady(it) => it.attempt.as_ref(),
         Report::Released(it) => it.attempt.as_ref(),
     }
@@ -82,11 +91,13 @@ fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
         Report::Ready(it) => {
             AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) }
         }
+        Report::Pending(it) => AnswerContent::Pending { round: it.round, blockers: blockers(it.blockers, pod) },
         Report::NotReady(it) => AnswerContent::NotReady {
             round: it.round,
             retryable: it.retryable,
             more: more(&it.blockers, it.more_blockers),
             blockers: blockers(it.blockers, pod),
+            suspended: Duration::from_micros(it.suspended_us),
         },
         Report::Released(it) => AnswerContent::Released {
             unbroken: it.unbroken,

@@ -110,6 +110,7 @@ fn blocker() -> impl Strategy<Value = wire::Blocker> {
             lock,
             path,
             seen_us,
+            epoch: 0,
         },
     )
 }
@@ -117,14 +118,26 @@ fn blocker() -> impl Strategy<Value = wire::Blocker> {
 /// Reports that are about the right attempt, and otherwise anything.
 fn report() -> impl Strategy<Value = Report> {
     let blockers = proptest::collection::vec(blocker(), 0..14);
-    (0..5_u8, blockers, any::<u32>(), 0..4_u32, any::<bool>(), any::<u64>(), text(), any::<i32>()).prop_map(
+    (0..6_u8, blockers, any::<u32>(), 0..4_u32, any::<bool>(), any::<u64>(), text(), any::<i32>()).prop_map(
         |(kind, blockers, more_blockers, round, yes, micros, reason, protection)| {
             let attempt = Some(attempt());
             match kind {
                 0 => Report::Waiting(wire::Waiting { attempt, blockers, more_blockers }),
                 1 => Report::Prepared(wire::Prepared { attempt, protection, filesystem: reason }),
                 2 => Report::Ready(wire::Ready { attempt, round, suspended_us: micros }),
-                3 => Report::NotReady(wire::NotReady { attempt, round, retryable: yes, blockers, more_blockers }),
+                3 => {
+                    let retryable = yes;
+                    let suspended_us = micros;
+                    Report::NotReady(wire::NotReady {
+                        attempt,
+                        round,
+                        retryable,
+                        blockers,
+                        more_blockers,
+                        suspended_us,
+                    })
+                }
+                4 => Report::Pending(wire::Pending { attempt, round, blockers, suspended_us: micros }),
                 _ => Report::Released(wire::Released { attempt, unbroken: yes, reason, suspended_us: micros }),
             }
         },
@@ -231,6 +244,7 @@ proptest! {
                 Report::Waiting(it) => it.attempt = attempt,
                 Report::Prepared(it) => it.attempt = attempt,
                 Report::Ready(it) => it.attempt = attempt,
+                Report::Pending(it) => it.attempt = attempt,
                 Report::NotReady(it) => it.attempt = attempt,
                 Report::Released(it) => it.attempt = attempt,
                 Report::Hello(_) => {}
@@ -242,4 +256,17 @@ proptest! {
             check_status(&status)?;
         }
     }
+}
+
+#[test]
+fn an_agent_that_refuses_an_older_command_tells_the_newer_epoch() {
+    let now = Moment { monotonic: Duration::ZERO, wall: k8s_openapi::jiff::Timestamp::UNIX_EPOCH };
+    let told = |reason: Reason, epoch| {
+        let blockers = vec![wire::Blocker { reason: reason.into(), epoch, ..wire::Blocker::default() }];
+        newer_epoch(&Report::NotReady(wire::NotReady { blockers, ..wire::NotReady::default() }), 5, now)
+    };
+    assert_eq!(told(Reason::StaleAttempt, 9), Some(9));
+    assert_eq!(told(Reason::StaleAttempt, 5), None, "an earlier attempt");
+    assert_eq!(told(Reason::StaleAttempt, u64::MAX), None, "no leader can have it");
+    assert_eq!(told(Reason::LockHeld, 9), None);
 }

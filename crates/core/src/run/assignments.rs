@@ -1,12 +1,13 @@
 //! How far a member is: what its agents have said, each of them an assignment, and what follows from that for the member as a
 //! whole. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agents::{AgentKey, AgentRef, AssignmentKey};
 use super::facts::{PodFacts, RunningContainer};
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Run};
-use crate::limits::MAX_BLOCKERS;
+use crate::limits::{HOLD_GRACE, MAX_BLOCKERS};
 use stillpoint_api::{Blocker, MemberState, Method, Protection, Reason};
 
 /// A pod that mounts a member: who writes.
@@ -43,15 +44,27 @@ pub struct Assignment {
     pub more_blockers: u32,
     /// The last command that was sent to it in this round.
     pub asked: Option<Command>,
+    /// When it was told to suspend in this round; of a run that was taken over: when this controller began to ask.
+    pub told_to_suspend: Option<Moment>,
     /// The containers that it was told to see.
     pub asked_containers: Vec<RunningContainer>,
+    /// How often the containers of its pod had restarted when it was asked first.
+    pub restarts_before: Option<BTreeMap<String, u32>>,
+    /// Containers of its pod that restart again and again.
+    pub flapping: Vec<Blocker>,
+    /// It refused a round before: the others are not suspended before it is.
+    pub goes_first: bool,
     /// It refused; the value says whether asking again may help.
     pub refused: Option<Refused>,
     /// It holds, or held.
     pub ready: Option<Ready>,
     /// It resumed writes.
     pub released: Option<Released>,
-    /// How long it suspended writes, by its own clock.
+    /// It held and did not say that it resumed, and its hold has surely ended: when that was known.
+    pub lapsed: Option<Moment>,
+    /// It said that a suspension did not come about in time: writers may have waited for it without a limit.
+    pub was_slow: bool,
+    /// How long it suspended writes the last time, by its own clock.
     pub suspended_for: Option<Duration>,
 }
 
@@ -66,12 +79,28 @@ impl Assignment {
             blockers: Vec::new(),
             more_blockers: 0,
             asked: None,
+            told_to_suspend: None,
             asked_containers: Vec::new(),
+            restarts_before: None,
+            flapping: Vec::new(),
+            goes_first: false,
             refused: None,
             ready: None,
             released: None,
+            lapsed: None,
+            was_slow: false,
             suspended_for: None,
         }
+    }
+
+    /// It let go, and is to be asked from the beginning. The blockers stay in view until it answers.
+    pub fn ask_anew(&mut self) {
+        self.asked = None;
+        self.told_to_suspend = None;
+        self.refused = None;
+        self.ready = None;
+        self.released = None;
+        self.state = MemberState::Pending;
     }
 
     /// Whether the agent was asked for something and has not said since that it let go.
@@ -79,9 +108,22 @@ impl Assignment {
         self.asked.is_some() && self.released.is_none()
     }
 
-    /// Whether it may suspend writes now, as far as the controller knows.
+    /// Whether it may suspend writes now: it was told to, and it is not known that writes go on. Who refuses a round has resumed
+    /// them before.
     pub fn may_suspend(&self) -> bool {
-        self.owes_release() && matches!(self.asked, Some(Command::Suspend | Command::Release))
+        self.told_to_suspend.is_some() && self.owes_release() && self.refused.is_none() && self.lapsed.is_none()
+    }
+
+    /// Since when it has not answered, where that leaves open whether writes are suspended.
+    pub fn unknown_since(&self) -> Option<Moment> {
+        self.told_to_suspend.filter(|_| self.state == MemberState::Silent && self.may_suspend())
+    }
+
+    /// When a hold of its own, if it is one, has surely ended.
+    pub fn hold_over(&self, hold_timeout: Duration) -> Option<Duration> {
+        let limit = self.ready.map(|ready| ready.lease_end);
+        let limit = limit.or_else(|| Some(self.told_to_suspend?.monotonic + hold_timeout));
+        Some(limit? + HOLD_GRACE)
     }
 }
 
@@ -173,7 +215,7 @@ impl Member {
     pub fn blockers(&self) -> impl Iterator<Item = Blocker> {
         let own = self.unassigned.iter().flat_map(|standing| &standing.blockers).cloned();
         let blind = self.uncovered().map(|mount| blind(&self.claim.name, mount));
-        let said = self.assignments.iter().flat_map(|one| &one.blockers).cloned();
+        let said = self.assignments.iter().flat_map(|one| one.blockers.iter().chain(&one.flapping)).cloned();
         own.chain(blind).chain(said)
     }
 
@@ -182,7 +224,8 @@ impl Member {
         let own = self.unassigned.iter().map(|standing| (standing.blockers.len(), standing.more_blockers));
         let said = self.assignments.iter().map(|one| (one.blockers.len(), one.more_blockers));
         let all: usize = own.chain(said).map(|(listed, more)| listed + more as usize).sum();
-        all + usize::from(self.uncovered().is_some())
+        let flapping: usize = self.assignments.iter().map(|one| one.flapping.len()).sum();
+        all + flapping + usize::from(self.uncovered().is_some())
     }
 
     /// How far it is, as the status shows it: of several agents the latest, the longest and all blockers.
@@ -208,7 +251,8 @@ impl Member {
 
 /// The state of a member whose agents are in these states: what stands in the way first, then the one that is least far.
 fn together(states: impl Iterator<Item = MemberState> + Clone) -> MemberState {
-    const ORDER: [MemberState; 7] = [
+    const ORDER: [MemberState; 8] = [
+        MemberState::Silent,
         MemberState::NotReady,
         MemberState::Broken,
         MemberState::Pending,

@@ -17,6 +17,7 @@ use super::state::{Moment, Request, Run, Stage};
 use super::writer::{Lost, Writer};
 use crate::limits::{STATUS_INTERVAL, WARM_FOR};
 use crate::replica::ask::Ask;
+use crate::replica::removal::Scope;
 use crate::replica::seen::ObjectName;
 
 /// An attempt that is driven.
@@ -80,6 +81,7 @@ impl AttemptDriver {
     }
 
     fn take_note(&mut self, input: Input, now: Moment) -> Vec<Effect> {
+        let mut effects = Vec::new();
         match input {
             Input::Stored(result) => {
                 let news = self.writer.stored(result.map(|object| *object), now.monotonic);
@@ -93,9 +95,11 @@ impl AttemptDriver {
             Input::Connected(agent) if !self.missed => drop(self.observed.connected.insert(agent)),
             Input::Lost(agent) if !self.missed => self.observed.lost(&agent, self.run.assigned_to(&agent)),
             Input::Report(agent, report) if !self.missed => {
+                let seen = answers::newer_epoch(&report, self.request.epoch, now);
                 let answer = answers::accept(&self.request, &self.run, &self.observed.pods, &agent, report, now);
                 // One that does not count is another attempt's, or a stranger's.
                 if let Ok((assignment, answer)) = answer {
+                    effects.extend(seen.map(Effect::Seen));
                     let waited_for = self.is_waited_for(&answer.content);
                     self.observed.answers.insert(assignment, answer);
                     self.news = waited_for || self.has_answered();
@@ -123,7 +127,7 @@ impl AttemptDriver {
                 }
             }
             Input::Marked(result) => self.observed.marked = Some(result),
-            Input::Removed(found) => self.observed.deleted_replicas = Some(found),
+            Input::Removed(removed) => self.observed.removed = Some(removed),
             Input::Rechecked(pods) => {
                 self.observed.pods = pods;
                 self.observed.rechecked = true;
@@ -134,9 +138,10 @@ impl AttemptDriver {
             }
             // Nobody asks for these here, and what agents say counts no more once some of it was missed.
             Input::Patched(_) | Input::Looked(_) | Input::LookedUp(_) | Input::Reserved(_) | Input::Following(_) => {}
+            Input::Disowned(_) => {}
             Input::Connected(_) | Input::Lost(_) | Input::Report(..) => {}
         }
-        Vec::new()
+        effects
     }
 
     /// Plans, and gives what is to be done now, in order. `leads`: nobody else can lead.
@@ -225,7 +230,7 @@ impl AttemptDriver {
                 self.observed.open_creations.extend(asks.iter().map(Ask::name));
                 Effect::Ask(asks)
             }
-            Step::Remove(removes) => Effect::Remove { removes, last_attempt: self.run.attempt },
+            Step::Remove(removes) => Effect::Remove { removes, scope: Scope::up_to(self.run.attempt) },
             Step::Mark(marks) => Effect::Mark(marks),
             Step::RecheckPods => Effect::Recheck,
         }

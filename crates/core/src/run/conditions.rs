@@ -5,10 +5,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::assignments::Assignment;
 use super::observed::Observed;
-use super::state::{Member, Moment, Request, Run, Stage, Verdict};
+use super::state::{Member, Moment, Request, Run, Verdict};
 use super::waiting::WaitingFor;
-use crate::limits::MAX_MESSAGE_CHARS;
+use crate::limits::{CLEAN_UP_RETRY_MAX, MAX_MESSAGE_CHARS};
+use crate::replica::removal::Left;
 use crate::text::printable;
 use stillpoint_api::{Mode, Phase};
 
@@ -31,10 +33,46 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         reconciling(run),
         stalled(run),
         writes_suspended(run),
-        consistent(request, run),
+        consistent(request, run, observed),
         blocked(run),
     ];
-    all.into_iter().map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
+    let all = all.into_iter().chain(left(observed.left()));
+    all.map(|draft| settle(draft, request.generation, &run.conditions, now)).collect()
+}
+
+/// The condition that says what is left of replicas that were to be removed. It is there once something was left.
+pub const CLEANED_UP: &str = "CleanedUp";
+
+/// The conditions after a clean-up that has left this; `None`: they say so already.
+pub fn cleaned_up(
+    generation: Option<i64>,
+    before: &[Condition],
+    still_there: &[Left],
+    now: Moment,
+) -> Option<Vec<Condition>> {
+    let at = before.iter().position(|one| one.type_ == CLEANED_UP);
+    let draft = match (left(still_there), at) {
+        (Some(left), _) => left,
+        (None, Some(_)) => draft(CLEANED_UP, "True", "NothingLeft", "nothing is left that was to be removed"),
+        (None, None) => return None,
+    };
+    let condition = settle(draft, generation, before, now);
+    let mut after = before.to_vec();
+    match at {
+        Some(at) if after[at] == condition => return None,
+        Some(at) => after[at] = condition,
+        None => after.push(condition),
+    }
+    Some(after)
+}
+
+fn left(left: &[Left]) -> Option<Draft> {
+    let first = left.iter().find(|left| left.refused).or(left.first())?;
+    let more = if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() };
+    let reason = if first.refused { "DeletionRefused" } else { "BeingDeleted" };
+    let pause = CLEAN_UP_RETRY_MAX.as_secs();
+    let message = format!("{}{more}. It is tried again, with pauses of up to {pause} s.", first.what);
+    Some(draft(CLEANED_UP, "False", reason, message))
 }
 
 /// The conditions of an attempt that was refused before anything was asked, and of which nothing may follow.
@@ -100,11 +138,15 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
                 "all {members} members were ready together: the group can be cut now; nothing was kept (mode Check)"
             ),
         ),
-        (Phase::Aborted, Some(verdict), _) => {
-            ready("False", &verdict.reason, format!("{}{}. {}", tries(request, run), verdict.message, left(run)))
-        }
-        (Phase::Failed, Some(verdict), _) => {
-            ready("False", &verdict.reason, format!("{}{}. {}", tries(request, run), verdict.message, left(run)))
+        (Phase::Aborted | Phase::Failed, Some(verdict), _) => {
+            let message = format!(
+                "{}{}. {}{}",
+                tries(request, run),
+                verdict.message,
+                rest(run, observed.left()),
+                not_retried(run)
+            );
+            ready("False", &verdict.reason, message)
         }
         _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
     }
@@ -132,15 +174,36 @@ fn ended(run: &Run) -> &'static str {
 }
 
 /// What is left of it.
-fn left(run: &Run) -> &'static str {
-    if run.cut_void {
-        "The cut is void, its replicas were removed and writes go on."
-    } else {
-        "Nothing was cut and writes go on."
+fn rest(run: &Run, still_there: &[Left]) -> String {
+    let writes = writes(run);
+    match (run.cut_void, still_there) {
+        (false, _) => format!("Nothing was cut{writes}."),
+        (true, []) => format!("The cut is void, its replicas were removed{writes}."),
+        (true, _) => format!("The cut is void; the condition {CLEANED_UP} says what became of its replicas{writes}."),
     }
 }
 
-/// What is said between two attempts.
+/// What is known of the writes of a run that has ended, to be put behind half a sentence.
+fn writes(run: &Run) -> String {
+    let open =
+        |(member, one): (&Member, &Assignment)| one.may_suspend().then(|| (member.claim.name.clone(), one.ready));
+    match run.assignments().find_map(open) {
+        None => " and writes go on".to_owned(),
+        Some((claim, Some(_))) => {
+            format!(", and writes to PersistentVolumeClaim {claim} go on at the latest when its holdTimeout is over")
+        }
+        Some((claim, None)) => {
+            format!(", but it is not known whether writes to PersistentVolumeClaim {claim} go on")
+        }
+    }
+}
+
+/// Why no other attempt follows although `spec.retry` allows one.
+fn not_retried(run: &Run) -> String {
+    run.not_retried.as_ref().map(|why| format!(" No other attempt follows by itself: {why}.")).unwrap_or_default()
+}
+
+/// What is said between two attempts. There is another one only when nothing is left of replicas.
 fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp) -> String {
     // The time comes before the reason, whose text may be cut off.
     format!(
@@ -149,7 +212,7 @@ fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp
         request.attempts(),
         ended(run),
         verdict.message,
-        left(run)
+        rest(run, &[])
     )
 }
 
@@ -179,29 +242,29 @@ fn stalled(run: &Run) -> Draft {
 }
 
 fn writes_suspended(run: &Run) -> Draft {
-    let Some(member) = run.members.iter().find(|member| member.may_be_suspended()) else {
-        return draft("WritesSuspended", "False", "NotSuspended", "writes go on");
-    };
-    let claim = &member.claim.name;
-    if run.stage == Stage::Ended {
+    let unknown = run.assignments().filter_map(|(member, one)| Some((member, one, one.unknown_since()?)));
+    if let Some((member, one, since)) = unknown.min_by_key(|(.., since)| since.monotonic) {
         let message = format!(
-            "the agent of PersistentVolumeClaim {claim} has not said that it resumed; it resumes by itself at holdTimeout"
+            "{} has not answered for PersistentVolumeClaim {} since {:.0}: it is not known whether its writes are suspended; see the agent's log",
+            one.agent, member.claim.name, since.wall
         );
         return draft("WritesSuspended", "Unknown", "NotAnswered", message);
     }
-    let count = run.members.iter().filter(|member| member.may_be_suspended()).count();
-    draft(
-        "WritesSuspended",
-        "True",
-        "Suspended",
-        format!("writes of {count} members may be suspended (first: {claim})"),
-    )
+    let mut suspended = run.members.iter().filter(|member| member.may_be_suspended());
+    let Some(first) = suspended.next() else {
+        return draft("WritesSuspended", "False", "NotSuspended", "writes go on");
+    };
+    let message = format!("writes of {} members may be suspended (first: {})", 1 + suspended.count(), first.claim.name);
+    draft("WritesSuspended", "True", "Suspended", message)
 }
 
-fn consistent(request: &Request, run: &Run) -> Draft {
+fn consistent(request: &Request, run: &Run, observed: &Observed) -> Draft {
     let consistent = |status, reason: &str, message: &str| draft("Consistent", status, reason, message);
     match (run.phase(), request.mode) {
-        (Phase::Aborted | Phase::Failed, _) => consistent("False", "NothingKept", "there are no replicas"),
+        (Phase::Aborted | Phase::Failed, _) => match observed.left() {
+            [] => consistent("False", "NothingKept", "there are no replicas"),
+            _ => consistent("False", "Void", "the cut is void; use no replica that is left of it"),
+        },
         (_, Mode::Check) => consistent("Unknown", "CheckOnly", "mode Check keeps no replicas"),
         (_, Mode::Replicate) if run.proven => {
             let message = "every member held without a break from before the first cut until after the last one: one common crash-consistent cut";

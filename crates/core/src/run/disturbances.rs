@@ -15,7 +15,7 @@ const HOLDING: [Check; 4] = [claim_gone, pod_changed, session_lost, hold_lapsed]
 impl Draft<'_> {
     /// Ends what cannot go on: the object is being deleted, the controller cannot follow, or something went wrong under it.
     pub fn interrupted(&mut self) -> bool {
-        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Ended) {
+        if matches!(self.run.stage, Stage::Abandoning { .. } | Stage::Listening | Stage::Ended) {
             return false;
         }
         if self.observed.deleted {
@@ -40,7 +40,8 @@ impl Draft<'_> {
             Stage::Declaring | Stage::Preparing | Stage::Pausing { .. } => &MEMBERSHIP,
             Stage::Suspending | Stage::Cutting => &HOLDING,
             // A release is judged by its answers.
-            Stage::Releasing { .. } | Stage::AwaitingUsable { .. } | Stage::Abandoning { .. } | Stage::Ended => &[],
+            Stage::Releasing { .. } | Stage::AwaitingUsable { .. } => &[],
+            Stage::Abandoning { .. } | Stage::Listening | Stage::Ended => &[],
         };
         if !self.observed.watching {
             return None;
@@ -92,7 +93,7 @@ fn session_lost(draft: &Draft<'_>, member: &Member) -> Option<Verdict> {
     let mut suspended = member.assignments.iter().filter(|one| one.asked == Some(Command::Suspend));
     let lost = suspended.find(|one| draft.was_lost(member, one))?;
     let message = format!(
-        "{} was lost while PersistentVolumeClaim {} was being held; it resumes writes by itself",
+        "{} was lost after it was told to suspend writes to PersistentVolumeClaim {}",
         lost.agent, member.claim.name
     );
     Some(Verdict::new(Reason::AgentLost, message))

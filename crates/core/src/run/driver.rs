@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Reading → TakingOver → Looking ─┬─ Resolving → Guarding → Following → Attempting → Reading again ─┬─ Over
-//!                (of an earlier   ├─ (declared)  ───┘                                              └─ Parting → Over
-//!                 leader's status)└─ Refusing ───────────────────────────────────────→ Reading again
+//!    │           (of an earlier   ├─ (declared)  ───┘                                              └─ Parting → Over
+//!    └─ (a copy)  leader's status)└─ Pinning → Refusing ─────────────────────────────→ Reading again
 //! ```
 //!
 //! The caller carries out the [`Effect`]s and answers with [`Input`]s: [`Driver::hear`] as they come, then [`Driver::turn`].
@@ -13,12 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, Reason};
+use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, Reason, ReplicationStatus};
 
 use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
+use super::copies::{self, is_copy};
 use super::effect::{Effect, Facts, Input, Refused, Storage};
-use super::goodbye::{Goodbye, with_finalizer};
+use super::epochs::outranks;
+use super::goodbye::{self, Goodbye, Next, with_finalizer};
 use super::happened::Happened;
 use super::membership::{self, Candidates, Refusal};
 use super::report;
@@ -48,6 +50,10 @@ pub enum Over {
     Later(Duration),
     /// It could not go on, for this reason. It is safe to begin again: what the status declares is taken up again.
     Failed(String),
+    /// The run has ended, and something is left that could not be removed. It is tried again.
+    Left(String),
+    /// A leader of this epoch, which is higher, has written the status. If it is none any more, the epoch is to be raised above it.
+    Outranked(u64),
 }
 
 /// One replication that is driven.
@@ -64,7 +70,7 @@ pub struct Driver {
     effects: Vec<Effect>,
 }
 
-/// What is going on. Each but the last four waits for one answer.
+/// What is going on. Each but the last three, and an attempt, waits for one answer.
 #[derive(Clone, Debug)]
 enum Life {
     /// The object is read: a watch may lag, and an old status would be taken for an attempt to be voided.
@@ -83,10 +89,12 @@ enum Life {
     Following { beginning: Box<Beginning> },
     /// An attempt is driven.
     Attempting(Box<AttemptDriver>),
+    /// The object of an attempt that cannot begin is pinned to its UID.
+    Pinning { request: Box<Request>, object: Object, refusal: Box<Refusal> },
     /// An attempt that cannot begin is told of.
     Refusing(Box<Writer>),
     /// The object is let go.
-    Parting(Goodbye),
+    Parting(Box<Goodbye>),
     /// Nothing is left to do.
     Over(Over),
 }
@@ -139,6 +147,9 @@ impl Driver {
                 self.effects.extend(attempt.hear(input, now));
                 Life::Attempting(attempt)
             }
+            (Life::Pinning { request, object, refusal }, Input::Patched(patched)) => {
+                self.pinned(&request, object, *refusal, patched, now)
+            }
             (Life::Refusing(mut writer), Input::Stored(stored)) => {
                 let news = writer.stored(stored.map(|object| *object), now.monotonic);
                 self.effects.push(Effect::Tell(news));
@@ -148,7 +159,7 @@ impl Driver {
                 writer.read(read.map(|object| object.map(|it| *it)), now.monotonic);
                 Life::Refusing(writer)
             }
-            (Life::Parting(goodbye), input) => self.parting(goodbye, input),
+            (Life::Parting(goodbye), input) => self.parting(goodbye, input, now),
             // Not asked for here: what is told of the world is read again before it is needed.
             (life, _) => life,
         };
@@ -214,11 +225,13 @@ impl Driver {
     fn object_read(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
         match read {
             Ok(Some(object)) if has_ended(&object) => self.object_read_again(Ok(Some(object)), now),
-            Ok(Some(object)) if object.uid().as_deref() == Some(&self.uid) => match cool_down(&object, now) {
+            Ok(Some(object)) if object.uid().as_deref() != Some(&self.uid) => Life::Over(Over::Ended),
+            Ok(Some(object)) if is_copy(&object) => self.refuse_copy(object, now),
+            Ok(Some(object)) => match cool_down(&object, now) {
                 Some(left) => Life::Over(Over::Later(left)),
-                None => self.take_over(object),
+                None => self.take_over(object, now),
             },
-            Ok(_) => Life::Over(Over::Ended),
+            Ok(None) => Life::Over(Over::Ended),
             Err(why) => failed("the object could not be read", why),
         }
     }
@@ -227,7 +240,8 @@ impl Driver {
     fn object_read_again(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
         match read {
             Ok(Some(object)) if object.uid().as_deref() != Some(&self.uid) => Life::Over(Over::Ended),
-            Ok(Some(object)) if object.metadata.deletion_timestamp.is_some() => self.say_goodbye(object),
+            Ok(Some(object)) if object.metadata.deletion_timestamp.is_some() => self.say_goodbye(object, now),
+            Ok(Some(object)) if has_ended(&object) && goodbye::is_due(&object) => self.say_goodbye(object, now),
             // A cool-down that is over already, because storing its end took that long, is one too: the watch has told of it
             // before, and nobody else would begin the next attempt.
             Ok(Some(object)) if waits(&object) => Life::Over(Over::Later(cool_down(&object, now).unwrap_or_default())),
@@ -240,12 +254,14 @@ impl Driver {
     /// then on the earlier leader, should it still be there, can store nothing, and what it has stored before is known here.
     ///
     /// A replication without a status needs none of it: the first status of its run is this leader's.
-    fn take_over(&mut self, mut object: Object) -> Life {
+    fn take_over(&mut self, mut object: Object, now: Moment) -> Life {
         let epoch = self.settings.epoch;
         match object.status.as_mut().filter(|status| status.leader_epoch != epoch) {
             None => self.ask(Effect::Look, Life::Looking { object }),
-            // A newer leader works on it.
-            Some(status) if status.leader_epoch > epoch => Life::Over(Over::Ended),
+            // A newer leader works on it, unless the count has gone back: a Lease may be restored from a backup.
+            Some(status) if outranks(status.leader_epoch, epoch, now.wall) => {
+                Life::Over(Over::Outranked(status.leader_epoch))
+            }
             Some(status) => {
                 status.leader_epoch = epoch;
                 self.ask(Effect::PutStatus(object), Life::TakingOver)
@@ -281,7 +297,7 @@ impl Driver {
             Ok(selection) => selection.claims,
             Err(verdict) => {
                 let request = self.request(&object);
-                return refuse(&request, object, verdict.into(), now);
+                return self.refuse(request, object, verdict.into(), now);
             }
         };
         let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
@@ -315,27 +331,23 @@ impl Driver {
             // A claim that changed meanwhile may be no member any more; those that were asked for were not reserved.
             Ok(_) if !candidates.taken.is_empty() => {
                 let why = "a member belongs to another replication that is still running";
-                refuse(&request, object, Verdict::new(Reason::HeldByAnother, why).into(), now)
+                self.refuse(request, object, Verdict::new(Reason::HeldByAnother, why).into(), now)
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
                 self.guard(Beginning { request, run, object, taken_over: false })
             }
-            Err(refusal) => refuse(&request, object, refusal, now),
+            Err(refusal) => self.refuse(request, object, refusal, now),
         }
     }
 
-    /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended. An object
-    /// that is being deleted takes no new finalizer, and needs none for being cleaned up after.
+    /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended; and so must
+    /// the pin, so that no copy is taken for it.
     fn guard(&mut self, beginning: Beginning) -> Life {
-        let patch = match beginning.object.metadata.deletion_timestamp {
-            Some(_) => None,
-            None => with_finalizer(&beginning.object, true),
-        };
-        match patch {
+        match guarded_and_pinned(&beginning.object) {
             Some(patch) => {
                 let beginning = Box::new(beginning);
-                self.ask(Effect::SetFinalizers(patch), Life::Guarding { beginning, conflicts: 0 })
+                self.ask(Effect::SetMarks(patch), Life::Guarding { beginning, conflicts: 0 })
             }
             None => self.follow(beginning),
         }
@@ -359,8 +371,8 @@ impl Driver {
         read: Result<Option<Object>, Refused>,
     ) -> Life {
         match read {
-            Ok(Some(object)) if object.uid() == beginning.object.uid() => match with_finalizer(&object, true) {
-                Some(patch) => self.ask(Effect::SetFinalizers(patch), Life::Guarding { beginning, conflicts }),
+            Ok(Some(object)) if object.uid() == beginning.object.uid() => match guarded_and_pinned(&object) {
+                Some(patch) => self.ask(Effect::SetMarks(patch), Life::Guarding { beginning, conflicts }),
                 None => self.begin_with(*beginning, object),
             },
             Ok(_) => self.read_again(),
@@ -371,8 +383,7 @@ impl Driver {
     /// A leader that was stopped for a while and has not noticed yet that it leads no longer must not begin from an old status.
     fn begin_with(&mut self, beginning: Beginning, object: Object) -> Life {
         if object.status != beginning.object.status {
-            let why = "another controller has written the status of this replication meanwhile";
-            return Life::Over(Over::Failed(why.to_owned()));
+            return Life::Over(Over::Failed(WRITTEN_MEANWHILE.to_owned()));
         }
         self.follow(Beginning { object, ..beginning })
     }
@@ -405,11 +416,11 @@ impl Driver {
     /// Ends a run whose object is being deleted while it waits: for its turn, or for its next attempt.
     fn end_deleted(&mut self, object: Object, now: Moment) -> Life {
         if object.status.is_none() {
-            return self.say_goodbye(object);
+            return self.say_goodbye(object, now);
         }
         let verdict = Verdict::new(Reason::Deleted, "the ConsistencyGroupReplication was deleted before it was done");
         let last = Request { retry: None, ..self.request(&object) };
-        refuse(&last, object, verdict.into(), now)
+        self.refuse(last, object, verdict.into(), now)
     }
 
     /// `object` is what was stored last, and so what there is, unless somebody has deleted it meanwhile.
@@ -417,7 +428,15 @@ impl Driver {
         match lost {
             Some(Lost::Changed) => Life::Over(Over::Failed("somebody else changed the status of this run".to_owned())),
             // Quietly: the object is the newer leader's.
-            Some(Lost::Overtaken) => Life::Over(Over::Ended),
+            Some(Lost::Overtaken(epoch)) if outranks(epoch, self.settings.epoch, now.wall) => {
+                Life::Over(Over::Outranked(epoch))
+            }
+            Some(Lost::Overtaken(epoch)) => {
+                let why = format!(
+                    "somebody has stored the epoch {epoch} in the status of this run, which no leader can have"
+                );
+                Life::Over(Over::Failed(why))
+            }
             None if self.deleted => self.read_again(),
             None => self.object_read_again(Ok(Some(object)), now),
         }
@@ -427,31 +446,74 @@ impl Driver {
         self.ask(Effect::GetObject, Life::ReadingAgain)
     }
 
-    fn part(&mut self, goodbye: Goodbye, next: Option<Effect>) -> Life {
+    fn part(&mut self, goodbye: Box<Goodbye>, next: Next) -> Life {
         match next {
-            Some(effect) => self.ask(effect, Life::Parting(goodbye)),
-            None => Life::Over(Over::Ended),
+            // The next leader goes on with it.
+            Next::Ask(_) if self.stopping => Life::Over(Over::Ended),
+            Next::Ask(effect) => self.ask(effect, Life::Parting(goodbye)),
+            Next::Over(over) => Life::Over(over),
         }
     }
 
-    fn parting(&mut self, mut goodbye: Goodbye, input: Input) -> Life {
+    fn parting(&mut self, mut goodbye: Box<Goodbye>, input: Input, now: Moment) -> Life {
         let next = match input {
-            Input::Removed(_) => Ok(goodbye.removed()),
+            Input::Removed(removed) => goodbye.left(removed.left, now),
+            Input::Disowned(left) => goodbye.left(left, now),
+            Input::Stored(stored) => {
+                let (next, news) = goodbye.stored(stored);
+                self.effects.extend((!news.is_empty()).then_some(Effect::Tell(news)));
+                next
+            }
             Input::Patched(patched) => goodbye.patched(patched),
-            Input::Object(Ok(object)) => Ok(goodbye.read(object)),
+            Input::Object(Ok(object)) => goodbye.read(object, now),
             Input::Object(Err(why)) => return failed("the object could not be read", why),
+            Input::Stop => Next::Over(Over::Ended),
             _ => return Life::Parting(goodbye),
         };
-        match next {
-            Ok(next) => self.part(goodbye, next),
-            Err(why) => Life::Over(Over::Failed(why)),
+        self.part(goodbye, next)
+    }
+
+    fn say_goodbye(&mut self, object: Object, now: Moment) -> Life {
+        let (goodbye, first) = Goodbye::begin(self.request(&object), object, now);
+        self.part(Box::new(goodbye), first)
+    }
+
+    /// A copy of a run is none: it says so, whatever its status says, and holds nothing.
+    fn refuse_copy(&mut self, object: Object, now: Moment) -> Life {
+        if object.metadata.deletion_timestamp.is_some() {
+            return self.say_goodbye(object, now);
+        }
+        let once = Request { retry: None, ..self.request(&object) };
+        let refusal = copies::verdict(&object).into();
+        refusing(&once, object, refusal, ReplicationStatus::default(), now)
+    }
+
+    /// Ends an attempt that cannot begin. Nothing was asked of anybody. Its object is pinned first, so that a copy of it does not
+    /// run either.
+    fn refuse(&mut self, request: Request, object: Object, refusal: Refusal, now: Moment) -> Life {
+        match copies::pinned(&object).filter(|_| object.metadata.deletion_timestamp.is_none()) {
+            Some(patch) => {
+                let (request, refusal) = (Box::new(request), Box::new(refusal));
+                self.ask(Effect::SetMarks(patch), Life::Pinning { request, object, refusal })
+            }
+            None => refused(&request, object, refusal, now),
         }
     }
 
-    fn say_goodbye(&mut self, object: Object) -> Life {
-        let request = self.request(&object);
-        let (goodbye, first) = Goodbye::begin(&request, object);
-        self.part(goodbye, first)
+    fn pinned(
+        &mut self,
+        request: &Request,
+        before: Object,
+        refusal: Refusal,
+        patched: Result<Object, Refused>,
+        now: Moment,
+    ) -> Life {
+        match patched {
+            Ok(object) if object.status == before.status => refused(request, object, refusal, now),
+            Ok(_) => Life::Over(Over::Failed(WRITTEN_MEANWHILE.to_owned())),
+            Err(Refused::NotFound) => self.read_again(),
+            Err(why) => failed("the object could not be pinned to its UID", why),
+        }
     }
 
     fn request(&self, object: &ConsistencyGroupReplication) -> Request {
@@ -484,9 +546,17 @@ fn failed(what: &str, why: Refused) -> Life {
     Life::Over(Over::Failed(format!("{what}: {why}")))
 }
 
-/// Ends an attempt that cannot begin. Nothing was asked of anybody.
-fn refuse(request: &Request, object: Object, Refusal { verdict, members }: Refusal, now: Moment) -> Life {
-    let mut run = Run::refused(request, members, verdict, object.status.clone().unwrap_or_default(), now);
+const WRITTEN_MEANWHILE: &str = "another controller has written the status of this replication meanwhile";
+
+fn refused(request: &Request, object: Object, refusal: Refusal, now: Moment) -> Life {
+    let before = object.status.clone().unwrap_or_default();
+    refusing(request, object, refusal, before, now)
+}
+
+/// Tells of an attempt that cannot begin.
+fn refusing(request: &Request, object: Object, refusal: Refusal, before: ReplicationStatus, now: Moment) -> Life {
+    let Refusal { verdict, members } = refusal;
+    let mut run = Run::refused(request, members, verdict, before, now);
     let status = report::render_refused(request, &run, now);
     let blocked = run.news().into_iter();
     let happened = blocked.chain(Happened::began(&status)).collect();
@@ -494,6 +564,17 @@ fn refuse(request: &Request, object: Object, Refusal { verdict, members }: Refus
     writer.push(status, happened);
     writer.close();
     Life::Refusing(Box::new(writer))
+}
+
+/// The object with its finalizer and its pin; `None`: it has both, or is being deleted. Then it takes no new finalizer, and needs
+/// none for being cleaned up after.
+fn guarded_and_pinned(object: &ConsistencyGroupReplication) -> Option<Object> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let guarded = with_finalizer(object, true);
+    let pinned = copies::pinned(guarded.as_deref().unwrap_or(object));
+    pinned.or(guarded)
 }
 
 /// How long it is until the next attempt may begin. A stored time is believed no further than the pause that was asked for:
@@ -512,17 +593,16 @@ fn waits(object: &ConsistencyGroupReplication) -> bool {
     !has_ended(object) && object.status.as_ref().is_some_and(|status| status.next_attempt_at.is_some())
 }
 
-/// Whether the run has ended for good.
+/// Whether the run has ended for good. A copy has when it is said that it is one: the status that it came with is another's.
 pub fn has_ended(object: &ConsistencyGroupReplication) -> bool {
-    object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final)
+    let is_final = object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final);
+    is_final && (!is_copy(object) || copies::is_said(object))
 }
 
-/// Whether there is anything to do about an object: it has not ended, or it has and waits for its finalizer.
+/// Whether there is anything to do about an object: it has not ended, or it has and its finalizer is to come off.
 pub fn needs_work(object: &ConsistencyGroupReplication) -> bool {
-    if object.metadata.deletion_timestamp.is_some() {
-        return object.finalizers().iter().any(|one| one == stillpoint_api::labels::FINALIZER);
-    }
-    !has_ended(object)
+    let deleting = object.metadata.deletion_timestamp.is_some();
+    goodbye::is_due(object) || !deleting && !has_ended(object)
 }
 
 #[cfg(test)]

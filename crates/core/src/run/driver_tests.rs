@@ -44,6 +44,7 @@ fn declaring() -> Driver {
     object.status = None;
     object.spec.mode = Mode::Check;
     object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
+    object.annotations_mut().insert(stillpoint_api::labels::RUN_UID.to_owned(), "uid".to_owned());
     let claim = super::super::facts::Claim {
         name: "a".into(),
         uid: "claim".into(),
@@ -94,4 +95,76 @@ fn who_cannot_be_sure_of_leading_gives_up_what_it_has_begun() {
         }
         assert_eq!(last, Some(end));
     }
+}
+
+/// What a new driver does about this object first.
+fn first(object: ConsistencyGroupReplication) -> (Driver, Vec<Effect>) {
+    let mut driver = Driver::new(Settings { epoch: 5, hold_ceiling: Duration::from_secs(30) }, "uid");
+    driver.turn(NOW, true);
+    driver.hear(Input::Object(Ok(Some(Box::new(object)))), NOW);
+    let effects = driver.turn(NOW, true);
+    (driver, effects)
+}
+
+fn of(epoch: u64) -> ConsistencyGroupReplication {
+    let phase = Some(Phase::Checking);
+    replication(ReplicationStatus { attempt: 1, phase, leader_epoch: epoch, ..Default::default() })
+}
+
+#[test]
+fn an_epoch_that_no_leader_can_have_is_taken_over() {
+    let claims = |epoch| match &first(of(epoch)).1[..] {
+        [Effect::PutStatus(object)] => object.status.as_ref().map(|status| status.leader_epoch),
+        _ => None,
+    };
+    assert_eq!(claims(4), Some(5));
+    assert_eq!(claims(9_000_000_000), Some(5));
+    assert_eq!(claims(6), None);
+    assert_eq!(first(of(6)).0.over(), Some(&Over::Outranked(6)), "the count may have gone back");
+}
+
+#[test]
+fn a_copy_does_nothing_and_says_what_it_is_a_copy_of() {
+    let done = ReplicationStatus { attempt: 3, phase: Some(Phase::Done), leader_epoch: 9, ..Default::default() };
+    for status in [None, Some(done), of(9_000_000_000).status, of(6).status] {
+        let mut object = replication(ReplicationStatus::default());
+        object.status = status;
+        object.annotations_mut().insert(stillpoint_api::labels::RUN_UID.to_owned(), "original".to_owned());
+        object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
+        assert!(needs_work(&object));
+        let (mut driver, effects) = first(object);
+        let [Effect::PutStatus(said)] = &effects[..] else { panic!("{effects:?}") };
+        let status = said.status.as_ref().unwrap();
+        assert_eq!((status.phase, status.leader_epoch, status.members.len()), (Some(Phase::Aborted), 5, 0));
+        let ready = status.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
+        assert_eq!(ready.reason, "IsCopy");
+        assert!(ready.message.contains("copy of run nightly with UID original"), "{}", ready.message);
+        driver.hear(Input::Stored(Ok(said.clone())), NOW);
+        let effects = driver.turn(NOW, true);
+        let marks = effects.iter().find_map(|effect| match effect {
+            Effect::SetMarks(object) => Some(object),
+            _ => None,
+        });
+        assert_eq!(marks.unwrap().finalizers().len(), 0, "it needs no finalizer");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Remove { .. } | Effect::Look)), "{effects:?}");
+    }
+}
+
+#[test]
+fn a_run_is_pinned_before_anybody_is_asked_and_also_when_it_cannot_begin() {
+    let mut object = replication(ReplicationStatus::default());
+    object.status = None;
+    let (mut driver, _) = first(object);
+    driver.hear(Input::Looked(Ok(Box::default())), NOW);
+    driver.turn(NOW, true);
+    driver.hear(Input::Reserved(BTreeMap::new()), NOW);
+    driver.hear(Input::LookedUp(Ok(Box::default())), NOW);
+    let effects = driver.turn(NOW, true);
+    let [Effect::SetMarks(pinned)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(pinned.annotations()[stillpoint_api::labels::RUN_UID], "uid");
+    assert!(pinned.finalizers().is_empty(), "nothing is to be cleaned up");
+    driver.hear(Input::Patched(Ok(pinned.clone())), NOW);
+    let effects = driver.turn(NOW, true);
+    let [Effect::PutStatus(refused)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(refused.status.as_ref().unwrap().phase, Some(Phase::Aborted));
 }

@@ -11,6 +11,7 @@ use super::happened::Happened;
 use super::state::Command;
 use crate::replica::Kind;
 use crate::replica::ask::{Ask, Mark, NotMade, Remove};
+use crate::replica::removal::{Left, Removed, Scope};
 use crate::replica::seen::{self, ObjectName};
 use crate::wire::ControllerMessage;
 use crate::wire::agent_message::Report;
@@ -62,8 +63,9 @@ pub enum Effect {
     GetObject,
     /// Replace the status, at the resource version that the object has; [`Input::Stored`].
     PutStatus(Box<ConsistencyGroupReplication>),
-    /// Replace the list of finalizers, at the resource version that the object has; [`Input::Patched`].
-    SetFinalizers(Box<ConsistencyGroupReplication>),
+    /// Replace the list of finalizers and the pin to the UID ([`stillpoint_api::labels::RUN_UID`]), at the resource version that the
+    /// object has; [`Input::Patched`].
+    SetMarks(Box<ConsistencyGroupReplication>),
     /// Read the claims and pods of the namespace, not older than this; [`Input::Looked`].
     Look,
     /// Read the CSI drivers of these volumes, and what a kind of replica reads of the cluster; [`Input::LookedUp`].
@@ -102,17 +104,26 @@ pub enum Effect {
     Warm(usize),
     /// Ask for these, all at once; [`Input::Asked`] for each.
     Ask(Vec<Ask>),
-    /// Remove these replicas, and whatever else is of this replication and of an attempt up to this one, until it is done;
-    /// [`Input::Removed`].
+    /// Remove these replicas, and whatever else is of this replication and in the scope; [`Input::Removed`].
     Remove {
         /// From each resource.
         removes: Vec<Remove>,
         /// Those of a later attempt are left alone: a controller that was overtaken without noticing must not delete what its
         /// successor made.
-        last_attempt: u32,
+        scope: Scope,
     },
     /// Write these onto replicas, until it is done or the API server will not; [`Input::Marked`].
     Mark(Vec<Mark>),
+    /// Take the owner of this UID off everything that is of this replication, so that it stays when the owner goes;
+    /// [`Input::Disowned`].
+    Disown {
+        /// In each resource.
+        removes: Vec<Remove>,
+        /// The UID.
+        owner: String,
+    },
+    /// This epoch was seen, and is higher than the leader's own.
+    Seen(u64),
     /// List the pods of interest anew, until it is done; [`Input::Rechecked`].
     Recheck,
     /// No agent is needed any more: claims and the place among the runs are free for others.
@@ -128,7 +139,7 @@ pub enum Input {
     Object(Result<Option<Box<ConsistencyGroupReplication>>, Refused>),
     /// How [`Effect::PutStatus`] ended: the object as it is then.
     Stored(Result<Box<ConsistencyGroupReplication>, Refused>),
-    /// How [`Effect::SetFinalizers`] ended: the object as it is then.
+    /// How [`Effect::SetMarks`] ended: the object as it is then.
     Patched(Result<Box<ConsistencyGroupReplication>, Refused>),
     /// The namespace as it is, or the sentence that says why it could not be read.
     Looked(Result<Box<Facts>, String>),
@@ -164,10 +175,12 @@ pub enum Input {
         /// The object.
         result: Result<Box<DynamicObject>, NotMade>,
     },
-    /// Every replica is removed; so many were there.
-    Removed(usize),
+    /// How [`Effect::Remove`] ended.
+    Removed(Removed),
     /// Everything is written onto the replicas that was to be; or why the API server will not have it.
     Marked(Result<(), String>),
+    /// What still has the owner, and why.
+    Disowned(Vec<Left>),
     /// The pods of interest as they are now.
     Rechecked(BTreeMap<String, PodFacts>),
     /// The process is told to stop.

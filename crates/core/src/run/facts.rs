@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, PersistentVolumeClaim, Pod};
 
-use stillpoint_api::labels::AGENT_CONTAINER;
+use stillpoint_api::labels::{AGENT_CONTAINER, MEMBER};
 
 /// A claim.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,11 +21,18 @@ pub struct Claim {
     pub block: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// The VolumeSnapshot that it was made from.
+    pub restored_from: Option<String>,
+    /// Somebody says that it is to be a member although it was restored.
+    pub is_member: bool,
 }
 
 impl From<PersistentVolumeClaim> for Claim {
     fn from(claim: PersistentVolumeClaim) -> Self {
         let spec = claim.spec.unwrap_or_default();
+        let annotations = claim.metadata.annotations.unwrap_or_default();
+        let source = spec.data_source.map(|source| (source.kind, source.name));
+        let source = source.or(spec.data_source_ref.map(|source| (source.kind, source.name)));
         let bound = claim.status.and_then(|status| status.phase).as_deref() == Some("Bound");
         Self {
             name: claim.metadata.name.unwrap_or_default(),
@@ -34,6 +41,8 @@ impl From<PersistentVolumeClaim> for Claim {
             volume: spec.volume_name.filter(|name| bound && !name.is_empty()),
             block: spec.volume_mode.as_deref() == Some("Block"),
             deleting: claim.metadata.deletion_timestamp.is_some(),
+            restored_from: source.filter(|(kind, _)| kind == "VolumeSnapshot").map(|(_, name)| name),
+            is_member: annotations.get(MEMBER).is_some_and(|value| value == "true"),
         }
     }
 }
@@ -56,17 +65,19 @@ pub struct AgentMount {
     pub sub_path: bool,
 }
 
-/// A pod that is not finished.
+/// A pod that can write: it has a node and is not finished.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodFacts {
     /// Name.
     pub name: String,
     /// UID.
     pub uid: String,
-    /// The node, once scheduled.
+    /// The node.
     pub node: Option<String>,
     /// Names of the claims that its volumes mount.
     pub claims: BTreeSet<String>,
+    /// Whether it asks its node's DNS server, which knows no Service.
+    pub node_dns: bool,
     /// Whether it has an agent.
     pub has_agent: bool,
     /// How the agent mounts claims, by claim name.
@@ -75,12 +86,16 @@ pub struct PodFacts {
     pub running: bool,
     /// Running containers but the agent's own.
     pub containers: Vec<RunningContainer>,
+    /// How often each container but the agent's own has restarted, by its name. Those that never did are left out.
+    pub restarts: BTreeMap<String, u32>,
 }
 
 impl PodFacts {
-    /// The facts of a pod; `None` when it is finished and can write no more.
+    /// The facts of a pod; `None` when it is finished and can write no more, or has no node yet and cannot write before it
+    /// is told of again.
     pub fn of(pod: Pod) -> Option<Self> {
         let spec = pod.spec?;
+        let node = spec.node_name.filter(|name| !name.is_empty())?;
         let status = pod.status.unwrap_or_default();
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
             return None;
@@ -105,16 +120,27 @@ impl PodFacts {
             spec.init_containers.unwrap_or_default().into_iter().find(|container| container.name == AGENT_CONTAINER);
         let agent_mounts = agent.as_ref().map(|agent| agent_mounts(agent, &claim_of_volume)).unwrap_or_default();
         let statuses = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        let statuses: Vec<ContainerStatus> = statuses.into_iter().flatten().flatten().collect();
         Some(Self {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
-            node: spec.node_name,
+            node: Some(node),
+            node_dns: asks_the_nodes_dns(spec.host_network, spec.dns_policy.as_deref()),
             claims: claim_of_volume.into_values().collect(),
             has_agent: agent.is_some(),
             agent_mounts,
             running: running_phase,
-            containers: statuses.into_iter().flatten().flatten().filter_map(running).collect(),
+            restarts: statuses.iter().filter_map(restarts).collect(),
+            containers: statuses.into_iter().filter_map(running).collect(),
         })
+    }
+}
+
+/// The kubelet takes `ClusterFirst`, which is the default, for `Default` on the host's network.
+fn asks_the_nodes_dns(host_network: Option<bool>, policy: Option<&str>) -> bool {
+    match policy {
+        None | Some("ClusterFirst") => host_network == Some(true),
+        Some(other) => other == "Default",
     }
 }
 
@@ -130,6 +156,11 @@ fn agent_mounts(agent: &ContainerSpec, claim_of_volume: &BTreeMap<String, String
         }
     }
     mounts
+}
+
+fn restarts(status: &ContainerStatus) -> Option<(String, u32)> {
+    let count = u32::try_from(status.restart_count).ok().filter(|count| *count > 0)?;
+    (status.name != AGENT_CONTAINER).then(|| (status.name.clone(), count))
 }
 
 fn running(status: ContainerStatus) -> Option<RunningContainer> {

@@ -20,11 +20,11 @@ fn pod(mounts: &Value) -> Option<PodFacts> {
         "status": {
             "phase": "Running",
             "initContainerStatuses": [
-                {"name": "stillpoint-agent", "containerID": "containerd://a", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                {"name": "stillpoint-agent", "containerID": "containerd://a", "image": "", "imageID": "", "ready": true, "restartCount": 2, "state": {"running": {}}},
             ],
             "containerStatuses": [
                 {"name": "db", "containerID": "containerd://b", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
-                {"name": "done", "containerID": "containerd://c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"terminated": {"exitCode": 0}}},
+                {"name": "done", "containerID": "containerd://c", "image": "", "imageID": "", "ready": true, "restartCount": 3, "state": {"terminated": {"exitCode": 0}}},
             ],
         },
     });
@@ -42,6 +42,7 @@ fn a_pod_tells_claims_mounts_and_containers() {
         [("orders".to_owned(), AgentMount { path: "/members/orders".into(), sub_path: false })].into()
     );
     assert_eq!(facts.containers, [RunningContainer { name: "db".into(), id: "b".into() }]);
+    assert_eq!(facts.restarts, [("done".to_owned(), 3)].into());
     assert!(facts.has_agent && facts.running);
 }
 
@@ -57,8 +58,34 @@ fn a_mount_of_a_part_is_known_as_such_and_a_whole_one_wins() {
 
 #[test]
 fn a_finished_pod_mounts_nothing() {
-    let pod = json!({"metadata": {"name": "job"}, "spec": {"containers": []}, "status": {"phase": "Succeeded"}});
+    let spec = json!({"nodeName": "n1", "containers": []});
+    let pod = json!({"metadata": {"name": "job"}, "spec": spec, "status": {"phase": "Succeeded"}});
     assert_eq!(PodFacts::of(serde_json::from_value(pod).unwrap()), None);
+}
+
+#[test]
+fn a_pod_on_no_node_mounts_nothing() {
+    for node in [json!(null), json!("")] {
+        let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "orders"}}]);
+        let spec = json!({"nodeName": node, "containers": [], "volumes": volumes});
+        let pod = json!({"metadata": {"name": "stray"}, "spec": spec, "status": {"phase": "Pending"}});
+        assert_eq!(PodFacts::of(serde_json::from_value(pod).unwrap()), None);
+    }
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_asks_the_nodes_dns_unless_it_says_otherwise() {
+    let asks = |spec: Value| {
+        let pod = json!({"metadata": {"name": "db-0"}, "spec": spec});
+        PodFacts::of(serde_json::from_value(pod).unwrap()).unwrap().node_dns
+    };
+    assert!(asks(json!({"nodeName": "n1", "containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirst"})));
+    assert!(asks(json!({"nodeName": "n1", "containers": [], "hostNetwork": true})));
+    assert!(asks(json!({"nodeName": "n1", "containers": [], "dnsPolicy": "Default"})));
+    let with_host_net =
+        json!({"nodeName": "n1", "containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
+    assert!(!asks(with_host_net));
+    assert!(!asks(json!({"nodeName": "n1", "containers": [], "dnsPolicy": "ClusterFirst"})));
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use stillpoint_api::{Blocker, ClaimReference, Phase, ReplicationStatus};
 
+use super::conditions::CLEANED_UP;
 use crate::limits::MAX_BLOCKERS;
 
 /// Something that people are told.
@@ -38,6 +40,13 @@ pub enum Happened {
         /// What stands in its way.
         blocker: Box<Blocker>,
     },
+    /// Replicas that were to be removed are still there.
+    Left {
+        /// Why, for programs.
+        reason: String,
+        /// Which, and why, for people.
+        message: String,
+    },
 }
 
 impl Happened {
@@ -48,12 +57,18 @@ impl Happened {
         Some(Self::Began { attempt: status.attempt, phase: status.phase?, message })
     }
 
+    /// Something is left, as the conditions show it.
+    pub fn left(conditions: &[Condition]) -> Option<Self> {
+        let left = conditions.iter().find(|one| one.type_ == CLEANED_UP && one.status == "False")?;
+        Some(Self::Left { reason: left.reason.clone(), message: left.message.clone() })
+    }
+
     /// Whether a status shows it too: then it is told when that is stored, because a leader that was overtaken has nothing to
     /// tell.
     pub fn is_shown(&self) -> bool {
         match self {
             Self::Stage { .. } => false,
-            Self::Began { .. } | Self::Blocked { .. } => true,
+            Self::Began { .. } | Self::Blocked { .. } | Self::Left { .. } => true,
         }
     }
 }

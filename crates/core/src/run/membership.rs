@@ -13,8 +13,9 @@ use super::facts::{Claim, PodFacts};
 use super::state::{Member, Request, Verdict};
 use crate::limits::{MAX_HOLD, MAX_MEMBERS};
 use crate::replica::MemberFacts;
-use crate::replica::ask::Recipe;
+use crate::replica::ask::{Recipe, may_be_replica_of};
 use crate::replica::seen::Facts;
+use stillpoint_api::labels::MEMBER;
 use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mode, Reason, Source};
 
 /// Everything that membership is decided from.
@@ -22,7 +23,7 @@ use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Mo
 pub struct Candidates {
     /// The claims of the namespace.
     pub claims: Vec<Claim>,
-    /// The unfinished pods of the namespace.
+    /// The pods of the namespace that can write.
     pub pods: Vec<PodFacts>,
     /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
     pub drivers: BTreeMap<String, String>,
@@ -114,9 +115,11 @@ pub fn resolve(
         let claim = ClaimReference { name: name.to_owned(), uid: String::new() };
         (claim, Err(claim_not_found(name)))
     });
+    let all = selection.claims.clone();
     let found = selection.claims.into_iter().map(|claim| {
         let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
-        (reference, resolve_member(spec, request, candidates, claim))
+        let joins = check_not_restored(&spec.source, &all, claim);
+        (reference, joins.and_then(|()| resolve_member(spec, request, candidates, claim)))
     });
     let mut refusals = Vec::new();
     let members = missing.chain(found).map(|(claim, resolved)| {
@@ -190,6 +193,25 @@ fn resolve_member(
     member.recipe = find_recipe(spec, request, candidates, &MemberFacts { claim, driver: &member.driver })?;
     member.volume = volume.to_owned();
     Ok(member)
+}
+
+/// A claim that was restored from a replica, side by side with the member that the replica shows, carries the labels of its
+/// original. It does not join the group by that alone: half of the next cut would be the copy.
+fn check_not_restored(source: &Source, all: &[&Claim], claim: &Claim) -> Result<(), Verdict> {
+    let by_name = source.persistent_volume_claim_names.is_some();
+    let Some(replica) = claim.restored_from.as_ref().filter(|_| !by_name && !claim.is_member) else { return Ok(()) };
+    let is_original = |other: &&&Claim| may_be_replica_of(replica, &other.name);
+    if may_be_replica_of(replica, &claim.name) {
+        return Ok(());
+    }
+    let Some(original) = all.iter().find(is_original) else { return Ok(()) };
+    Err(Verdict::new(
+        Reason::RestoredCopy,
+        format!(
+            "PersistentVolumeClaim {} was restored from VolumeSnapshot {replica} of member {}, and the selector matches both; take the label off the copy, or annotate it with {MEMBER}: \"true\" if it is to be a member too",
+            claim.name, original.name
+        ),
+    ))
 }
 
 fn check_not_deleting(claim: &Claim) -> Result<(), Verdict> {

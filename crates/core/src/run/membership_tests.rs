@@ -65,6 +65,7 @@ fn group() -> Group {
             suspension: Suspension::default(),
             replication: Some(snapshots(None)),
             deletion_policy: DeletionPolicy::Delete,
+            ttl_seconds_after_finished: None,
             retry: None,
         },
         request: request(),
@@ -243,5 +244,35 @@ proptest::proptest! {
             proptest::prop_assert_eq!(read.suspension.hold_timeout, spec.suspension.hold_timeout);
             proptest::prop_assert_eq!(read.retry.map(|retry| retry.pause()), spec.retry.map(|retry| retry.pause()));
         }
+    }
+}
+
+#[test]
+fn a_restored_claim_does_not_join_beside_its_original_by_itself() {
+    type Change = fn(&mut Group);
+    let restored = "nightly-a-0123456789ab";
+    let cases: [(&str, Change, Option<&str>); 6] = [
+        ("beside its original", |_| {}, Some("RestoredCopy")),
+        ("annotated", |g| g.candidates.claims[1].is_member = true, None),
+        ("named", |g| g.spec.source = names(&["a", "b"]), None),
+        ("in the place of its original", |g| drop(g.candidates.claims.remove(0)), None),
+        (
+            "from its own snapshot",
+            |g| g.candidates.claims[1].restored_from = Some("nightly-b-0123456789ab".into()),
+            None,
+        ),
+        (
+            "from a snapshot of somebody else's",
+            |g| g.candidates.claims[1].restored_from = Some("backup-of-a".into()),
+            None,
+        ),
+    ];
+    for (name, change, refused) in cases {
+        let mut group = group();
+        group.spec.source = expression("app", "Exists", &[]);
+        group.candidates.claims.truncate(2);
+        group.candidates.claims[1].restored_from = Some(restored.into());
+        change(&mut group);
+        assert_eq!(resolved(&group).err().as_deref(), refused, "{name}");
     }
 }

@@ -8,9 +8,12 @@ pub mod answers;
 pub mod assignments;
 pub mod attempt;
 pub mod conditions;
+mod copies;
 mod disturbances;
 pub mod driver;
 pub mod effect;
+pub mod epochs;
+pub mod expiries;
 pub mod facts;
 #[cfg(test)]
 pub(crate) mod fixtures;

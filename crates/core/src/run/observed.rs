@@ -10,6 +10,7 @@ use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::state::Moment;
 use crate::replica::ask::NotMade;
+use crate::replica::removal::{Left, Removed};
 use crate::replica::seen::ObjectName;
 use stillpoint_api::{Blocker, Protection};
 
@@ -44,6 +45,13 @@ pub enum AnswerContent {
         /// For how long writes had been suspended.
         suspended: Duration,
     },
+    /// The suspension is late, and nothing takes it back: writes may be suspended until [`Self::NotReady`] follows.
+    Pending {
+        /// The round of the Suspend.
+        round: u32,
+        /// What is known of it.
+        blockers: Vec<Blocker>,
+    },
     /// Writes are not suspended.
     NotReady {
         /// The round of the Suspend; 0 answers Prepare.
@@ -54,6 +62,8 @@ pub enum AnswerContent {
         blockers: Vec<Blocker>,
         /// Blockers that are not listed.
         more: u32,
+        /// For how long writes were suspended in this round.
+        suspended: Duration,
     },
     /// Writes go on.
     Released {
@@ -95,8 +105,8 @@ pub struct Observed {
     pub unmade: BTreeMap<ObjectName, NotMade>,
     /// What was asked for, and the outcome is still open.
     pub open_creations: BTreeSet<ObjectName>,
-    /// How many replicas were found and deleted; `None` until the deletion is complete.
-    pub deleted_replicas: Option<usize>,
+    /// How the removal of the replicas ended.
+    pub removed: Option<Removed>,
     /// A status that says that the cut is proven is stored.
     pub proof_stored: bool,
     /// The proof is written onto the replicas, or why it cannot be.
@@ -106,6 +116,11 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// What a removal has left of the replicas.
+    pub fn left(&self) -> &[Left] {
+        self.removed.as_ref().map_or(&[], |removed| &removed.left)
+    }
+
     /// A command goes out: what was heard of this assignment before cannot be the answer.
     pub fn asking(&mut self, assignment: &AssignmentKey) {
         self.answers.remove(assignment);

@@ -8,7 +8,8 @@
 //!                 ▲            │        (Check: Suspending → Releasing → Ended)
 //!                 └─ Pausing ◀─┘
 //! any of them → Abandoning → Ended (Aborted, or Failed once replicas were asked for; Pending, if it is aborted and another
-//!                                   attempt follows)
+//!                    │    ▲          attempt follows)
+//!                    └─ Listening (the same ends; it is not known yet whether all writes go on)
 //! ```
 
 use std::cell::OnceCell;
@@ -26,7 +27,7 @@ use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, R
 use crate::limits::{RELEASE_MARGIN, RELEASE_TIMEOUT};
 use crate::replica::ask::{Ask, Mark, Remove};
 use crate::wire::ControllerMessage;
-use stillpoint_api::{MemberState, Method, Phase, ReplicationStatus};
+use stillpoint_api::{MemberState, Method, Phase, Reason, ReplicationStatus};
 
 /// Something to do.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ pub fn plan(request: &Request, run: &Run, observed: &Observed, now: Moment) -> P
     };
     draft.absorb_answers();
     // One observation may complete several stages. Every stage leads to a later one, except that a round may begin again,
-    // which is bounded by MAX_ROUNDS and needs a later moment; so this ends.
+    // which needs a later moment; so this ends.
     while draft.advance() {}
     draft.show();
     draft.tell_shown();
@@ -122,11 +123,12 @@ impl<'a> Draft<'a> {
             Stage::Declaring => self.declaring(),
             Stage::Preparing => self.preparing(),
             Stage::Suspending => self.suspending(),
-            Stage::Pausing { until } => self.pausing(until),
+            Stage::Pausing { since, pause } => self.pausing(since, pause),
             Stage::Cutting => self.cutting(),
             Stage::Releasing { since } => self.releasing(since),
             Stage::AwaitingUsable { since } => self.awaiting_usable(since),
             Stage::Abandoning { since, clean_up } => self.abandoning(since, clean_up),
+            Stage::Listening => self.listening(),
             Stage::Ended => false,
         }
     }
@@ -134,16 +136,21 @@ impl<'a> Draft<'a> {
     /// Takes the newest answers into the assignments' records. Taking the same answer again changes nothing. Once the cut is proven,
     /// nothing that an agent says changes it: the first answer to Release is the proof, and a later one is about nothing.
     fn absorb_answers(&mut self) {
-        if !self.run.stage.needs_agents() {
+        if !self.run.stage.hears_agents() {
             return;
         }
+        let mut suspended = Vec::new();
         for member in &mut self.run.members {
             for one in &mut member.assignments {
                 let key = AssignmentKey::new(&member.claim.uid, one.agent.key());
                 if let Some(answer) = self.observed.answers.get(&key) {
                     absorb(one, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
+                    suspended.extend(one.suspended_for.map(|lasted| (member.claim.name.clone(), lasted)));
                 }
             }
+        }
+        for (claim, lasted) in suspended {
+            self.run.note_suspension(&claim, lasted);
         }
     }
 
@@ -163,6 +170,7 @@ impl<'a> Draft<'a> {
         self.happened.extend(self.run.news());
         if self.run.told.begins(self.run.phase(), self.run.attempt) {
             self.happened.extend(self.statuses.last().and_then(Happened::began));
+            self.happened.extend(self.statuses.last().and_then(|status| Happened::left(&status.conditions)));
         }
     }
 
@@ -209,13 +217,22 @@ impl<'a> Draft<'a> {
             Command::Suspend => MemberState::Suspending,
             // What stood in its way, and what it has said of its hold, stays in view.
             Command::Release => match one.state {
-                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released) => state,
+                state @ (MemberState::NotReady | MemberState::Broken | MemberState::Released | MemberState::Silent) => {
+                    state
+                }
                 _ => MemberState::Releasing,
             },
         };
-        if command == Command::Prepare {
-            one.asked_containers = containers;
-            one.refused = None;
+        match command {
+            Command::Prepare => {
+                one.asked_containers = containers;
+                one.refused = None;
+            }
+            Command::Suspend => {
+                one.told_to_suspend = Some(self.now);
+                one.suspended_for = None;
+            }
+            Command::Release => {}
         }
     }
 
@@ -275,24 +292,22 @@ impl<'a> Draft<'a> {
     fn wake_at(&self) -> Option<Duration> {
         match &self.run.stage {
             Stage::Declaring | Stage::Ended => None,
+            Stage::Listening => self.listens_until(),
             Stage::Preparing => self.run.prepare_deadline,
             Stage::Suspending => [self.run.prepare_deadline, self.cut_deadline()].into_iter().flatten().min(),
-            Stage::Pausing { until } => {
+            Stage::Pausing { since, pause } => {
                 // When the pause is over, only answers can be missing.
-                let next = if self.now.monotonic < *until { Some(*until) } else { None };
+                let next = Some(self.next_round_at(*since, *pause)).filter(|at| self.now.monotonic < *at);
                 [next, self.run.prepare_deadline].into_iter().flatten().min()
             }
             Stage::Cutting => [self.run.ask_again_at, self.cut_deadline()].into_iter().flatten().min(),
+            // Then only the API server can be missing, and it is heard of by itself.
             Stage::AwaitingUsable { since } => {
                 let limit = since.monotonic + self.request.wishes.ready_timeout?;
-                // Then only the API server can be missing.
                 (self.now.monotonic < limit).then_some(limit)
             }
-            Stage::Releasing { since } | Stage::Abandoning { since, .. } => {
-                // Then only the API server can be missing, and it is heard of by itself.
-                let timeout = since.monotonic + RELEASE_TIMEOUT;
-                (self.now.monotonic < timeout).then_some(timeout)
-            }
+            Stage::Releasing { since } => Some(since.monotonic + RELEASE_TIMEOUT).filter(|at| self.now.monotonic < *at),
+            Stage::Abandoning { since, .. } => Some(self.released_by(*since)).filter(|at| self.now.monotonic < *at),
         }
     }
 }
@@ -317,8 +332,17 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             one.state = MemberState::Ready;
             let lease_end = (at.monotonic + hold_timeout).saturating_sub(*suspended);
             one.ready = Some(Ready { at, lease_end });
+            one.flapping.clear();
         }
-        (_, AnswerContent::NotReady { round: answered, retryable, blockers, more }) => {
+        // The state stays what it is: nobody knows yet whether writes are suspended.
+        (Command::Suspend | Command::Release, AnswerContent::Pending { round: answered, blockers })
+            if *answered == round =>
+        {
+            one.was_slow = true;
+            one.blockers.clone_from(blockers);
+            one.more_blockers = 0;
+        }
+        (_, AnswerContent::NotReady { round: answered, retryable, blockers, more, suspended }) => {
             let expected = match asked {
                 Command::Prepare => *answered == 0,
                 // Sent before the agent heard of the release: still worth showing.
@@ -331,15 +355,21 @@ fn absorb(one: &mut Assignment, content: &AnswerContent, at: Moment, round: u32,
             one.refused = Some(if *retryable { Refused::ForNow } else { Refused::ForGood });
             one.blockers.clone_from(blockers);
             one.more_blockers = *more;
+            one.suspended_for = Some(*suspended).filter(|time| !time.is_zero()).or(one.suspended_for);
+            one.was_slow |= blockers.iter().any(|blocker| blocker.reason == Reason::SuspensionPending.as_str());
         }
         (Command::Suspend | Command::Release, AnswerContent::Released { unbroken, reason, suspended }) => {
             one.released = Some(Released { at, unbroken: *unbroken, reason: reason.clone() });
             // Of what was never suspended there is no time to tell.
-            one.suspended_for = Some(*suspended).filter(|time| !time.is_zero());
-            if one.state != MemberState::NotReady {
-                let held = one.ready.is_none() || *unbroken;
-                one.state = if held { MemberState::Released } else { MemberState::Broken };
-            }
+            one.suspended_for = one.suspended_for.max(Some(*suspended).filter(|time| !time.is_zero()));
+            let held = one.ready.is_none() || *unbroken;
+            one.state = match one.state {
+                MemberState::NotReady => MemberState::NotReady,
+                // It was told of as silent.
+                MemberState::Silent if !one.blockers.is_empty() => MemberState::NotReady,
+                _ if held => MemberState::Released,
+                _ => MemberState::Broken,
+            };
         }
         _ => {}
     }

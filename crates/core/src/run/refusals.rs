@@ -1,12 +1,14 @@
 //! What follows when members are not ready, and what is said of it. Pure.
 
+use std::time::Duration;
+
 use stillpoint_api::{Blocker, MemberState, Reason};
 
 use super::agents::AgentRef;
 use super::observed::Observed;
 use super::plan::Draft;
 use super::state::{Refused, Stage, Verdict};
-use crate::limits::{MAX_ROUNDS, ROUND_PAUSE};
+use crate::limits::RELEASE_TIMEOUT;
 
 impl Draft<'_> {
     /// `Some` when an agent refused: whether that moved the run.
@@ -22,16 +24,24 @@ impl Draft<'_> {
 
     /// Releases everybody at once, so that the trouble of one member does not stop the writes of the others, and pauses.
     pub fn try_again(&mut self) -> bool {
-        let pause = ROUND_PAUSE * 2_u32.saturating_pow(self.run.round - 1);
-        let until = self.now.monotonic + pause;
-        let in_time = self.run.prepare_deadline.is_none_or(|end| until < end);
-        if self.run.round >= MAX_ROUNDS || !in_time {
-            let verdict = self.not_ready(Reason::NotReady, "the members were not ready together in any round");
-            return self.abandon(verdict);
+        let pause = self.run.pauses.take();
+        if !self.is_in_time(self.now.monotonic + pause) {
+            return self.give_up_rounds();
         }
         self.release_all();
-        self.run.stage = Stage::Pausing { until };
+        self.run.stage = Stage::Pausing { since: self.now, pause };
         true
+    }
+
+    /// Whether a round that begins then begins within `prepareTimeout`.
+    pub fn is_in_time(&self, begins: Duration) -> bool {
+        self.run.prepare_deadline.is_none_or(|end| begins < end)
+    }
+
+    /// No other round fits into `prepareTimeout`.
+    pub fn give_up_rounds(&mut self) -> bool {
+        let verdict = self.not_ready(Reason::NotReady, "the members were not ready together in any round");
+        self.abandon(verdict)
     }
 
     pub fn give_up_in_time(&mut self) -> bool {
@@ -44,12 +54,19 @@ impl Draft<'_> {
     }
 
     /// An agent that is not ready and says nothing gets a blocker that says so.
-    fn blame_the_silent(&mut self) {
+    pub fn blame_the_silent(&mut self) {
         let observed = self.observed;
+        let overdue = match self.run.stage {
+            Stage::Pausing { since, .. } => self.now.since(&since) >= RELEASE_TIMEOUT,
+            _ => false,
+        };
         for member in &mut self.run.members {
             for one in &mut member.assignments {
-                let expected =
-                    matches!(one.state, MemberState::Pending | MemberState::Preparing | MemberState::Suspending);
+                let expected = match one.state {
+                    MemberState::Pending | MemberState::Preparing | MemberState::Suspending => true,
+                    MemberState::Releasing => overdue && one.owes_release(),
+                    _ => false,
+                };
                 if expected && one.blockers.is_empty() {
                     one.blockers.push(silence(&one.agent, &member.claim.name, observed));
                     one.state = MemberState::NotReady;
@@ -71,17 +88,24 @@ impl Draft<'_> {
 /// Why an agent says nothing of the claim of this name, as far as it can be seen from here.
 fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
     let pod = &agent.own_pod().name;
-    let running = agent.watched_pod(&observed.pods).is_some_and(|pod| pod.running);
+    let seen = agent.watched_pod(&observed.pods);
+    let running = seen.is_some_and(|pod| pod.running);
     let (reason, message) = if !running {
         (
             Reason::PodNotRunning,
             format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
         )
     } else if !observed.connected.contains(&agent.key()) {
+        let what_to_do = match seen {
+            Some(pod) if pod.node_dns => {
+                "the pod asks its node's DNS server, which does not know the controller's Service; set dnsPolicy: ClusterFirstWithHostNet on a pod with hostNetwork: true, else ClusterFirst"
+            }
+            _ => "see the logs of its container stillpoint-agent",
+        };
         (
             Reason::AgentNotConnected,
             format!(
-                "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; see the logs of its container stillpoint-agent"
+                "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; {what_to_do}"
             ),
         )
     } else {

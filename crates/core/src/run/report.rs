@@ -24,6 +24,7 @@ pub fn render(request: &Request, run: &Run, observed: &Observed, now: Moment) ->
         // Applications are not asked to quiesce, so a common crash-consistent cut is what is proven, and not more.
         consistency: replicated.then_some(Consistency::Crash),
         hold: hold(run),
+        longest_suspension: run.longest.clone(),
         ready_members: (!run.members.is_empty()).then(|| format!("{ready}/{}", run.members.len())),
         members: members(run),
         conditions: conditions::render(request, run, observed, now),

@@ -43,6 +43,7 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
     for one in run.assignments_mut() {
         // Nobody knows how far it was asked; a release does no harm.
         one.asked = Some(Command::Suspend);
+        one.told_to_suspend = Some(now);
     }
     run.cut_requested = (status.phase == Some(Phase::Replicating)).then_some(now);
     run.verdict = Some(Verdict::new(

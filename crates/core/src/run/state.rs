@@ -8,15 +8,15 @@ use k8s_openapi::jiff::Timestamp;
 use super::agents::AgentRef;
 use super::assignments::{Assignment, Mount, Standing};
 use super::happened::{Happened, Told};
-use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES};
+use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES, ROUND_PAUSE_MAX, ROUND_PAUSE_MIN};
 use crate::pauses::Pauses;
 use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
 use crate::replica::wishes::Wishes;
 use crate::text::printable;
 use stillpoint_api::{
-    Blocker, ClaimReference, DeletionPolicy, MemberState, Mode, Phase, PhaseEntry, Reason, ReplicaStatus,
-    ReplicationStatus, Retry,
+    Blocker, ClaimReference, DeletionPolicy, LongestSuspension, MemberState, Mode, Phase, PhaseEntry, Reason,
+    ReplicaStatus, ReplicationStatus, Retry,
 };
 
 /// One moment on both clocks. Deadlines count on the monotonic one; people read the other one.
@@ -224,8 +224,10 @@ pub enum Stage {
     Suspending,
     /// A member was not ready: everything was released, and after a pause it is tried again.
     Pausing {
-        /// When, on the monotonic clock, the next round may begin.
-        until: Duration,
+        /// Since when.
+        since: Moment,
+        /// How long at least, however short the round was.
+        pause: Duration,
     },
     /// All hold; replicas are being cut.
     Cutting,
@@ -246,6 +248,8 @@ pub enum Stage {
         /// Whether replicas are to be removed.
         clean_up: CleanUp,
     },
+    /// The attempt has ended, and it is not known yet of every member that its writes go on.
+    Listening,
     /// The attempt is over. The run is too, unless [`Run::next_attempt`] says when the next one begins.
     Ended,
 }
@@ -262,6 +266,7 @@ impl Stage {
             Self::Releasing { .. } => "Releasing",
             Self::AwaitingUsable { .. } => "AwaitingUsable",
             Self::Abandoning { .. } => "Abandoning",
+            Self::Listening => "Listening",
             Self::Ended => "Ended",
         }
     }
@@ -271,8 +276,13 @@ impl Stage {
         match self {
             Self::Declaring | Self::Preparing | Self::Suspending | Self::Pausing { .. } => true,
             Self::Cutting | Self::Releasing { .. } | Self::Abandoning { .. } => true,
-            Self::AwaitingUsable { .. } | Self::Ended => false,
+            Self::AwaitingUsable { .. } | Self::Listening | Self::Ended => false,
         }
+    }
+
+    /// Whether what agents say is taken note of.
+    pub fn hears_agents(&self) -> bool {
+        self.needs_agents() || *self == Self::Listening
     }
 }
 
@@ -294,6 +304,8 @@ pub struct Run {
     pub attempt: u32,
     /// The round of Suspend, from 1.
     pub round: u32,
+    /// The pauses between rounds.
+    pub pauses: Pauses,
     /// When the time to become ready is over, on the monotonic clock. Set when the intent is recorded.
     pub prepare_deadline: Option<Duration>,
     /// What it is at.
@@ -326,6 +338,10 @@ pub struct Run {
     pub cut_void: bool,
     /// When another attempt begins after this one, which was aborted, or failed and left nothing.
     pub next_attempt: Option<Timestamp>,
+    /// Why there is no other attempt although `spec.retry` allows one.
+    pub not_retried: Option<String>,
+    /// The longest suspension of all attempts.
+    pub longest: Option<LongestSuspension>,
     /// The conditions as last rendered, for the times of their transitions.
     pub conditions: Vec<Condition>,
     /// Which blockers have been told of.
@@ -342,6 +358,7 @@ impl Run {
         Self {
             attempt: before.attempt.saturating_add(1),
             round: 1,
+            pauses: Pauses::between(ROUND_PAUSE_MIN, ROUND_PAUSE_MAX),
             prepare_deadline: None,
             stage: Stage::Declaring,
             members,
@@ -358,6 +375,8 @@ impl Run {
             verdict: None,
             cut_void: false,
             next_attempt: None,
+            not_retried: None,
+            longest: before.longest_suspension,
             conditions: before.conditions,
             told,
         }
@@ -398,6 +417,18 @@ impl Run {
     /// The phase that users see.
     pub fn phase(&self) -> Phase {
         self.phases.last().map_or(Phase::Pending, |entry| entry.phase)
+    }
+
+    /// Takes note of how long the writes of this claim were suspended.
+    pub fn note_suspension(&mut self, claim: &str, lasted: Duration) {
+        let longest = self.longest.as_ref().and_then(|longest| longest.duration).map_or(Duration::ZERO, Into::into);
+        if lasted > longest {
+            self.longest = Some(LongestSuspension {
+                persistent_volume_claim: claim.to_owned(),
+                attempt: self.attempt,
+                duration: Some(lasted.into()),
+            });
+        }
     }
 
     /// Whether replicas were asked for.

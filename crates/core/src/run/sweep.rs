@@ -122,7 +122,7 @@ pub fn attempt_of(replica: &impl ResourceExt) -> Option<u32> {
 }
 
 /// The last attempt whose replicas are void; 0: none.
-fn last_void(status: &ReplicationStatus) -> u32 {
+pub(super) fn last_void(status: &ReplicationStatus) -> u32 {
     // Without an attempt that was begun nothing was asked of anybody.
     if status.phases.iter().all(|entry| entry.phase == Phase::Pending || entry.phase.is_final()) {
         return 0;

@@ -13,7 +13,7 @@ use stillpoint_api::{ConsistencyGroupReplication, Phase, PhaseEntry, Replication
 use super::conditions;
 use super::driver::{Over, has_ended, needs_work};
 use super::state::Moment;
-use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, MAX_GOODBYES, MAX_UPLOADS};
+use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, CLEAN_UP_RETRY_MAX, MAX_GOODBYES, MAX_UPLOADS};
 
 type Object = Arc<ConsistencyGroupReplication>;
 
@@ -207,11 +207,13 @@ impl Turns {
             Place::Upload => self.uploads -= 1,
             Place::Goodbye => self.goodbyes -= 1,
         }
-        entry.failures = if matches!(over, Over::Failed(_)) { entry.failures.saturating_add(1) } else { 0 };
+        let failed = !matches!(over, Over::Ended | Over::Later(_));
+        entry.failures = if failed { entry.failures.saturating_add(1) } else { 0 };
         let again = match over {
             Over::Ended => None,
             Over::Later(after) => Some(*after),
-            Over::Failed(_) => Some(pause(entry.failures)),
+            Over::Failed(_) | Over::Outranked(_) => Some(pause(entry.failures, API_RETRY_MAX)),
+            Over::Left(_) => Some(pause(entry.failures, CLEAN_UP_RETRY_MAX)),
         };
         // After success the watch will show the end; until then the newest object may be older than what was written.
         match again {
@@ -275,8 +277,8 @@ impl Turns {
 }
 
 /// How long to wait after so many failures, one after the other.
-fn pause(failures: u32) -> Duration {
-    API_RETRY_MIN.saturating_mul(1 << failures.min(10)).min(API_RETRY_MAX)
+fn pause(failures: u32, longest: Duration) -> Duration {
+    API_RETRY_MIN.saturating_mul(1 << failures.min(10)).min(longest)
 }
 
 /// The status of one that waits for its turn.

@@ -68,6 +68,38 @@ fn a_run_that_failed_is_tried_again_after_growing_pauses() {
 }
 
 #[test]
+fn what_cannot_be_removed_holds_no_place_and_is_tried_again_after_growing_pauses() {
+    let mut turns = Turns::new(1);
+    let mut now = NOW;
+    // More than are dealt with at the same time, and each of them is refused for ever.
+    for number in 0..=MAX_GOODBYES {
+        let mut object = replication(&format!("refused-{number}"));
+        object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
+        object.status = Some(ReplicationStatus { phase: Some(Phase::Failed), ..ReplicationStatus::default() });
+        turns.update(object.into(), now);
+    }
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        let mut all = 0;
+        loop {
+            let round = started(&mut turns, now);
+            if round.is_empty() {
+                break;
+            }
+            all += round.len();
+            for uid in round {
+                turns.ended(&uid, &Over::Left("a policy denies it".into()), true, now);
+            }
+        }
+        assert_eq!(all, MAX_GOODBYES + 1, "each has its turn, whatever becomes of the others");
+        let at = turns.wake_at().unwrap();
+        pauses.push(at - now);
+        now = at;
+    }
+    assert!(pauses.is_sorted() && pauses.last() == Some(&CLEAN_UP_RETRY_MAX), "{pauses:?}");
+}
+
+#[test]
 fn another_attempt_begins_when_its_time_has_come_and_no_sooner() {
     let mut turns = Turns::new(1);
     turns.update(replication("first").into(), NOW);

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::agents::AgentRef;
 use super::observed::Observed;
 use super::replicas::is_usable;
-use super::state::{Run, Stage};
+use super::state::{Member, Run, Stage};
 use stillpoint_api::Phase;
 
 /// What a run that has not ended waits for. Shown as half a sentence.
@@ -23,6 +23,8 @@ pub enum WaitingFor {
     Suspension,
     /// Every member holds, and what is next has begun.
     Hold,
+    /// Agents are to resume, because a member was not ready in this round.
+    Resumption(u32),
     /// The pause between two rounds is to be over.
     Round(u32),
     /// Replicas are to be cut; the value is what was said last is wrong with one.
@@ -58,6 +60,7 @@ impl WaitingFor {
             }
             Stage::Suspending if run.phase() == Phase::Ready => Self::Hold,
             Stage::Suspending => Self::Suspension,
+            Stage::Pausing { .. } if run.members.iter().any(Member::may_be_suspended) => Self::Resumption(run.round),
             Stage::Pausing { .. } => Self::Round(run.round),
             Stage::Cutting => Self::Cuts(run.replica_trouble.clone()),
             Stage::Releasing { .. } => Self::Releases,
@@ -67,7 +70,7 @@ impl WaitingFor {
                 let since = run.hold_ended.map(|at| at.wall);
                 Self::Usable { since, usable: (usable, run.members.len()), trouble: run.replica_trouble.clone() }
             }
-            Stage::Abandoning { .. } | Stage::Ended => match &run.verdict {
+            Stage::Abandoning { .. } | Stage::Listening | Stage::Ended => match &run.verdict {
                 Some(verdict) => Self::CleanUp(verdict.message.clone()),
                 None => Self::Nothing,
             },
@@ -83,6 +86,9 @@ impl fmt::Display for WaitingFor {
             Self::Looks => f.write_str("agents look whether anything stands in the way; writes go on"),
             Self::Suspension => f.write_str("writes are being suspended"),
             Self::Hold => f.write_str("every member is suspended and holds"),
+            Self::Resumption(round) => {
+                write!(f, "a member was not ready in round {round}; writes are being given back")
+            }
             Self::Round(round) => {
                 write!(f, "a member was not ready in round {round}; writes go on until the next round")
             }

@@ -37,8 +37,8 @@ impl From<Write> for Effect {
 /// Why a run must not write its status any more, and so must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// A newer leader works on the object.
-    Overtaken,
+    /// A leader of this higher epoch works on the object.
+    Overtaken(u64),
     /// Somebody else changed the status; what is stored is to be read anew.
     Changed,
 }
@@ -280,7 +280,7 @@ fn lost(
     let epoch = |status: Option<&ReplicationStatus>| status.map_or(0, |status| status.leader_epoch);
     let phase = stored.and_then(|status| status.phase);
     if epoch(stored) > ours.leader_epoch {
-        return Some(Lost::Overtaken);
+        return Some(Lost::Overtaken(epoch(stored)));
     }
     let not_ours = epoch(stored) < ours.leader_epoch && stored != before;
     // Final phases are never left.

@@ -33,8 +33,8 @@ fn a_status_is_not_written_over_somebody_elses() {
         ("only the metadata changed", Some(older.clone()), None),
         ("our own, whose answer was lost", Some(by(5, Phase::Checking)), None),
         ("our own end", Some(by(5, Phase::Aborted)), None),
-        ("a newer leader", Some(by(6, Phase::Checking)), Some(Lost::Overtaken)),
-        ("a newer leader has ended it", Some(by(6, Phase::Aborted)), Some(Lost::Overtaken)),
+        ("a newer leader", Some(by(6, Phase::Checking)), Some(Lost::Overtaken(6))),
+        ("a newer leader has ended it", Some(by(6, Phase::Aborted)), Some(Lost::Overtaken(6))),
         ("the older leader went on meanwhile", Some(by(4, Phase::Ready)), Some(Lost::Changed)),
         ("the older leader has ended it", Some(by(4, Phase::Done)), Some(Lost::Changed)),
         ("somebody took the status away", None, Some(Lost::Changed)),
@@ -57,10 +57,10 @@ fn a_writer_that_was_overtaken_stops_and_says_so() {
     let mut newest = object();
     newest.status = Some(ReplicationStatus { leader_epoch: 6, ..status(Phase::Checking, 1) });
     writer.read(Ok(Some(newest)), NOW);
-    assert_eq!(writer.lost(), Some(Lost::Overtaken));
+    assert_eq!(writer.lost(), Some(Lost::Overtaken(6)));
     writer.push(ReplicationStatus { leader_epoch: 5, ..status(Phase::Aborted, 1) }, Vec::new());
     writer.close();
-    assert_eq!((writer.step(NOW), writer.is_over(), writer.lost()), (None, true, Some(Lost::Overtaken)), "one try");
+    assert_eq!((writer.step(NOW), writer.is_over(), writer.lost()), (None, true, Some(Lost::Overtaken(6))), "one try");
 }
 
 #[test]

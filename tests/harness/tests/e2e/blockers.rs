@@ -18,12 +18,15 @@ const FLOCK: LockHolder = LockHolder { container: "flock", arguments: &["--type"
 const INHERITED: LockHolder = LockHolder { container: "inherited", arguments: &["--type", "flock", "--inherit"] };
 
 const IMPATIENT: Duration = Duration::from_secs(3);
-/// Without a hold, no append may wait for longer than a busy disk makes it.
-const NO_STALL: Duration = Duration::from_secs(3);
+/// What nobody gives back ends at this limit.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Without a hold, no append waits for longer than a busy machine and its disk make it; far below [`LIMIT`].
+const NO_STALL: Duration = Duration::from_secs(10);
 
 fn impatient(name: &str, group: &Group) -> ConsistencyGroupReplication {
     let mut wanted = of_claims(name, &group.claims());
     wanted.spec.suspension.prepare_timeout = IMPATIENT.into();
+    wanted.spec.suspension.hold_timeout = LIMIT.into();
     wanted
 }
 

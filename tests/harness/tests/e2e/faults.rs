@@ -17,8 +17,9 @@ use stillpoint_api::{MemberState, Phase, labels};
 use crate::on_cluster;
 
 const HOLD: Duration = Duration::from_secs(4);
-/// What a writer may see beyond the hold limit: the prelude of the freeze, and its own disk.
-const SLACK: Duration = Duration::from_secs(2);
+/// What a writer may see beyond the hold limit: the prelude of the freeze, its own disk, and a busy machine. A writer that waited
+/// for storage that hangs would wait for 15 s and more.
+const SLACK: Duration = Duration::from_secs(6);
 
 /// A call that hangs is given up by the snapshot sidecar after 15 s, and tried again.
 const STORAGE_ANSWERS: Duration = Duration::from_secs(90);

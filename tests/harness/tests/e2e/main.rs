@@ -8,6 +8,7 @@ mod disturbed;
 mod ends;
 mod faults;
 mod happy;
+mod restore;
 
 use anyhow::Result;
 use harness::cluster::Cluster;

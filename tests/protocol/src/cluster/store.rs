@@ -41,13 +41,13 @@ impl Store {
         Ok(object.clone())
     }
 
-    /// Replaces the list of finalizers by that of `asked`; gives the object as it is then. One that is being deleted goes with
+    /// Replaces the list of finalizers and the annotations by those of `asked`; gives the object as it is then. One that is being deleted goes with
     /// its last finalizer.
     ///
     /// # Errors
     /// When the object is gone, or was written since the version that `asked` has, or when it is being deleted and is to have
     /// a new one.
-    pub fn set_finalizers(&mut self, asked: &Object) -> Result<Object, Refused> {
+    pub fn set_marks(&mut self, asked: &Object) -> Result<Object, Refused> {
         let object = self.at(asked)?;
         if is_deleting(object) && asked.finalizers().iter().any(|one| !object.finalizers().contains(one)) {
             return Err(Refused::Trouble(
@@ -55,6 +55,7 @@ impl Store {
             ));
         }
         object.metadata.finalizers.clone_from(&asked.metadata.finalizers);
+        object.metadata.annotations.clone_from(&asked.metadata.annotations);
         rise(object);
         let stored = object.clone();
         if is_deleting(&stored) && stored.finalizers().is_empty() {

@@ -23,6 +23,7 @@ use stillpoint_api::{
 use stillpoint_core::hold::Command as AgentCommand;
 use stillpoint_core::limits::MAX_HOLD;
 use stillpoint_core::replica::ask::{NotMade, RunId};
+use stillpoint_core::replica::removal::Removed;
 use stillpoint_core::run::agents::{AgentKey, AssignmentKey};
 use stillpoint_core::run::attempt::AttemptDriver;
 use stillpoint_core::run::driver::{Driver, Settings};
@@ -182,6 +183,7 @@ impl Leaders {
             replication: None,
             retry: None,
             deletion_policy: DeletionPolicy::Delete,
+            ttl_seconds_after_finished: None,
         };
         let mut object = cluster::group(bounds.members, spec);
         // Putting it on is a step of no interest here.
@@ -371,7 +373,7 @@ impl Leaders {
                     (shown != Shown::Nothing).then(|| Box::new(untyped::object(&self.snapshot(index, shown))));
                 effect::Input::Replica(untyped::object_name(&member(index).replica), replica)
             }
-            Input::Deleted(found) => effect::Input::Removed(found),
+            Input::Deleted(found) => effect::Input::Removed(Removed { found, left: Vec::new() }),
             Input::Rechecked => effect::Input::Rechecked(leader.attempt.observed.pods.clone()),
             Input::Written | Input::Wake => return None,
         })
@@ -484,7 +486,7 @@ impl Leaders {
             ended,
             stage: format!("{:?}", attempt.run.stage).chars().take_while(char::is_ascii_alphabetic).collect(),
             writes: next,
-            abandons: matches!(attempt.run.stage, Stage::Abandoning { .. })
+            abandons: matches!(attempt.run.stage, Stage::Abandoning { .. } | Stage::Listening)
                 || (ended && attempt.run.phase() != Phase::Done),
             released: released(attempt),
             leader: leader.clone(),
@@ -644,6 +646,8 @@ fn normalise(attempt: &mut AttemptDriver) {
     run.hold_ended = None;
     run.cut_confirmed = None;
     run.replica_trouble = None;
+    run.not_retried = None;
+    run.longest = None;
     if run.verdict.is_some() {
         run.verdict = Some(Verdict::again("", ""));
     }
@@ -653,6 +657,7 @@ fn normalise(attempt: &mut AttemptDriver) {
             one.blockers.clear();
             one.more_blockers = 0;
             one.suspended_for = None;
+            one.was_slow = false;
             if let Some(released) = &mut one.released {
                 released.reason.clear();
             }
@@ -673,6 +678,7 @@ fn normalise(attempt: &mut AttemptDriver) {
                 blockers.clear();
                 *more = 0;
             }
+            AnswerContent::Pending { blockers, .. } => blockers.clear(),
             AnswerContent::Released { reason, suspended, .. } => {
                 reason.clear();
                 *suspended = Duration::ZERO;

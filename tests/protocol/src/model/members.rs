@@ -208,7 +208,14 @@ fn plain(mut report: Report) -> Report {
     let bare = |blockers: &mut Vec<wire::Blocker>| blockers.clear();
     match &mut report {
         Report::Waiting(it) => bare(&mut it.blockers),
-        Report::NotReady(it) => bare(&mut it.blockers),
+        Report::Pending(it) => {
+            bare(&mut it.blockers);
+            it.suspended_us = 0;
+        }
+        Report::NotReady(it) => {
+            bare(&mut it.blockers);
+            it.suspended_us = 0;
+        }
         Report::Released(it) => {
             it.reason.clear();
             it.suspended_us = 0;
@@ -226,6 +233,7 @@ pub fn attempt_of(report: &mut Report) -> Option<&mut wire::Attempt> {
         Report::Waiting(it) => it.attempt.as_mut(),
         Report::Prepared(it) => it.attempt.as_mut(),
         Report::Ready(it) => it.attempt.as_mut(),
+        Report::Pending(it) => it.attempt.as_mut(),
         Report::NotReady(it) => it.attempt.as_mut(),
         Report::Released(it) => it.attempt.as_mut(),
     }

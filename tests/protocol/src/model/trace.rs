@@ -175,6 +175,7 @@ fn said(report: &Report) -> String {
         Report::Waiting(_) => "Waiting".to_owned(),
         Report::Prepared(_) => "Prepared".to_owned(),
         Report::Ready(ready) => format!("Ready (round {})", ready.round),
+        Report::Pending(_) => "Pending".to_owned(),
         Report::NotReady(_) => "NotReady".to_owned(),
         Report::Released(released) => format!("Released ({})", if released.unbroken { "unbroken" } else { "broken" }),
     }

@@ -21,7 +21,7 @@ use stillpoint_core::wire;
 use stillpoint_core::wire::agent_message::Report;
 
 /// What `agent/method/filesystem_freeze.rs` does.
-const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Flush, Act::Arm, Act::Suspend, Act::Look]);
 
 /// One member's node side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -367,8 +367,12 @@ impl Node {
                     self.witness.lied = said;
                 }
             }
-            Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) | Report::NotReady(_) | Report::Released(_) => {
-            }
+            Report::Hello(_)
+            | Report::Waiting(_)
+            | Report::Prepared(_)
+            | Report::Pending(_)
+            | Report::NotReady(_)
+            | Report::Released(_) => {}
         }
     }
 

@@ -108,7 +108,7 @@ impl Node {
                 Event::Done(ticket, Outcome::Preflighted(Err(blind())))
             }
             Work::Look(ticket) if self.came_back(Thread::Look(ticket)) => {
-                Event::Done(ticket, Outcome::Looked(Look { blockers: blind(), more_blockers: 0 }))
+                Event::Done(ticket, Outcome::Looked(Look { blockers: blind(), ..Look::default() }))
             }
             Work::Record(ticket) if self.came_back(Thread::Record(ticket)) => {
                 Event::Done(ticket, Outcome::Recorded(Err("no space is left".to_owned())))
@@ -201,7 +201,7 @@ impl Node {
             return None;
         }
         let blockers = if self.locked { vec![blocker(Reason::LockHeld, "a process holds a lock")] } else { Vec::new() };
-        Some(Event::Done(ticket, Outcome::Looked(Look { blockers, more_blockers: 0 })))
+        Some(Event::Done(ticket, Outcome::Looked(Look { blockers, ..Look::default() })))
     }
 
     fn recorded(&mut self, ticket: Ticket) -> Option<Event> {

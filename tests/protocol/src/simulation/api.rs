@@ -13,6 +13,7 @@ use stillpoint_api::{ClaimReference, ReplicationStatus, labels};
 use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT};
 use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::ask::{NotMade, RunId};
+use stillpoint_core::replica::removal::{Deleted, Found, Trouble};
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::effect::{Facts, Input, Refused};
 use stillpoint_core::run::sweep::attempt_of;
@@ -29,8 +30,8 @@ pub(super) enum Request {
     Get { driver: u64 },
     /// Replace the status.
     Put { driver: u64, object: Box<Object> },
-    /// Replace the finalizers.
-    Finalizers { driver: u64, object: Box<Object> },
+    /// Replace the finalizers and the pin.
+    Marks { driver: u64, object: Box<Object> },
     /// Read claims and pods.
     Look { driver: u64 },
     /// Read drivers and classes.
@@ -130,12 +131,14 @@ impl World {
 
     fn carry_out_request(&mut self, process: usize, alive: bool, request: Request) -> ToProcess {
         let input = |driver: u64, input: Input| ToProcess::Input(driver, Box::new(input));
+        let deletes = matches!(request, Request::Delete(..) | Request::DeleteLate(_));
+        let denied = deletes && self.denies();
         let object = || self.store.object.clone().map(Box::new);
         match request {
             Request::Get { driver } => input(driver, Input::Object(Ok(object()))),
             Request::Put { driver, object } => input(driver, Input::Stored(self.put_status(process, object))),
-            Request::Finalizers { driver, object } => {
-                let result = self.store.set_finalizers(&object);
+            Request::Marks { driver, object } => {
+                let result = self.store.set_marks(&object);
                 if result.is_ok() {
                     self.object_changed();
                 }
@@ -174,10 +177,18 @@ impl World {
             }
             Request::List(removal) => {
                 let listed = self.store.replicas();
-                let listed = listed.iter().map(|(name, replica)| (name.clone(), attempt_of(replica)));
+                let listed = listed.iter().map(|(name, replica)| found(name, replica));
                 ToProcess::Listed(removal, Ok(listed.collect()))
             }
-            Request::Delete(removal, name) => ToProcess::Deleted(removal, Ok(self.delete(&name))),
+            Request::Delete(removal, _) if denied => {
+                let denied = Trouble { why: "a policy denies it".to_owned(), refused: true };
+                ToProcess::Deleted(removal, Err(denied))
+            }
+            Request::DeleteLate(name) if denied => ToProcess::LateDeleted(name, Err(())),
+            Request::Delete(removal, name) => {
+                let deleted = if self.delete(&name) { Deleted::Gone } else { Deleted::Absent };
+                ToProcess::Deleted(removal, Ok(deleted))
+            }
             Request::Judge(snapshot) => ToProcess::Judged(snapshot, Ok(object())),
             Request::DeleteLate(name) => {
                 self.delete(&name);
@@ -207,6 +218,14 @@ impl World {
             pods: self.store.pods.clone(),
             replicas: if replicas { untyped::objects(&self.store.replicas()) } else { [].into() },
         }
+    }
+
+    /// Whether a policy denies to delete snapshots now.
+    fn denies(&mut self) -> bool {
+        if self.now >= self.denied_until && self.strikes(Fault::DeletionDenied) {
+            self.denied_until = self.now + self.time(Duration::from_millis(100), Duration::from_secs(60));
+        }
+        self.now < self.denied_until
     }
 
     /// A controller deletes a snapshot; says whether it was there.
@@ -449,14 +468,21 @@ fn is_claim(stored: Option<&ReplicationStatus>, asked: &Object) -> bool {
         && *asked == ReplicationStatus { leader_epoch: asked.leader_epoch, ..stored.clone() }
 }
 
+/// A snapshot as a list shows it.
+fn found(name: &str, replica: &VolumeSnapshot) -> Found {
+    let owners = replica.metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
+    Found { name: name.to_owned(), attempt: attempt_of(replica), owners }
+}
+
 /// How a process hears that a request failed.
 fn failure(request: &Request, why: &str) -> ToProcess {
     let trouble = || Refused::Trouble(why.to_owned());
+    let no_answer = || Trouble { why: why.to_owned(), refused: false };
     let input = |driver: &u64, input: Input| ToProcess::Input(*driver, Box::new(input));
     match request {
         Request::Get { driver } => input(driver, Input::Object(Err(trouble()))),
         Request::Put { driver, .. } => input(driver, Input::Stored(Err(trouble()))),
-        Request::Finalizers { driver, .. } => input(driver, Input::Patched(Err(trouble()))),
+        Request::Marks { driver, .. } => input(driver, Input::Patched(Err(trouble()))),
         Request::Look { driver } => input(driver, Input::Looked(Err(why.to_owned()))),
         Request::LookUp { driver, .. } => input(driver, Input::LookedUp(Err(why.to_owned()))),
         Request::Follow { driver, .. } => input(driver, Input::Following(Err(why.to_owned()))),
@@ -467,8 +493,8 @@ fn failure(request: &Request, why: &str) -> ToProcess {
             let result = Err(NotMade::Unknown(why.to_owned()));
             input(driver, Input::Asked { name: untyped::object_name(&name), result })
         }
-        Request::List(removal) => ToProcess::Listed(*removal, Err(())),
-        Request::Delete(removal, _) => ToProcess::Deleted(*removal, Err(())),
+        Request::List(removal) => ToProcess::Listed(*removal, Err(no_answer())),
+        Request::Delete(removal, _) => ToProcess::Deleted(*removal, Err(no_answer())),
         Request::Judge(snapshot) => ToProcess::Judged(snapshot.clone(), Err(())),
         Request::DeleteLate(name) => ToProcess::LateDeleted(name.clone(), Err(())),
     }

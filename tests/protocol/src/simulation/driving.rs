@@ -135,7 +135,7 @@ impl World {
         match effect {
             Effect::GetObject => self.ask(process, Request::Get { driver }),
             Effect::PutStatus(object) => self.ask(process, Request::Put { driver, object }),
-            Effect::SetFinalizers(object) => self.ask(process, Request::Finalizers { driver, object }),
+            Effect::SetMarks(object) => self.ask(process, Request::Marks { driver, object }),
             Effect::Look => self.ask(process, Request::Look { driver }),
             Effect::LookUp { volumes, kind } => self.ask(process, Request::LookUp { driver, volumes, kind }),
             // There is no other replication that could have them.
@@ -156,7 +156,7 @@ impl World {
                 }
                 self.send_command(process, to.agent.as_str(), *message);
             }
-            Effect::Warm(_) => {}
+            Effect::Warm(_) | Effect::Seen(_) => {}
             Effect::Ask(asks) => {
                 self.judge_action(process, "snapshots are asked for");
                 self.judge_request_to_cut(process);
@@ -164,14 +164,14 @@ impl World {
                     self.ask(process, Request::Create { driver, snapshot: Box::new(snapshot) });
                 }
             }
-            Effect::Remove { removes, last_attempt } => {
-                self.remove(process, Purpose::Driver(driver), removes, last_attempt);
-            }
+            Effect::Remove { removes, scope } => self.remove(process, Purpose::Driver(driver), removes, scope),
             Effect::Mark(marks) => {
                 self.judge_action(process, "a proof is written onto snapshots");
                 let marks = marks.into_iter().map(|mark| (mark.name, mark.annotations)).collect();
                 self.ask(process, Request::Mark { driver, marks });
             }
+            // Nobody changes the policy of an object.
+            Effect::Disown { .. } => return Some(Input::Disowned(Vec::new())),
             Effect::Recheck => self.recheck(process, driver),
             Effect::StepAside => {
                 if let Some(lead) = &mut self.processes[process].leading {

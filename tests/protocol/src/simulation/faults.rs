@@ -54,6 +54,7 @@ faults! {
     ApiLostAnswer "API answer lost",
     ApiSlow "API request slow, or later than its timeout",
     ApiOutage "API server away",
+    DeletionDenied "deletions of snapshots denied for a while",
     WatchLags "watch lags",
     SnapshotSlow "snapshot slow",
     SnapshotFails "snapshot fails",
@@ -177,6 +178,7 @@ impl World {
             | Fault::ApiLostRequest
             | Fault::ApiLostAnswer
             | Fault::ApiSlow
+            | Fault::DeletionDenied
             | Fault::SnapshotSlow
             | Fault::SnapshotFails
             | Fault::SnapshotNever => {

@@ -6,7 +6,8 @@
 //! | P2 | when a run has ended, every agent that it asked and that is connected was told to release; at the end nothing is held |
 //! | P3 | a freeze of ours lasts from its completion in the kernel at most the hold limit, [`GUARDIAN_GRACE`] and one [`THAW_RETRY`] while the guardian guards it all along, else the hold limit, [`THAW_TIMEOUT`] and one [`THAW_RETRY`]; and at every moment somebody will thaw it by himself |
 //! | P4 | where a status says that a cut is proven, all cuts lie in one moment in which every mounted member was frozen by us, and no cut holds a write without an earlier one of the application |
-//! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object |
+//! | P8 | at the end there are no replicas but those of a run that is done, and the finalizer is gone with its object, or when nothing is to be cleaned up |
+//! | truth | where a status that ends a run says that writes go on, nothing is frozen by us |
 //! | | an older leader moves no agent; it asks for nothing that suspends or cuts once another one leads; and it writes no status over that of a newer one |
 //! | | a final phase is never left; an attempt begins when the one before it has ended and its cool-down is over, and there are no more of them than asked for; the replicas of a run that is done are not deleted |
 //! | | every run ends, and where nothing goes wrong it is done |
@@ -17,6 +18,7 @@ use std::time::Duration;
 use stillpoint_api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
 use stillpoint_core::hold::Command;
 use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
+use stillpoint_core::run::driver::needs_work;
 use stillpoint_core::wire::agent_message::Report;
 
 use super::Ending;
@@ -164,6 +166,7 @@ impl Judge {
     pub fn heard(&mut self, process: usize, epoch: u64, report: &Report) {
         let (attempt, said) = match report {
             Report::Ready(ready) => (&ready.attempt, Said::Ready { round: ready.round }),
+            Report::Pending(pending) => (&pending.attempt, Said::Else),
             Report::NotReady(refused) => (&refused.attempt, Said::Else),
             Report::Released(released) => (&released.attempt, Said::Else),
             Report::Prepared(prepared) => (&prepared.attempt, Said::Else),
@@ -300,8 +303,21 @@ impl World {
             }
         }
         if status.phase.is_some_and(Phase::is_final) {
+            self.judge_truth(status);
             let mode = self.setting.spec.mode;
             self.judge.ending = Some(Ending { mode, phase: status.phase, reason: reason(status) });
+        }
+    }
+
+    /// A status that ends a run says that writes go on: nobody will suspend them any more.
+    fn judge_truth(&mut self, status: &ReplicationStatus) {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "WritesSuspended");
+        if condition.is_none_or(|condition| condition.status != "False") {
+            return;
+        }
+        let frozen = |member: &usize| self.members[*member].node.frozen() == Some(Owner::Us);
+        if let Some(member) = (0..self.members.len()).find(frozen) {
+            self.violate("truth", format!("the status says that writes go on, and member {member} is frozen"));
         }
     }
 
@@ -326,7 +342,9 @@ impl World {
             self.violate("final phase", format!("{was:?} is left for {is:?}"));
         }
         let waited = was == Some(Phase::Pending) && before.attempt > 0;
-        let claimed = ReplicationStatus { leader_epoch: status.leader_epoch, ..before.clone() };
+        // Of one that is deleted meanwhile the conditions say what is left.
+        let (leader_epoch, conditions) = (status.leader_epoch, status.conditions.clone());
+        let claimed = ReplicationStatus { leader_epoch, conditions, ..before.clone() };
         if waited && before.attempt == status.attempt && claimed != *status {
             self.violate("attempts", format!("attempt {} has ended, and is taken up again", before.attempt));
         }
@@ -431,6 +449,9 @@ impl World {
         let status = object.status.clone().unwrap_or_default();
         if is_deleting(&object) {
             return self.violate("P8", "the object is being deleted, and nobody takes the finalizer off".to_owned());
+        }
+        if status.phase.is_some_and(Phase::is_final) && needs_work(&object) {
+            return self.violate("P8", "the run has ended, and nobody takes the finalizer off".to_owned());
         }
         let Some(phase) = status.phase.filter(|phase| phase.is_final()) else {
             return self

@@ -1,9 +1,12 @@
 //! Removing replicas: the production removal, one request after the other, and the production sweep, which says what turned up
 //! too late.
 
+use std::time::Duration;
+
 use stillpoint_api::snapshot::VolumeSnapshot;
+use stillpoint_core::limits::API_RETRY_MAX;
 use stillpoint_core::replica::ask::Remove;
-use stillpoint_core::replica::removal::{Ask, Removal};
+use stillpoint_core::replica::removal::{Ask, Deleted, Found, Removal, Scope, Trouble};
 use stillpoint_core::run::effect::Input;
 use stillpoint_core::run::sweep::{Judgement, Voided};
 
@@ -26,15 +29,17 @@ pub(super) enum Purpose {
 pub(super) struct Removing {
     purpose: Purpose,
     removal: Removal,
+    /// As it was in the beginning.
+    anew: Removal,
 }
 
 impl World {
     /// Begins to remove replicas.
-    pub(super) fn remove(&mut self, process: usize, purpose: Purpose, removes: Vec<Remove>, last_attempt: u32) {
+    pub(super) fn remove(&mut self, process: usize, purpose: Purpose, removes: Vec<Remove>, scope: Scope) {
         self.last_removal += 1;
         let number = self.last_removal;
-        let removal = Removal::new(removes, last_attempt);
-        self.processes[process].removals.insert(number, Removing { purpose, removal });
+        let removal = Removal::new(removes, scope);
+        self.processes[process].removals.insert(number, Removing { purpose, anew: removal.clone(), removal });
         if self.broken == Some(Break::Cleanup) {
             return self.removal_ends(process, number);
         }
@@ -51,35 +56,41 @@ impl World {
         }
     }
 
-    pub(super) fn removal_listed(
-        &mut self,
-        process: usize,
-        number: u64,
-        listed: Result<Vec<(String, Option<u32>)>, ()>,
-    ) {
+    pub(super) fn removal_listed(&mut self, process: usize, number: u64, listed: Result<Vec<Found>, Trouble>) {
         let Some(removing) = self.processes[process].removals.get_mut(&number) else { return };
         removing.removal.listed(listed);
         self.remove_next(process, number);
     }
 
-    pub(super) fn removal_deleted(&mut self, process: usize, number: u64, result: Result<bool, ()>) {
+    pub(super) fn removal_deleted(&mut self, process: usize, number: u64, result: Result<Deleted, Trouble>) {
         let Some(removing) = self.processes[process].removals.get_mut(&number) else { return };
         removing.removal.deleted(result);
         self.remove_next(process, number);
     }
 
     fn removal_ends(&mut self, process: usize, number: u64) {
-        let Some(Removing { purpose, removal }) = self.processes[process].removals.remove(&number) else { return };
-        if let Purpose::Driver(driver) = purpose {
-            let removed = Box::new(Input::Removed(removal.found()));
-            self.send_to_process(process, std::time::Duration::ZERO, ToProcess::Input(driver, removed));
+        let Some(Removing { purpose, removal, anew }) = self.processes[process].removals.remove(&number) else {
+            return;
+        };
+        match purpose {
+            Purpose::Driver(driver) => {
+                let removed = Box::new(Input::Removed(removal.removed()));
+                self.send_to_process(process, Duration::ZERO, ToProcess::Input(driver, removed));
+            }
+            // The sweep tries again by itself.
+            Purpose::Sweep if !removal.removed().left.is_empty() => {
+                let again = Removing { purpose, removal: anew.clone(), anew };
+                self.processes[process].removals.insert(number, again);
+                self.send_to_process(process, API_RETRY_MAX, ToProcess::RemoveAgain(number));
+            }
+            Purpose::Sweep => {}
         }
     }
 
     /// Attempts were found to be void: what turned up before that was known is looked for once more.
     pub(super) fn sweep_voided(&mut self, process: usize, voided: &Voided) {
         if self.broken != Some(Break::Sweep) {
-            self.remove(process, Purpose::Sweep, voided.removes(), voided.last_attempt);
+            self.remove(process, Purpose::Sweep, voided.removes(), Scope::up_to(voided.last_attempt));
         }
     }
 

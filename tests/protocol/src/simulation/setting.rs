@@ -66,6 +66,7 @@ impl Setting {
             replication: None,
             retry,
             deletion_policy: if rng.random_bool(0.5) { DeletionPolicy::Delete } else { DeletionPolicy::Retain },
+            ttl_seconds_after_finished: None,
         };
         let calm = rng.random_bool(0.1);
         Self {

@@ -73,6 +73,7 @@ fn report(report: &Report) -> String {
         Report::Waiting(it) => format!("Waiting{}{}", blockers(&it.blockers), attempt(it.attempt.as_ref())),
         Report::Prepared(it) => format!("Prepared{}", attempt(it.attempt.as_ref())),
         Report::Ready(it) => format!("Ready round {}{}", it.round, attempt(it.attempt.as_ref())),
+        Report::Pending(it) => format!("Pending round {}{}", it.round, attempt(it.attempt.as_ref())),
         Report::NotReady(it) => {
             let again = if it.retryable { "" } else { " for good" };
             format!("NotReady{again} round {}{}{}", it.round, blockers(&it.blockers), attempt(it.attempt.as_ref()))
@@ -95,7 +96,7 @@ fn blockers(blockers: &[Blocker]) -> String {
 fn request(request: &Request) -> String {
     match request {
         Request::Put { object, .. } => format!("put status at {}", self::object(Some(object))),
-        Request::Finalizers { object, .. } => {
+        Request::Marks { object, .. } => {
             format!("put finalizers {:?} at {}", object.metadata.finalizers, self::object(Some(object)))
         }
         Request::Create { snapshot, .. } => format!("create {}", self::name(snapshot)),
@@ -171,6 +172,7 @@ fn input(input: &Input) -> String {
         | Input::Missed
         | Input::Removed(_)
         | Input::Marked(_)
+        | Input::Disowned(_)
         | Input::Stop => format!("{input:?}"),
     }
 }

@@ -8,6 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_core::limits::MAX_HOLD;
+use stillpoint_core::replica::removal::{Deleted, Found, Trouble};
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::effect::{Facts, Input};
 use stillpoint_core::run::facts::{PodFacts, RunningContainer};
@@ -115,9 +116,9 @@ pub(super) enum ToProcess {
     /// The deletion of this late snapshot is done, or not.
     LateDeleted(String, Result<(), ()>),
     /// A list for a removal: names, with their attempts.
-    Listed(u64, Result<Vec<(String, Option<u32>)>, ()>),
+    Listed(u64, Result<Vec<Found>, Trouble>),
     /// One deletion of a removal; whether it was there.
-    Deleted(u64, Result<bool, ()>),
+    Deleted(u64, Result<Deleted, Trouble>),
     /// A removal goes on after a pause.
     RemoveAgain(u64),
     /// A request that failed is made again after a pause.
@@ -245,6 +246,8 @@ pub(super) struct World {
     pub creations: BTreeMap<String, u64>,
     pub application: Application,
     pub outage_until: Duration,
+    /// Until then a policy denies to delete snapshots.
+    pub(super) denied_until: Duration,
     /// Until when each watch tells nothing.
     pub lag_until: [Duration; 5],
     /// Milliseconds that the wall clock is off.
@@ -312,6 +315,7 @@ impl World {
             last_removal: 0,
             creations: BTreeMap::new(),
             outage_until: Duration::ZERO,
+            denied_until: Duration::ZERO,
             lag_until: [Duration::ZERO; 5],
             wall_offset: 0,
             faults_left: setting.max_faults,

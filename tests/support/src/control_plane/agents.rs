@@ -30,6 +30,8 @@ pub enum Behaviour {
     Waits(Vec<Blocker>),
     /// Never answers Suspend.
     SilentWhenSuspended,
+    /// Answers Prepare, and nothing after that, as if it were stopped.
+    Stopped,
     /// Holds, but cannot say so at release.
     Breaks,
     /// Holds, and never answers Release.
@@ -191,6 +193,7 @@ pub fn lock_blocker(path: &str) -> Blocker {
         }),
         path: path.to_owned(),
         seen_us: 1_000,
+        epoch: 0,
     }
 }
 
@@ -221,10 +224,8 @@ pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
     match (command, behaviour) {
         (Command::Prepare(prepare), Behaviour::Blocked(blockers)) => Some(Report::NotReady(NotReady {
             attempt: prepare.attempt,
-            round: 0,
-            retryable: false,
             blockers: blockers.clone(),
-            more_blockers: 0,
+            ..NotReady::default()
         })),
         (Command::Prepare(prepare), Behaviour::Waits(blockers)) => {
             Some(Report::Waiting(Waiting { attempt: prepare.attempt, blockers: blockers.clone(), more_blockers: 0 }))
@@ -234,6 +235,7 @@ pub fn answer(behaviour: &Behaviour, command: Command) -> Option<Report> {
             filesystem: "ext4".to_owned(),
             protection: Protection::NodeGuardian.into(),
         })),
+        (Command::Suspend(_) | Command::Release(_), Behaviour::Stopped) => None,
         (Command::Suspend(_), Behaviour::SilentWhenSuspended) => None,
         (Command::Suspend(suspend), _) => {
             Some(Report::Ready(Ready { attempt: suspend.attempt, round: suspend.round, suspended_us: 1_500 }))

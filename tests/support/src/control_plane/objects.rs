@@ -94,10 +94,20 @@ pub async fn running_pod(fixture: &Fixture, name: &str, claim: &str, init_contai
     fixture.api().patch_status(name, &PatchParams::default(), &patch).await.expect("the pod runs")
 }
 
+/// The application's container of a running pod is another one now, after so many restarts.
+pub async fn restart_container(fixture: &Fixture, pod: &str, restarts: u32) {
+    let patch = Patch::Merge(json!({"status": {"containerStatuses": [restarted("database", restarts)]}}));
+    fixture.api::<Pod>().patch_status(pod, &PatchParams::default(), &patch).await.expect("the container restarts");
+}
+
 fn container_status(name: &str) -> Value {
-    let id = format!("containerd://{}", "ab".repeat(32));
+    restarted(name, 0)
+}
+
+fn restarted(name: &str, restarts: u32) -> Value {
+    let id = format!("containerd://{}", format!("{:02x}", 0xab + restarts).repeat(32));
     json!({
-        "name": name, "image": name, "imageID": "", "containerID": id, "ready": true, "restartCount": 0, "started": true,
+        "name": name, "image": name, "imageID": "", "containerID": id, "ready": true, "restartCount": restarts, "started": true,
         "state": {"running": {}},
     })
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// What an agent must prove itself with.
 pub const TOKEN: &str = "a token";
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server that agents open sessions with.
 pub struct Controller {

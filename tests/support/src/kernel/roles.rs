@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::burdens;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use stillpoint::agent::{dataset, locks};
 use stillpoint_core::wire::{Blocker, Container};
+
+/// How long something may take that does not hang.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process in a role.
 pub struct Role {
@@ -58,7 +62,7 @@ impl Role {
         while line != "done\n" {
             line.clear();
             // Not for longer than any thaw takes: at last the pod's rescue would thaw.
-            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), Duration::from_secs(10));
+            let waited = !self.output.buffer().is_empty() || readable(self.output.get_ref(), PATIENCE);
             assert!(waited, "what the role was told is still not done");
             let read = self.output.read_line(&mut line).expect("a role writes text");
             assert_ne!(read, 0, "the role ended before it was done");
@@ -138,7 +142,7 @@ pub fn threads(pid: i32) -> impl Iterator<Item = PathBuf> {
 
 /// Waits for a condition that other processes bring about.
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
@@ -158,10 +162,18 @@ pub fn play() {
         "hand" => return hand(Path::new(args[0])),
         "storing" => map(open(Path::new(args[0])), true),
         "wait" => {}
+        "watch" => burdens::watch(Path::new(args[0]), number(args[1])),
+        "lock-many" => burdens::lock_many(Path::new(args[0]), number(args[1])),
+        "fuse" => burdens::mount_fuse(Path::new(args[0])),
+        "crowd" => burdens::crowd(number(args[0]), number(args[1])),
         lock => std::mem::forget(take(lock, Path::new(args[0]))),
     }
     announce(std::process::id());
     until_input_ends();
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("it is a number")
 }
 
 fn announce(pid: u32) {
@@ -176,7 +188,8 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("the file can be made")
 }
 
-fn take(lock: &str, path: &Path) -> File {
+/// Opens a file and takes a lock on it, of one of the kinds of [`Role::holding`].
+pub(super) fn take(lock: &str, path: &Path) -> File {
     let file = open(path);
     let fd = file.as_raw_fd();
     let record = |kind: libc::c_int, start, len| libc::flock {

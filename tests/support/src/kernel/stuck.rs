@@ -35,7 +35,7 @@ impl StuckWrite {
     pub fn new(directory: &Path) -> Self {
         // SAFETY: a new mapping that nothing else uses, and the structures of linux/userfaultfd.h.
         let (faults, page) = unsafe {
-            let faults = userfaultfd(UserfaultfdFlags::CLOEXEC).unwrap();
+            let faults = userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK).unwrap();
             let page = mmap_anonymous(null_mut::<c_void>(), PAGE, ProtFlags::READ, MapFlags::PRIVATE).unwrap() as u64;
             ioctl(&faults, Updater::<UFFDIO_API, Api>::new(&mut [0xaa, 0, 0])).unwrap();
             let mut range = [page, PAGE as u64, MODE_MISSING, 0];
@@ -50,8 +50,11 @@ impl StuckWrite {
         });
         let mut fds = [rustix::event::PollFd::new(&faults, rustix::event::PollFlags::IN)];
         let begun = Instant::now();
-        while rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 })) != Ok(1) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "the write never faulted");
+        while {
+            let polled = rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 }));
+            polled != Ok(1) || !fds[0].revents().contains(rustix::event::PollFlags::IN)
+        } {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the write never faulted");
         }
         Self { faults, page, writer }
     }

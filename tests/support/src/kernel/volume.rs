@@ -37,7 +37,7 @@ pub fn in_a_pod(test: impl FnOnce()) {
     let rescue = Rescue::arm(&scratch);
     let binary = std::env::current_exe().expect("the test binary has a path");
     let output = Command::new("timeout")
-        .args(["--signal=KILL", "60", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["--signal=KILL", "120", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
         .args([text(&binary), "--exact", name, "--nocapture", "--include-ignored", "--test-threads=1"])
         .env(SCRATCH, &scratch)
@@ -48,7 +48,7 @@ pub fn in_a_pod(test: impl FnOnce()) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&words));
 }
 
-/// A process outside of the pod that thaws the pod's filesystems after 30 s, or as soon as the pod or the test's process is
+/// A process outside of the pod that thaws the pod's filesystems after 60 s, or as soon as the pod or the test's process is
 /// gone. It finds them by their images, since a filesystem that stays frozen keeps its loop device, with or without a mount.
 /// At last it removes the scratch directory.
 struct Rescue(Child);
@@ -56,7 +56,7 @@ struct Rescue(Child);
 impl Rescue {
     fn arm(scratch: &Path) -> Self {
         const SCRIPT: &str = r#"
-            timeout 30 cat
+            timeout 60 cat
             for device in $(grep --files-with-matches "/$2-" /sys/block/loop*/loop/backing_file | cut -d / -f 4); do
                 mount "/dev/$device" "$1" || continue
                 fsfreeze --unfreeze "$1"

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod flushing;
+mod looks;
 mod quiescing;
 mod random;
 
@@ -17,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PREPARE: Duration = Duration::from_secs(30);
 
 /// A method that warms and flushes first, and one that can flush only what it has stopped.
-const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Look]);
+const PLAN: Plan = Plan::of(&[Act::Flush, Act::Look, Act::Record, Act::Flush, Act::Arm, Act::Suspend, Act::Look]);
 const SUSPEND_FIRST: Plan = Plan::of(&[Act::Look, Act::Record, Act::Arm, Act::Suspend, Act::Flush, Act::Look]);
 
 fn refused(reason: &str, retryable: bool) -> Refused {
@@ -169,6 +171,14 @@ impl Story {
         reasons.join(" ")
     }
 
+    /// It is said that the suspension is late, and nothing else.
+    fn pending(&mut self) {
+        match self.heard() {
+            Report::Pending(it) => assert_eq!((it.round, it.blockers[0].reason.as_str()), (1, "SuspensionPending")),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn release(&mut self) -> Released {
         self.command(Command::Release(attempt(1, 1, 1)));
         self.well_until("");
@@ -263,6 +273,29 @@ fn a_lock_seen_after_the_freeze_resumes_and_may_be_asked_again() {
     story.command(Command::Suspend(attempt(1, 1, 1), 2));
     story.well_until("");
     assert!(matches!(story.heard(), Report::Ready(ready) if ready.round == 2));
+}
+
+#[test]
+fn a_refusal_tells_for_how_long_writes_were_suspended() {
+    let mut story = Story::suspending_until("Suspend");
+    story.done(Outcome::Suspended(Ok(Duration::ZERO)));
+    story.now += Duration::from_millis(40);
+    story.done(Outcome::Looked(locked()));
+    story.well_until("");
+    assert!(matches!(story.heard(), Report::NotReady(refused) if refused.suspended_us == 40_000));
+}
+
+#[test]
+fn a_suspension_that_waits_is_told_as_one() {
+    let mut story = Story::suspending_until("Suspend");
+    story.pass(LIMIT);
+    assert!(matches!(story.asked, Some(Action::Settle(_))));
+    assert!(matches!(story.heard(), Report::Pending(_)), "said while the kernel waits");
+    story.pass(Duration::from_secs(50));
+    story.done(Outcome::Settled);
+    let Report::NotReady(refused) = story.heard() else { panic!("not refused") };
+    assert_eq!(refused.blockers[0].reason, "SuspensionPending", "{refused:?}");
+    assert!(refused.suspended_us > 50_000_000 && !refused.retryable, "{refused:?}");
 }
 
 #[test]
@@ -381,10 +414,18 @@ fn a_freezer_that_does_not_answer_is_thawed_from_outside() {
     let mut story = Story::suspending_until("Suspend");
     story.pass(FREEZE_TIMEOUT);
     assert!(matches!(story.asked, Some(Action::Settle(_))));
-    assert!(story.said.is_empty(), "writes may still be suspended");
+    story.pending();
+    story.command(Command::Suspend(attempt(1, 1, 1), 1));
+    story.pending();
+    story.pass(4 * FREEZE_TIMEOUT);
     story.well_until("");
-    assert_eq!(story.refusal(), ("TooSlow".to_owned(), false));
+    let Report::NotReady(refusal) = story.heard() else { panic!("writes go on") };
+    assert_eq!((refusal.blockers[0].reason.as_str(), refusal.retryable), ("SuspensionPending", false));
+    assert!(refusal.blockers[0].message.contains("25.0s; they go on now"), "{refusal:?}");
+    assert_eq!(refusal.suspended_us, 25_000_000);
     assert!(story.hold.is_idle());
+    let released = story.release();
+    assert!(!released.unbroken && released.suspended_us == 25_000_000, "{released:?}");
     let mut story = Story::held();
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(THAW_TIMEOUT);
@@ -459,9 +500,10 @@ fn a_release_does_not_hide_what_stood_in_the_way() {
     let mut story = Story::suspending_until("Suspend");
     story.command(Command::Release(attempt(1, 1, 1)));
     story.pass(FREEZE_TIMEOUT);
+    story.pending();
     story.tell(Event::GuardianLost);
     story.well_until("");
-    assert_eq!(story.refusal_and_release(), "TooSlow NoGuardian");
+    assert_eq!(story.refusal_and_release(), "SuspensionPending NoGuardian");
 
     // But what comes after Ready is no refusal.
     let mut story = Story::held();
@@ -486,7 +528,8 @@ fn older_and_other_commands_are_refused() {
     story.command(prepare(attempt(1, 2, 1)));
     assert_eq!(story.refusal(), ("HeldByAnother".to_owned(), true));
     story.command(prepare(attempt(0, 1, 9)));
-    assert_eq!(story.refusal(), ("StaleAttempt".to_owned(), false));
+    let Report::NotReady(refused) = story.heard() else { panic!("not refused") };
+    assert_eq!((refused.blockers[0].reason.as_str(), refused.blockers[0].epoch), ("StaleAttempt", 1));
     story.command(prepare(attempt(1, 1, 0)));
     assert_eq!(story.refusal(), ("StaleAttempt".to_owned(), false));
     story.command(Command::Release(attempt(0, 1, 1)));

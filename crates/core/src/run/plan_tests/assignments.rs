@@ -134,6 +134,8 @@ fn a_round_begins_when_every_agent_has_let_go() {
     assert!(matches!(world.run.stage, Stage::Pausing { .. }), "the other agent may still hold");
     world.say(0, 1, released(false));
     world.turn();
+    world.pass(Duration::from_secs(1));
+    world.turn();
     assert_eq!((world.run.stage.clone(), world.run.round), (Stage::Preparing, 2));
 }
 

@@ -4,7 +4,9 @@
 
 mod assignments;
 mod invariants;
+mod rounds;
 mod table;
+mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -199,7 +201,10 @@ impl World {
             AnswerContent::NotReady { .. } | AnswerContent::Released { .. } => {
                 self.holding.remove(&one);
             }
-            AnswerContent::Ready { .. } | AnswerContent::Waiting { .. } | AnswerContent::Prepared { .. } => {}
+            AnswerContent::Ready { .. }
+            | AnswerContent::Waiting { .. }
+            | AnswerContent::Pending { .. }
+            | AnswerContent::Prepared { .. } => {}
         }
         self.observed.answers.insert(key(member, agent), Answer { at: self.now, content });
     }
@@ -330,7 +335,8 @@ impl World {
         self.observed.open_creations.clear();
         self.turn();
         if self.deletions > 0 {
-            self.observed.deleted_replicas = Some(self.run.members.len());
+            self.observed.removed =
+                Some(crate::replica::removal::Removed { found: self.run.members.len(), left: Vec::new() });
         }
         self.turn();
     }
@@ -354,7 +360,7 @@ pub(super) fn ready(round: u32) -> AnswerContent {
 
 pub(super) fn not_ready(round: u32, retryable: bool) -> AnswerContent {
     let reason = if retryable { "LockHeld" } else { "MissingCapability" };
-    AnswerContent::NotReady { round, retryable, blockers: vec![blocker(reason)], more: 0 }
+    AnswerContent::NotReady { round, retryable, blockers: vec![blocker(reason)], more: 0, suspended: Duration::ZERO }
 }
 
 pub(super) fn released(unbroken: bool) -> AnswerContent {

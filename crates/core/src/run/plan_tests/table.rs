@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_ROUNDS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS,
-    RELEASE_MARGIN, RELEASE_TIMEOUT,
+    MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS, RELEASE_MARGIN,
+    RELEASE_TIMEOUT,
 };
 use stillpoint_api::{Consistency, MemberState, Retry};
 
@@ -258,7 +258,7 @@ fn what_failed_is_tried_again_when_nothing_of_it_is_left_and_another_hold_may_he
         } else {
             world.observed.open_creations.clear();
             world.turn();
-            world.observed.deleted_replicas = Some(2);
+            world.observed.removed = Some(crate::replica::removal::Removed { found: 2, left: Vec::new() });
             world.turn();
             assert!(matches!(world.run.stage, Stage::Abandoning { .. }), "{name}");
             world.pass(RELEASE_TIMEOUT);
@@ -358,32 +358,13 @@ fn a_lock_that_goes_away_costs_a_round_and_nobody_waits_suspended() {
     world.turn();
     assert_eq!((world.last_command(0), world.run.round), (Some(Command::Prepare), 2));
     for content in [prepared(), ready(2)] {
-        for member in 0..2 {
+        for member in [1, 0] {
             world.answer(member, content.clone());
             world.turn();
         }
     }
     assert_eq!(world.run.stage, Stage::Cutting);
     assert_eq!(world.phases(), [Phase::Checking, Phase::Ready, Phase::Replicating]);
-}
-
-#[test]
-fn rounds_are_bounded() {
-    let mut world = World::preparing(Mode::Replicate, 1, 0);
-    for round in 1..=MAX_ROUNDS {
-        world.answer(0, prepared());
-        world.turn();
-        world.answer(0, not_ready(round, true));
-        world.turn();
-        world.answer(0, released(false));
-        world.turn();
-        if round < MAX_ROUNDS {
-            world.pass(world.wake_at.unwrap() - world.now.monotonic);
-            world.turn();
-            assert_eq!(world.run.round, round + 1);
-        }
-    }
-    assert_eq!((world.run.phase(), world.verdict()), (Phase::Aborted, Some("LockHeld")));
 }
 
 #[test]
@@ -411,6 +392,19 @@ fn an_agent_that_never_comes_is_blamed() {
     world.pass(PREPARE_TIMEOUT);
     world.turn();
     assert_eq!((world.run.phase(), world.verdict()), (Phase::Aborted, Some("AgentNotConnected")));
+}
+
+#[test]
+fn an_agent_whose_pod_cannot_find_the_controller_is_told_why() {
+    let mut world = World::new(Mode::Replicate, 1, 0);
+    world.observed.connected.clear();
+    world.observed.recorded = true;
+    world.observed.pods.values_mut().for_each(|pod| pod.node_dns = true);
+    world.turn();
+    world.pass(PREPARE_TIMEOUT);
+    world.turn();
+    let blocker = world.run.members[0].blockers().next().unwrap();
+    assert!(blocker.message.contains("dnsPolicy: ClusterFirstWithHostNet"), "{}", blocker.message);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod abandoning;
 mod awaiting_usable;
 mod cutting;
 mod declaring;
+mod listening;
 mod pausing;
 mod preparing;
 mod releasing;

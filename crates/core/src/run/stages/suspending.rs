@@ -2,8 +2,9 @@
 
 use stillpoint_api::{MemberState, Mode, Phase, Reason};
 
+use super::super::assignments::Assignment;
 use super::super::plan::Draft;
-use super::super::state::Member;
+use super::super::state::{Command, Member, Verdict};
 
 impl Draft<'_> {
     /// All hold at once, or nobody does.
@@ -13,6 +14,9 @@ impl Draft<'_> {
             self.run.hold_began = ready.min_by_key(|at| at.monotonic);
         }
         if let Some(moved) = self.handle_refusals() {
+            return moved;
+        }
+        if let Some(moved) = self.suspend_the_others() {
             return moved;
         }
         let ready = |member: &Member| member.all_are(MemberState::Ready);
@@ -25,10 +29,33 @@ impl Draft<'_> {
             return self.begin_cut();
         }
         if self.cut_deadline().is_some_and(|end| end <= self.now.monotonic) {
-            let verdict =
-                self.not_ready(Reason::NotReadyTogether, "not all members were ready within holdTimeout of the first");
-            return self.abandon(verdict);
+            self.blame_the_silent();
+            let late = "not all members were ready within holdTimeout of the first";
+            let blockers = self.run.members.iter().any(|member| member.count_blockers() > 0);
+            let named = blockers.then(|| self.not_ready(Reason::NotReadyTogether, late).message);
+            let message = named.map_or_else(|| late.to_owned(), |named| format!("{late}: {named}"));
+            return self.abandon(Verdict::new(Reason::NotReadyTogether, message));
         }
         self.give_up_in_time()
+    }
+
+    /// When those hold that go first, the others follow. `Some`: whether that moved the run.
+    fn suspend_the_others(&mut self) -> Option<bool> {
+        let (first, others): (Vec<_>, Vec<_>) =
+            self.run.assignments().partition(|(_, one)| one.told_to_suspend.is_some());
+        if others.is_empty() {
+            return None;
+        }
+        let fell_back = |(member, one): &(&Member, &Assignment)| {
+            one.state != MemberState::Prepared || self.was_lost(member, one) || self.has_other_containers(one)
+        };
+        if others.iter().any(fell_back) {
+            return Some(self.try_again());
+        }
+        if !first.iter().all(|(_, one)| one.state == MemberState::Ready) {
+            return None;
+        }
+        self.send(Command::Suspend, |_, _, one| one.told_to_suspend.is_none());
+        Some(true)
     }
 }
