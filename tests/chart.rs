@@ -357,3 +357,12 @@ fn the_sidecar_with_a_guardian_differs_by_the_guardian_alone() {
         json!({"name": "stillpoint-guardian", "hostPath": {"path": "/run/stillpoint", "type": "DirectoryOrCreate"}});
     assert_eq!(guarded, plain);
 }
+
+#[test]
+fn the_memory_limit_has_room_for_all_sessions() {
+    let deployment = manifests();
+    let deployment = find(&deployment, "Deployment", "stillpoint-controller");
+    let limit = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"].clone();
+    let mebibytes = stillpoint_core::limits::CONTROLLER_MEMORY / (1024 * 1024);
+    assert_eq!(limit, format!("{mebibytes}Mi"), "see CONTROLLER_MEMORY");
+}

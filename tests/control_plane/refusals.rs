@@ -1,8 +1,9 @@
 //! What cannot be replicated is refused before anything is suspended, with a reason and a sentence that names the object.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
-use kube::api::DeleteParams;
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use stillpoint_api::snapshot::VolumeSnapshot;
 use stillpoint_api::{ConsistencyGroupReplication, MemberState, Phase};
@@ -11,6 +12,7 @@ use stillpoint_core::wire::Blocker;
 use crate::agents::{Behaviour, FakeAgent, Told};
 use crate::fixture::Fixture;
 use crate::objects::{DRIVER, bound_claim, pod_with_agent, running_pod, snapshot_class, unbound_claim};
+use crate::stages::condition;
 
 /// The spec of a run over one claim.
 fn one(claim: &str, snapshot: Value) -> Value {
@@ -102,6 +104,130 @@ async fn an_agent_that_is_not_connected() {
     pod_with_agent(&fixture, "orders").await;
     let spec = one("orders", json!({"volumeSnapshotClassName": class}));
     assert_refused(&fixture, spec, "AgentNotConnected", &["orders"]).await;
+}
+
+/// Three members whose agents are clean, and the spec of a run of this mode over them.
+async fn three(fixture: &Fixture, mode: &str) -> (Vec<FakeAgent>, Value) {
+    let class = snapshot_class(fixture, DRIVER).await;
+    let (names, mut agents) = (["a", "b", "c"], Vec::new());
+    for name in names {
+        bound_claim(fixture, name).await;
+        let pod = pod_with_agent(fixture, name).await;
+        agents.push(FakeAgent::connect(fixture, &pod, Behaviour::Clean).await);
+    }
+    let spec = json!({
+        "source": {"persistentVolumeClaimNames": names},
+        "mode": mode,
+        "replication": {"volumeSnapshot": {"volumeSnapshotClassName": class}},
+    });
+    (agents, spec)
+}
+
+#[tokio::test]
+async fn a_quota_without_room_for_all_members() {
+    for mode in ["Replicate", "Check"] {
+        let fixture = Fixture::new("quota").await;
+        let (agents, spec) = three(&fixture, mode).await;
+        let count = "count/volumesnapshots.snapshot.storage.k8s.io";
+        let quota = json!({"metadata": {"name": "small"}, "spec": {"hard": {count: "2"}}});
+        fixture.create::<ResourceQuota>(quota).await;
+        // Nobody plays the controller that counts.
+        let status = Patch::Merge(json!({"status": {"hard": {count: "2"}, "used": {count: "0"}}}));
+        let quotas = fixture.api::<ResourceQuota>();
+        quotas.patch_status("small", &PatchParams::default(), &status).await.expect("a status");
+        assert_refused(&fixture, spec, "QuotaExceeded", &["ResourceQuota small", "allows 2", "3 more"]).await;
+        assert!(agents.iter().all(|agent| agent.told().is_empty()), "{mode}: nobody is asked");
+    }
+}
+
+/// Refuses the snapshots of a namespace that have no label `team`.
+async fn policy(fixture: &Fixture) {
+    let name = format!("{}-policy", fixture.namespace);
+    let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["snapshot.storage.k8s.io"], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["volumesnapshots"],
+            }]},
+            "validations": [{"expression": "'team' in object.metadata.labels", "message": "snapshots need a team"}],
+        },
+    }))
+    .expect("a policy");
+    let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": fixture.namespace}}},
+        },
+    }))
+    .expect("a binding");
+    let params = PostParams::default();
+    Api::all(fixture.client.clone()).create(&params, &policy).await.expect("the API server accepts the policy");
+    Api::all(fixture.client.clone()).create(&params, &binding).await.expect("the API server accepts the binding");
+    let snapshot: VolumeSnapshot = serde_json::from_value(
+        json!({"metadata": {"name": "try", "labels": {}}, "spec": {"source": {"persistentVolumeClaimName": "a"}}}),
+    )
+    .expect("a snapshot");
+    let tried = PostParams { dry_run: true, ..PostParams::default() };
+    let refuses = async || fixture.api::<VolumeSnapshot>().create(&tried, &snapshot).await.is_err();
+    fixture.wait_until("the policy holds", refuses).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_refuses_the_replicas() {
+    for mode in ["Replicate", "Check"] {
+        let fixture = Fixture::new("policy").await;
+        let (agents, spec) = three(&fixture, mode).await;
+        policy(&fixture).await;
+        assert_refused(&fixture, spec, "ReplicaRefused", &["VolumeSnapshot", "snapshots need a team"]).await;
+        assert!(agents.iter().all(|agent| agent.told().is_empty()), "{mode}: nobody is asked");
+    }
+}
+
+#[tokio::test]
+async fn a_check_is_refused_what_a_replication_would_be() {
+    let check = |snapshot: Value| {
+        let mut spec = one("orders", snapshot);
+        spec["mode"] = json!("Check");
+        spec
+    };
+    let fixture = Fixture::new("check-class").await;
+    bound_claim(&fixture, "orders").await;
+    let named = check(json!({"volumeSnapshotClassName": "nope"}));
+    assert_refused(&fixture, named, "SnapshotClassNotFound", &["nope"]).await;
+    let fixture = Fixture::new("check-default").await;
+    bound_claim(&fixture, "orders").await;
+    assert_refused(&fixture, check(json!({})), "NoDefaultSnapshotClass", &[DRIVER]).await;
+    let fixture = Fixture::new("check-driver").await;
+    let volume = format!("{}-orders", fixture.namespace);
+    unbound_claim(&fixture, "orders", json!({"volumeName": volume})).await;
+    let bound = Patch::Merge(json!({"status": {"phase": "Bound"}}));
+    let claims = fixture.api::<PersistentVolumeClaim>();
+    claims.patch_status("orders", &PatchParams::default(), &bound).await.expect("the claim is bound");
+    assert_refused(&fixture, check(json!({})), "NotACsiVolume", &["orders"]).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_check_says_what_was_not_looked_at() {
+    let fixture = Fixture::new("check-end").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    bound_claim(&fixture, "orders").await;
+    let how = json!({"volumeSnapshot": {"volumeSnapshotClassName": class}});
+    for (name, replication, says) in [
+        ("with", how, "unless the snapshot controller does not run"),
+        ("without", Value::Null, "spec.replication does not say how"),
+    ] {
+        let mut spec = json!({"source": {"persistentVolumeClaimNames": ["orders"]}, "mode": "Check"});
+        if !replication.is_null() {
+            spec["replication"] = replication;
+        }
+        fixture.replicate(name, spec).await;
+        let done = fixture.wait_for_phase(name, Phase::Done).await;
+        let (_, _, message) = condition(&done, "Ready");
+        assert!(message.contains(says) && message.contains("was not looked at"), "{message}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Prepared, Protection, Suspend};
 
-use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, stop, until};
+use crate::scene::{HOLD, Scene, attempt, is_freezing, kill_at_once, stop, until};
 use crate::stuck::StuckWrite;
 
 const SHORT: Duration = Duration::from_secs(1);
@@ -191,11 +191,11 @@ async fn a_guardian_that_cannot_kill_the_freezer_still_thaws() {
     scene.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round: 1 })).await;
     until("the freeze is recorded", || fs::read_dir(&scene.volume.records).unwrap().count() == 1);
     let freezer = scene.agent.freezer().unwrap();
-    until("the freezer is stuck in the kernel", || in_uninterruptible_sleep(freezer));
+    until("the freezer is stuck in the kernel", || is_freezing(freezer));
     stop(scene.agent.pid);
     let begun = Instant::now();
     until("the deadline has passed", || begun.elapsed() > SHORT + GUARDIAN_GRACE);
-    assert!(in_uninterruptible_sleep(freezer));
+    assert!(is_freezing(freezer));
     stuck.finish();
     println!("the stuck write ended: writes went on after {:?}", scene.given_back(AT_ONCE));
     scene.agent.signal(Signal::CONT);

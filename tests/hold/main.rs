@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
 use rustix::process::Signal;
-use scene::{HOLD, Running, SLACK, Scene, attempt, in_uninterruptible_sleep, until};
+use scene::{HOLD, Running, SLACK, Scene, attempt, is_freezing, until};
 use stillpoint::fsfreeze;
 use stillpoint_core::limits::{FREEZE_TIMEOUT, GUARDIAN_GRACE, MAX_GUARDED};
 use stillpoint_core::wire::agent_message::Report;
@@ -134,7 +134,7 @@ async fn a_pending_freeze_is_thawed_when_it_completes() {
     let stuck = StuckWrite::new(&scene.volume.mount);
     scene.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round: 1 })).await;
     let begun = Instant::now();
-    until("the freezer is stuck in the kernel", || scene.agent.freezer().is_some_and(in_uninterruptible_sleep));
+    until("the freezer is stuck in the kernel", || scene.agent.freezer().is_some_and(is_freezing));
     // The agent gives up after its limit and kills the freezer, which cannot end yet.
     let pending = PathBuf::from(format!("/proc/{}/status", scene.agent.freezer().unwrap().as_raw_nonzero()));
     until("the freezer is killed", || {

@@ -14,7 +14,7 @@ use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
 use stillpoint_core::wire::{NotReady, Suspend};
 
-use crate::scene::{HOLD, Scene, attempt, in_uninterruptible_sleep, kill_at_once, until};
+use crate::scene::{HOLD, Scene, attempt, is_freezing, kill_at_once, until};
 use crate::stuck::StuckWrite;
 use crate::volume::Volume;
 
@@ -90,14 +90,14 @@ async fn a_restarted_agent_waits_for_a_freeze_that_is_still_pending() {
     let stuck = StuckWrite::new(&scene.volume.mount);
     scene.session.say(Command::Suspend(Suspend { attempt: Some(attempt()), round: 1 })).await;
     until("the freeze is recorded", || records(&scene) == ["claim"]);
-    until("the freezer is stuck in the kernel", || scene.agent.freezer().is_some_and(in_uninterruptible_sleep));
+    until("the freezer is stuck in the kernel", || scene.agent.freezer().is_some_and(is_freezing));
     let freezer = scene.agent.freezer().unwrap();
     kill_at_once(&[scene.guardian().pid, scene.agent.pid]);
     scene.restart_agent().await;
     // A member that is being recovered is not prepared.
     let Report::NotReady(NotReady { blockers, .. }) = scene.prepare(HOLD).await else { panic!("prepared") };
     assert!(matches!(blockers[0].reason.as_str(), "Stuck" | "TooSlow"), "{blockers:?}");
-    assert!(in_uninterruptible_sleep(freezer) && records(&scene) == ["claim"]);
+    assert!(is_freezing(freezer) && records(&scene) == ["claim"]);
     stuck.finish();
     println!("the stuck write ended: writes went on after {:?}", scene.writer.goes_on());
     until("the record is gone", || records(&scene).is_empty());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use stillpoint_core::calls::{Machine, changing};
 use stillpoint_core::limits::GUARDIAN_GRACE;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
@@ -320,7 +321,14 @@ pub fn kill_at_once(processes: &[Pid]) {
     }
 }
 
-pub fn in_uninterruptible_sleep(pid: Pid) -> bool {
+/// Whether a freezer waits inside its freeze, and not in a flush.
+pub fn is_freezing(pid: Pid) -> bool {
+    let line = fs::read_to_string(format!("/proc/{}/syscall", pid.as_raw_nonzero())).unwrap_or_default();
+    let call = Machine::this().and_then(|machine| changing(machine, &line));
+    in_uninterruptible_sleep(pid) && call.is_some_and(|call| call.name == "ioctl")
+}
+
+fn in_uninterruptible_sleep(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
 }

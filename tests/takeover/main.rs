@@ -3,9 +3,11 @@
 
 #![allow(clippy::expect_used, reason = "a test ends with the sentence of what it expected")]
 
+mod grants;
 mod leaders;
 mod lost_answers;
 mod processes;
 mod proxy;
+mod spoiled;
 
 use support::control_plane::{agents, fixture, objects, snapshots, stages};

@@ -48,8 +48,10 @@ impl Proxy {
             move |request: Request| {
                 let (client, asked, mut arrived) = (client.clone(), Arc::clone(&asked), arrived.clone());
                 async move {
-                    let creates =
-                        request.method() == Method::POST && request.uri().path().ends_with("/volumesnapshots");
+                    let tries = request.uri().query().is_some_and(|query| query.contains("dryRun"));
+                    let creates = request.method() == Method::POST
+                        && request.uri().path().ends_with("/volumesnapshots")
+                        && !tries;
                     if !creates {
                         return forward(&client, request).await;
                     }

@@ -26,7 +26,7 @@ fn trap_01_the_guardian_thaws_a_freeze_that_completes_after_its_caller_was_kille
             let mut scene = Scene::with_agent(filesystem, &IN_ITS_POD).await;
             scene.prepared(HOLD).await;
             let mut writer = Role::hand(&scene.volume.file("x"));
-            let stuck = StuckWrite::new(&scene.volume.path);
+            let stuck = StuckWrite::unseen(&scene.volume.path);
             scene.begin_to_suspend().await;
             scene.until_the_freeze_is_pending();
             writer.tell("write record");

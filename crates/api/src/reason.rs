@@ -122,6 +122,8 @@ reasons! {
     PodChanged,
     /// The pod that mounts a member does not run.
     PodNotRunning,
+    /// A quota has no room for the replicas.
+    QuotaExceeded,
     /// A replica was deleted before it could be used.
     ReplicaDeleted,
     /// A replica was there before the hold.
@@ -132,6 +134,8 @@ reasons! {
     ReplicaNotNoticed,
     /// A replica was not usable in time.
     ReplicaNotUsable,
+    /// The API server would refuse a replica.
+    ReplicaRefused,
     /// A replica shows a moment before the hold.
     ReplicaTooOld,
     /// The claim was restored from a replica of another member.

@@ -78,8 +78,15 @@ pub const MAX_GOODBYES: usize = 16;
 /// Bytes of one protocol message.
 pub const MAX_WIRE_MESSAGE: usize = 64 * 1024;
 const _: () = assert!(MAX_BLOCKERS * BLOCKER_BYTES < MAX_WIRE_MESSAGE, "a report is sent whole");
-/// Sessions that a controller accepts.
+/// Sessions that a controller accepts. They fit into [`CONTROLLER_MEMORY`].
 pub const MAX_SESSIONS: usize = 10_000;
+/// What one session needs of memory: TLS, HTTP/2 and its place here; about 37 KB were measured.
+const SESSION_BYTES: usize = 40 * 1024;
+/// What a controller needs of memory beside its sessions, at the most.
+const CONTROLLER_BASE: usize = 100_000_000;
+/// The memory limit of the chart (`controller.resources.limits.memory`); a test compares them.
+pub const CONTROLLER_MEMORY: usize = 512 * 1024 * 1024;
+const _: () = assert!(CONTROLLER_BASE + MAX_SESSIONS * SESSION_BYTES <= CONTROLLER_MEMORY, "all sessions fit");
 /// Sessions of one namespace. A group has at most [`MAX_MEMBERS`] members; ten groups of that size fit, and one namespace
 /// cannot take the sessions of all.
 pub const MAX_NAMESPACE_SESSIONS: usize = 1_000;
@@ -90,6 +97,9 @@ pub const MAX_CONNECTIONS: usize = MAX_SESSIONS + 1_000;
 /// has no token cannot use up the room from one place. The agents of a node may share an address; they try again.
 pub const MAX_UNPROVEN_CONNECTIONS: usize = 128;
 const _: () = assert!(MAX_CONNECTIONS > MAX_SESSIONS + MAX_UNPROVEN_CONNECTIONS);
+/// How long a connection stays whose last session has ended: until its agent has read why.
+pub const LINGER: Duration = Duration::from_secs(1);
+const _: () = assert!(is_shorter(LINGER, ADMISSION_TIMEOUT));
 /// Concurrent streams of one connection. An agent needs one.
 pub const MAX_STREAMS: u32 = 4;
 const _: () = assert!(MAX_STREAMS >= 1);
@@ -239,9 +249,9 @@ pub const ROUND_REST: u32 = 9;
 pub const FLAPPING_RESTARTS: u32 = 2;
 /// One request to the API server.
 pub const API_TIMEOUT: Duration = Duration::from_secs(15);
-/// Objects of one page of a list: what a list needs of memory, beside the facts that it leaves.
+/// Objects of one page of a list. They are read one after the other; a page needs the memory of one, and of the facts of all.
 pub const LIST_PAGE: u32 = 250;
-/// Pages that are read at the same time, so that many runs that start at once do not need as many pages of memory.
+/// Pages that are read at the same time: each occupies a thread.
 pub const LIST_CONCURRENCY: usize = 4;
 /// How long one watch is asked to last; then it goes on with a new one, without a list.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(290);

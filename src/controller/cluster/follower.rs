@@ -1,4 +1,4 @@
-//! Those who want to hear of changes: a run of its members, the sweeper of every replica.
+//! Those who want to hear of changes: a run of its members, the sweeper of every replica, the supervisor of every run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use tokio::sync::Notify;
 
 use super::Watches;
 use super::picture::{Picture, Watched};
-use super::subject::{Claims, Pods, Replicas, Subject, replica_key};
+use super::subject::{Claims, Pods, Replicas, Runs, Subject, replica_key};
 use super::table::Wanted;
 use stillpoint_api::labels;
 use stillpoint_core::limits::LIST_PAGE;
 use stillpoint_core::replica::seen::ObjectName;
 use stillpoint_core::run::effect::{Facts, Input, Interest};
+use stillpoint_core::run::stub::Stub;
 
 /// The place of one follower in one picture.
 struct Place<S: Subject> {
@@ -187,6 +188,32 @@ impl EveryReplica {
             if !changed {
                 self.wake.notified().await;
             }
+        }
+    }
+}
+
+/// Hears of every replication of the cluster.
+pub struct EveryRun {
+    wake: Arc<Notify>,
+    runs: Place<Runs>,
+    _watched: Watched<Runs>,
+}
+
+impl EveryRun {
+    pub(super) fn new(watched: Watched<Runs>) -> Self {
+        let wake = Arc::new(Notify::new());
+        let runs = Place::take(&watched, Box::new(|_, _| true), BTreeSet::new(), &wake);
+        Self { wake, runs, _watched: watched }
+    }
+
+    /// Replications that are new or have changed, some at a time, by UID; `None`: it is gone. Safe to cancel.
+    pub async fn next(&mut self) -> Vec<(String, Option<Arc<Stub>>)> {
+        loop {
+            let changes = self.runs.changes(LIST_PAGE as usize);
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.wake.notified().await;
         }
     }
 }

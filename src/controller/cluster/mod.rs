@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod fixtures;
 mod follower;
+mod page;
 mod picture;
 mod subject;
 mod table;
@@ -19,9 +20,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use kube::core::ApiResource;
 use kube::{Api, Client};
+use stillpoint_api::ConsistencyGroupReplication;
 use tokio::sync::Semaphore;
 
-pub use follower::{EveryReplica, Follower};
+pub use follower::{EveryReplica, EveryRun, Follower};
 use picture::{Picture, Trouble, Watched};
 use stillpoint_core::limits::LIST_CONCURRENCY;
 use stillpoint_core::replica::all_objects;
@@ -85,6 +87,15 @@ impl Cluster {
         EveryReplica::new(self.replicas_of(&mut in_use))
     }
 
+    /// Every replication of the cluster, in short, as it is now and whenever it changes. They are watched while this lives.
+    ///
+    /// Must be called within a Tokio runtime.
+    pub fn every_run(&self) -> EveryRun {
+        let resource = ApiResource::erase::<ConsistencyGroupReplication>(&());
+        let api = Api::all_with(self.client.clone(), &resource);
+        EveryRun::new(Watched::start(Picture::new(api, "of the cluster".to_owned(), self.pages.clone())))
+    }
+
     fn replicas_of(&self, in_use: &mut InUse) -> Made {
         let watched = |resource: ApiResource| {
             let known = in_use.replicas.get(&resource.kind).and_then(Weak::upgrade);
@@ -146,6 +157,21 @@ impl Namespace {
         let pods = pods.table().facts();
         let of_interest = pods.iter().filter(|(_, pod)| interest.claims.values().any(|name| pod.claims.contains(name)));
         Ok(of_interest.map(|(uid, pod)| (uid.clone(), pod.clone())).collect())
+    }
+
+    /// Makes sure that replicas are seen: that they have been listed, and that nothing is known to be wrong with their watches. A
+    /// resource that is not there is no trouble.
+    ///
+    /// # Errors
+    /// As those of [`Self::fresh`].
+    pub async fn see_replicas(&self) -> anyhow::Result<()> {
+        for (_, watched) in &self.replicas {
+            match watched.look().await {
+                Ok(()) | Err(Trouble::Absent) => {}
+                Err(trouble) => return Err(watched.error(&trouble)),
+            }
+        }
+        Ok(())
     }
 
     /// Makes what is known of replicas at least as new as this call; a resource that is not there has none.

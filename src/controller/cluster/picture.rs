@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::page;
 use super::subject::Subject;
 use super::table::Table;
 use crate::controller::api::{is_absent, sentence};
@@ -105,6 +106,15 @@ impl<S: Subject> Picture<S> {
         self.list_no(self.begun.load(Ordering::SeqCst) + 1).await
     }
 
+    /// Makes sure that something is known, and lists anew if something is wrong with the watch.
+    ///
+    /// # Errors
+    /// As those of [`Self::refresh`].
+    pub async fn look(&self) -> Result<(), Trouble> {
+        let complains = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if complains { self.refresh().await } else { self.list_no(1).await }
+    }
+
     /// A sentence of what could not be read, and why.
     pub fn error(&self, trouble: &Trouble) -> anyhow::Error {
         anyhow::anyhow!("the {} {} could not be read: {}", S::WHAT, self.place, trouble.why())
@@ -131,15 +141,14 @@ impl<S: Subject> Picture<S> {
         loop {
             // Held until what was read is nothing but facts.
             let permit = self.pages.acquire().await;
-            let page = self.api.list(&params).await.map_err(|error| Trouble::from(&error))?;
+            let page = page::read::<S>(&self.api, &params).await?;
             let version = match first {
                 // All pages are of the first one's version.
                 Some(version) => version,
                 None => *first.insert(number(page.metadata.resource_version.as_deref())?),
             };
             let next = page.metadata.continue_.filter(|token| !token.is_empty());
-            let keyed = page.items.into_iter().map(|object| (S::key(&object), S::fact(object)));
-            facts.extend(keyed.filter_map(|(key, fact)| Some((key, fact?))));
+            facts.extend(page.facts);
             drop(permit);
             let mut table = self.table();
             if next.is_none() {

@@ -1,6 +1,7 @@
 //! What is watched, and what is kept of it. The objects themselves are never kept.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use stillpoint_api::labels;
 use stillpoint_core::limits::{LIST_PAGE, WATCH_TIMEOUT};
 use stillpoint_core::run::facts::{Claim, PodFacts};
+use stillpoint_core::run::stub::Stub;
 
 /// One kind of objects.
 pub trait Subject: Send + Sync + 'static {
@@ -103,6 +105,24 @@ impl Subject for Replicas {
     fn fact(mut replica: DynamicObject) -> Option<DynamicObject> {
         replica.metadata.managed_fields = None;
         Some(replica)
+    }
+}
+
+/// The replications of the cluster, by UID.
+pub enum Runs {}
+
+impl Subject for Runs {
+    // Not the type that it is: an object that cannot be understood as that must not keep all others from being heard of.
+    type Object = DynamicObject;
+    type Fact = Arc<Stub>;
+    const WHAT: &'static str = "replications";
+
+    fn key(run: &DynamicObject) -> String {
+        run.uid().unwrap_or_default()
+    }
+
+    fn fact(run: DynamicObject) -> Option<Arc<Stub>> {
+        Some(Arc::new(Stub::read(&run)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, Status};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use stillpoint_api::{ConsistencyGroupReplication, labels};
@@ -12,6 +12,7 @@ use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT, MAX_MARK_TRIES, RESOLVE_
 use stillpoint_core::pauses::Pauses;
 use stillpoint_core::replica::ask::{Ask, Mark, NotMade};
 use stillpoint_core::run::effect::{Input, Refused};
+use stillpoint_core::run::rehearsal::Rehearsed;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -118,6 +119,40 @@ async fn mark_one(client: &Client, namespace: &str, mark: Mark) -> Result<(), St
     Err(format!("the API server did not take it in {MAX_MARK_TRIES} tries"))
 }
 
+/// Tries whether these would be accepted, without storing anything.
+pub async fn rehearse(client: Client, namespace: String, asks: Vec<Ask>) -> Input {
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    for Ask::Create { resource, object } in asks {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+        let how = match tokio::time::timeout(API_TIMEOUT, api.create(&params, &object)).await {
+            Ok(Ok(_)) => Rehearsed::Accepted,
+            Ok(Err(kube::Error::Api(status))) => judge(&status),
+            Ok(Err(error)) => Rehearsed::Unknown(untried(&sentence(&error))),
+            Err(_) => Rehearsed::Unknown(untried("the API server did not answer in time")),
+        };
+        if how != Rehearsed::Accepted {
+            return Input::Rehearsed(how);
+        }
+    }
+    Input::Rehearsed(Rehearsed::Accepted)
+}
+
+/// What a refusal of a creation that was only tried means for one that is not.
+fn judge(status: &Status) -> Rehearsed {
+    match status.code {
+        // It is there: that is not for now. A webhook may be unable to try anything, and says nothing of what is not only tried.
+        409 => Rehearsed::Accepted,
+        400 if status.message.contains("does not support dry run") => Rehearsed::Accepted,
+        408 | 429 => Rehearsed::Unknown(untried(&status.message)),
+        400..=499 => Rehearsed::Refused(status.message.clone()),
+        _ => Rehearsed::Unknown(untried(&status.message)),
+    }
+}
+
+fn untried(why: &str) -> String {
+    format!("it could not be tried whether replicas would be accepted: {why}")
+}
+
 /// Opens so many connections: the client speaks HTTP/1.1, in which each request that is under way has one of its own, and a
 /// handshake of TCP and TLS within a hold would lengthen it. What is asked for does not matter; everybody may ask for it.
 pub fn warm(client: &Client, connections: usize) {
@@ -135,5 +170,23 @@ async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, R
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(Refused::Conflict),
         Ok(Err(error)) => Err(Refused::Trouble(sentence(&error))),
         Err(_) => Err(Refused::Trouble(format!("the API server did not answer within {API_TIMEOUT:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creation_that_was_tried_is_judged_by_what_it_says_of_others() {
+        let said = |code: u16, message: &str| judge(&Status { code, message: message.to_owned(), ..Status::default() });
+        assert_eq!(said(403, "no label"), Rehearsed::Refused("no label".to_owned()));
+        assert_eq!(said(422, "invalid"), Rehearsed::Refused("invalid".to_owned()));
+        assert_eq!(said(404, "no such resource"), Rehearsed::Refused("no such resource".to_owned()));
+        assert_eq!(said(409, "already exists"), Rehearsed::Accepted);
+        assert_eq!(said(400, "admission webhook \"w\" does not support dry run"), Rehearsed::Accepted);
+        for code in [408, 429, 500, 503, 504] {
+            assert!(matches!(said(code, "later"), Rehearsed::Unknown(_)), "{code}");
+        }
     }
 }

@@ -6,22 +6,23 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, Resource, ResourceExt};
-use stillpoint_api::ConsistencyGroupReplication;
+use kube::Client;
 use stillpoint_core::limits::RUN_QUEUE;
 use stillpoint_core::pauses::Pauses;
+use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::removal::Removal;
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::driver::{Driver, Over, Settings};
 use stillpoint_core::run::effect::{Effect, Input, Interest, Refused};
 use stillpoint_core::run::happened::Happened;
 use stillpoint_core::run::state::Moment;
+use stillpoint_core::run::stub::Stub;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
 use super::removal::{disown, remove};
-use super::requests::{Stored, ask, mark, warm};
+use super::requests::{Stored, ask, mark, rehearse, warm};
 use super::reserved::{Reservation, Reserved};
 use super::storage::storage;
 use crate::controller::cluster::{Cluster, Follower, Namespace};
@@ -64,7 +65,7 @@ impl Context {
 }
 
 /// The newest state of the object of a run; `None`: it is gone.
-pub type ObjectWatch = watch::Receiver<Option<Arc<ConsistencyGroupReplication>>>;
+pub type ObjectWatch = watch::Receiver<Option<Arc<Stub>>>;
 
 /// The shell of one replication.
 pub struct Shell {
@@ -97,20 +98,14 @@ pub struct Shell {
 
 impl Shell {
     /// Begins with the object that `updates` shows; `aside` is told its UID when it needs no agents any more.
-    pub fn new(
-        context: Context,
-        object: &ConsistencyGroupReplication,
-        updates: ObjectWatch,
-        aside: mpsc::Sender<String>,
-    ) -> Self {
+    pub fn new(context: Context, object: &Stub, updates: ObjectWatch, aside: mpsc::Sender<String>) -> Self {
         let (answer, answers) = mpsc::channel(RUN_QUEUE);
-        let uid = object.uid().unwrap_or_default();
         Self {
-            driver: Driver::new(context.settings(), &uid),
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-            uid,
-            reference: object.object_ref(&()),
+            driver: Driver::new(context.settings(), &object.uid),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            uid: object.uid.clone(),
+            reference: object.reference(),
             context,
             updates,
             answers,
@@ -160,10 +155,11 @@ impl Shell {
                 self.hear(looked);
                 return true;
             }
-            Effect::LookUp { volumes, kind } => self.spawn(async move {
-                let storage = storage(&client, volumes, kind).await;
-                Input::LookedUp(storage.map(Box::new).map_err(|error| format!("{error:#}")))
-            }),
+            Effect::LookUp { volumes, kind } => {
+                let used = self.use_namespace();
+                self.spawn(look_up(client, used, namespace, volumes, kind));
+            }
+            Effect::Rehearse(asks) => self.spawn(rehearse(client, namespace, asks)),
             Effect::Reserve { claims, whole } => {
                 let (reservation, others) = self.context.reserved.reserve(claims, &self.name, whole);
                 self.reservation = Some(reservation);
@@ -184,9 +180,7 @@ impl Shell {
             }
             Effect::Warm(connections) => warm(&client, connections),
             Effect::Ask(asks) => {
-                for one in asks {
-                    self.spawn(ask(client.clone(), namespace.clone(), one));
-                }
+                asks.into_iter().for_each(|one| self.spawn(ask(client.clone(), namespace.clone(), one)));
             }
             Effect::Remove { removes, scope } => {
                 let removal = Removal::new(removes, scope);
@@ -298,8 +292,7 @@ impl Shell {
     }
 
     fn note_deletion(&mut self) {
-        let gone = |object: &ConsistencyGroupReplication| object.metadata.deletion_timestamp.is_some();
-        if self.updates.borrow_and_update().as_deref().is_none_or(gone) {
+        if self.updates.borrow_and_update().as_deref().is_none_or(|object| object.deleting) {
             self.hear(Input::Deletion);
         }
     }
@@ -317,6 +310,23 @@ fn log(happened: &Happened) {
         }
         Happened::Left { reason, message } => tracing::warn!(reason, "{message}"),
     }
+}
+
+/// What is known of storage, and that replicas can be watched, if there are to be any.
+async fn look_up(
+    client: Client,
+    used: Namespace,
+    namespace: String,
+    volumes: Vec<String>,
+    kind: Option<&'static dyn Kind>,
+) -> Input {
+    let looked = async {
+        if kind.is_some() {
+            used.see_replicas().await?;
+        }
+        storage(&client, &namespace, volumes, kind).await
+    };
+    Input::LookedUp(looked.await.map(Box::new).map_err(|error| format!("{error:#}")))
 }
 
 /// The pods that mount members, listed until it succeeds.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::fixtures;
 use super::*;
 
-use stillpoint_api::{Mode, Phase, ReplicationStatus};
+use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus};
 
 fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
     let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
@@ -23,9 +23,10 @@ fn replication(status: ReplicationStatus) -> ConsistencyGroupReplication {
 }
 
 async fn drive(context: Context, object: ConsistencyGroupReplication) -> Over {
-    let (_newest, updates) = watch::channel(Some(Arc::new(object.clone())));
+    let stub = Stub::of(&object);
+    let (_newest, updates) = watch::channel(Some(Arc::new(stub.clone())));
     let (aside, _asides) = mpsc::channel(1);
-    Shell::new(context, &object, updates, aside).drive().await
+    Shell::new(context, &stub, updates, aside).drive().await
 }
 
 /// Runs over an object with this status as the leader of epoch 5, while everything that is written meets a conflict. Gives the
@@ -113,6 +114,7 @@ async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
         let mut object = replication(ReplicationStatus::default());
         object.status = None;
         object.spec.mode = Mode::Check;
+        object.spec.replication = None;
         object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
         let (client, mut stored) = server_with_a_claim(object.clone());
         let mut context = fixtures::context(client, 5);
@@ -130,5 +132,54 @@ async fn a_leader_that_cannot_be_sure_of_it_gives_up_what_it_has_begun() {
             "{:?}",
             last.conditions
         );
+    }
+}
+
+#[tokio::test]
+async fn what_the_api_server_does_not_let_it_read_is_said_and_the_members_are_nobodys() {
+    for forbidden in ["pv", "volumesnapshotclasses", "volumesnapshots", "resourcequotas", "pods"] {
+        let mut object = replication(ReplicationStatus::default());
+        object.status = None;
+        let (store, mut stored) = mpsc::unbounded_channel();
+        let at_server = object.clone();
+        let server = Router::new().fallback(move |request: Request| {
+            let (store, object) = (store.clone(), at_server.clone());
+            async move {
+                if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                    std::future::pending::<()>().await;
+                }
+                let last = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                if last == forbidden {
+                    let refusal = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                        "message": format!("{forbidden} is forbidden: User cannot"), "reason": "Forbidden"});
+                    return (StatusCode::FORBIDDEN, refusal.to_string());
+                }
+                if request.method() == Method::PUT {
+                    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                    let put: ConsistencyGroupReplication = serde_json::from_slice(&body).unwrap();
+                    store.send(put.status.unwrap()).unwrap();
+                    return (StatusCode::OK, String::from_utf8(body.to_vec()).unwrap());
+                }
+                let list = |items: serde_json::Value| json!({"metadata": {"resourceVersion": "1"}, "items": items});
+                let claim = json!({"metadata": {"name": "a", "uid": "claim"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+                let answer = match &*last {
+                    "persistentvolumeclaims" => list(json!([claim])),
+                    "pv" => json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d", "volumeHandle": "h"}}}),
+                    "nightly" => serde_json::to_value(&object).unwrap(),
+                    _ => list(json!([])),
+                };
+                (StatusCode::OK, answer.to_string())
+            }
+        });
+        let context = fixtures::context(Client::new(server, "shop"), 5);
+        let reserved = context.reserved.clone();
+        let over = tokio::time::timeout(Duration::from_secs(20), drive(context, object)).await.unwrap();
+        assert!(matches!(over, Over::Failed(_)), "{forbidden}: it is tried again, {over:?}");
+        let status = stored.try_recv().unwrap_or_else(|_| panic!("{forbidden}: a status"));
+        assert_eq!(status.phase, Some(Phase::Pending), "{forbidden}");
+        let ready = status.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
+        assert!(ready.message.contains(&format!("{forbidden} is forbidden: User cannot")), "{}", ready.message);
+        let (_reservation, others) = reserved.reserve(vec!["claim".to_owned()], "another", true);
+        assert!(others.is_empty(), "{forbidden}: {others:?}");
     }
 }

@@ -5,28 +5,65 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, ResourceQuota};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use stillpoint_core::limits::{API_TIMEOUT, RESOLVE_CONCURRENCY};
 use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::seen;
 use stillpoint_core::run::effect::Storage;
+use stillpoint_core::run::rehearsal::{Room, counted_as};
 
 use crate::controller::api::{within, within_if_there};
 
-/// What is known of storage: the drivers of these volumes, and what a kind of replica reads of the cluster.
+/// What is known of storage: the drivers of these volumes, what a kind of replica reads of the cluster, and what quotas of the
+/// namespace say of its objects.
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn storage(client: &Client, volumes: Vec<String>, kind: Option<&dyn Kind>) -> anyhow::Result<Storage> {
-    let drivers = drivers(client, volumes).await?;
-    let facts = match kind {
-        Some(kind) => facts(client, kind).await?,
-        None => seen::Facts::default(),
-    };
-    Ok(Storage { drivers, facts })
+pub async fn storage(
+    client: &Client,
+    namespace: &str,
+    volumes: Vec<String>,
+    kind: Option<&dyn Kind>,
+) -> anyhow::Result<Storage> {
+    let drivers = drivers(client, volumes);
+    match kind {
+        Some(kind) => {
+            let (drivers, facts, room) =
+                futures::try_join!(drivers, facts(client, kind), room(client, namespace, kind))?;
+            Ok(Storage { drivers, facts, room })
+        }
+        None => Ok(Storage { drivers: drivers.await?, ..Storage::default() }),
+    }
+}
+
+/// What quotas say of the objects of a kind of replica.
+///
+/// # Errors
+/// When the API server does not answer.
+async fn room(client: &Client, namespace: &str, kind: &dyn Kind) -> anyhow::Result<BTreeMap<String, Room>> {
+    let api: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
+    let quotas = within(API_TIMEOUT, api.list(&ListParams::default())).await;
+    let quotas = quotas.with_context(|| format!("the ResourceQuotas of namespace {namespace} could not be read"))?;
+    Ok(room_in(&quotas.items, kind))
+}
+
+fn room_in(quotas: &[ResourceQuota], kind: &dyn Kind) -> BTreeMap<String, Room> {
+    let mut least: BTreeMap<String, Room> = BTreeMap::new();
+    let objects = kind.objects();
+    for (quota, what) in quotas.iter().flat_map(|quota| objects.iter().map(move |one| (quota, counted_as(one)))) {
+        let number = |of: &Option<BTreeMap<String, Quantity>>| of.as_ref()?.get(&what)?.0.parse::<u64>().ok();
+        let Some(status) = &quota.status else { continue };
+        let Some(hard) = number(&status.hard) else { continue };
+        let room = Room { quota: quota.name_any(), hard, used: number(&status.used).unwrap_or_default() };
+        if least.get(&what).is_none_or(|known| room.left() < known.left()) {
+            least.insert(what, room);
+        }
+    }
+    least
 }
 
 /// The CSI drivers of volumes, by the volume's name.
@@ -78,6 +115,7 @@ mod tests {
 
     use axum::Router;
     use axum::http::StatusCode;
+    use serde_json::json;
 
     use super::super::removal::remove;
     use super::*;
@@ -106,6 +144,18 @@ mod tests {
         };
         let removed = remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), Scope::up_to(1))).await;
         assert_eq!(removed, Removed::default());
+    }
+
+    #[test]
+    fn of_several_quotas_the_one_with_the_least_room_counts() {
+        let quota = |name: &str, hard: &str, used: &str| -> ResourceQuota {
+            let count = "count/volumesnapshots.snapshot.storage.k8s.io";
+            let status = json!({"hard": {count: hard, "pods": "1"}, "used": {count: used}});
+            serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+        };
+        let quotas = [quota("wide", "100", "3"), quota("small", "5", "4"), quota("odd", "1Gi", "many")];
+        let room: Vec<_> = room_in(&quotas, KINDS[0]).into_values().collect();
+        assert_eq!(room, [Room { quota: "small".to_owned(), hard: 5, used: 4 }]);
     }
 
     #[tokio::test]

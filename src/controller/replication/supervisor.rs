@@ -5,17 +5,18 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+use serde_json::json;
 use stillpoint_api::{ConsistencyGroupReplication, ReplicationStatus};
 use stillpoint_core::limits::{API_TIMEOUT, EXPIRY_CONCURRENCY, RUN_QUEUE, WAITING_CONCURRENCY};
 use stillpoint_core::run::driver::Over;
 use stillpoint_core::run::epochs::outranks;
 use stillpoint_core::run::expiries::{Expired, Expiries};
 use stillpoint_core::run::happened::Happened;
+use stillpoint_core::run::stub::Stub;
 use stillpoint_core::run::turns::Turns;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,15 +26,13 @@ use super::shell::{Context, Shell};
 use super::sweeper::Sweeper;
 use crate::controller::api::{within, within_if_there};
 
-type Object = Arc<ConsistencyGroupReplication>;
-
 /// Follows all replications.
 pub struct Supervisor {
     context: Context,
     sweeper: Sweeper,
     turns: Turns,
     /// Where the newest state of those that are driven is put, by UID.
-    driven: HashMap<String, watch::Sender<Option<Object>>>,
+    driven: HashMap<String, watch::Sender<Option<Arc<Stub>>>>,
     /// Runs, which end with the UID of their replication.
     runs: JoinSet<(String, Over)>,
     /// Writes that say of one that it waits.
@@ -66,18 +65,14 @@ impl Supervisor {
 
     /// Follows all replications until the controller stops; then waits until every run has resumed its writes.
     pub async fn follow(mut self) {
-        let api: Api<ConsistencyGroupReplication> = Api::all(self.context.client.clone());
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let mut all = self.context.cluster.every_run();
         let shutdown = self.context.shutdown.clone();
         loop {
             let wake_at = [self.turns.wake_at(), self.expiry_at()].into_iter().flatten().min();
             let deadline = tokio::time::Instant::from_std(self.context.started + wake_at.unwrap_or_default());
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(event) = events.next() => match event {
-                    Ok(event) => self.handle(event),
-                    Err(error) => tracing::warn!(%error, "replications cannot be watched; it is tried again"),
-                },
+                changes = all.next() => changes.into_iter().for_each(|(uid, run)| self.hear(&uid, run)),
                 Some(ended) = self.runs.join_next() => self.ended(ended),
                 Some(uid) = self.asides.recv() => self.turns.step_aside(&uid),
                 Some(_) = self.waiting.join_next() => {}
@@ -100,48 +95,17 @@ impl Supervisor {
         }
     }
 
-    fn handle(&mut self, event: watcher::Event<ConsistencyGroupReplication>) {
-        let now = self.context.now().monotonic;
-        match event {
-            watcher::Event::Init => self.turns.list_begins(),
-            watcher::Event::InitApply(object) => {
-                let object = self.note(object);
-                self.turns.listed(object, now);
-            }
-            watcher::Event::Apply(object) => {
-                let object = self.note(object);
-                self.turns.update(object, now);
-            }
-            watcher::Event::Delete(object) => self.gone(&object.uid().unwrap_or_default()),
-            watcher::Event::InitDone => {
-                for uid in self.turns.list_ends() {
-                    self.gone(&uid);
-                }
-            }
-        }
-    }
-
     /// Tells the sweeper, and the run if there is one, of the newest state of an object.
-    fn note(&mut self, object: ConsistencyGroupReplication) -> Object {
-        self.sweeper.remember(&object);
-        let now = self.context.now();
-        self.expiries.update(&object, now);
-        let epoch = object.status.as_ref().map_or(0, |status| status.leader_epoch);
-        if outranks(epoch, self.context.tenure.epoch(), now.wall) {
-            self.context.tenure.has_seen(epoch);
-        }
-        let object = Arc::new(object);
-        if let Some(newest) = self.driven.get(&object.uid().unwrap_or_default()) {
-            newest.send_replace(Some(Arc::clone(&object)));
-        }
-        object
-    }
-
-    fn gone(&mut self, uid: &str) {
-        self.turns.gone(uid);
-        self.expiries.gone(uid);
+    fn hear(&mut self, uid: &str, run: Option<Arc<Stub>>) {
         if let Some(newest) = self.driven.get(uid) {
-            newest.send_replace(None);
+            newest.send_replace(run.clone());
+        }
+        match run {
+            Some(run) => self.note(run),
+            None => {
+                self.turns.gone(uid);
+                self.expiries.gone(uid);
+            }
         }
     }
 
@@ -154,6 +118,16 @@ impl Supervisor {
         {
             self.waiting.spawn(show_waiting(self.context.clone(), object, status));
         }
+    }
+
+    fn note(&mut self, run: Arc<Stub>) {
+        let now = self.context.now();
+        self.sweeper.remember(&run);
+        self.expiries.update(&run, now);
+        if outranks(run.leader_epoch, self.context.tenure.epoch(), now.wall) {
+            self.context.tenure.has_seen(run.leader_epoch);
+        }
+        self.turns.update(run, now.monotonic);
     }
 
     /// When a deletion may begin; `None`: there is none to begin, or no place for one.
@@ -174,9 +148,9 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, object: Object) {
-        let uid = object.uid().unwrap_or_default();
-        let span = tracing::info_span!("run", namespace = object.namespace(), name = object.name_any());
+    fn start(&mut self, object: Arc<Stub>) {
+        let uid = object.uid.clone();
+        let span = tracing::info_span!("run", namespace = object.namespace, name = object.name);
         let (newest, updates) = watch::channel(Some(Arc::clone(&object)));
         self.driven.insert(uid.clone(), newest);
         let shell = Shell::new(self.context.clone(), &object, updates, self.aside.clone());
@@ -236,18 +210,14 @@ async fn delete(client: Client, expired: Expired) -> Result<(), String> {
 }
 
 /// Writes that one waits, unless the object is not any more what it was. Tries once: it only tells of a run that waits.
-async fn show_waiting(context: Context, object: Object, status: ReplicationStatus) {
-    let name = object.name_any();
-    let reference = object.object_ref(&());
-    let api: Api<ConsistencyGroupReplication> =
-        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let object = ConsistencyGroupReplication { status: Some(status), ..(*object).clone() };
-    match within(API_TIMEOUT, api.replace_subresource("status", &name, &PostParams::default(), &object)).await {
-        Ok(stored) => {
-            let began = stored.status.as_ref().and_then(Happened::began);
-            context.events.tell(began.into_iter().collect(), &reference);
-        }
-        Err(error) => tracing::debug!(name, "that a run waits was not written: {error:#}"),
+async fn show_waiting(context: Context, run: Arc<Stub>, status: ReplicationStatus) {
+    let resource = ApiResource::erase::<ConsistencyGroupReplication>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &run.namespace, &resource);
+    let mut object = DynamicObject::new(&run.name, &resource).within(&run.namespace).data(json!({"status": status}));
+    object.metadata.resource_version.clone_from(&run.resource_version);
+    match within(API_TIMEOUT, api.replace_subresource("status", &run.name, &PostParams::default(), &object)).await {
+        Ok(_) => context.events.tell(Happened::began(&status).into_iter().collect(), &run.reference()),
+        Err(error) => tracing::debug!(run.name, "that a run waits was not written: {error:#}"),
     }
 }
 

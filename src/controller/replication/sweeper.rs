@@ -13,6 +13,7 @@ use stillpoint_core::limits::{
 };
 use stillpoint_core::pauses::Pauses;
 use stillpoint_core::replica::removal::{Removal, Scope};
+use stillpoint_core::run::stub::Stub;
 use stillpoint_core::run::sweep::{Judgement, Sweep, Voided};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -51,13 +52,13 @@ impl Sweeper {
     }
 
     /// Remembers what an object says of its attempts.
-    pub fn remember(&self, object: &ConsistencyGroupReplication) {
+    pub fn remember(&self, object: &Stub) {
         let mut sweep = self.lock();
         if let Some(voided) = sweep.remember(object)
             && self.voided.try_send(voided).is_err()
         {
             // What finds no place is not remembered either, so that the next look at the object tries again.
-            sweep.forget(&object.uid().unwrap_or_default());
+            sweep.forget(&object.uid);
         }
     }
 
@@ -114,10 +115,11 @@ async fn judge(
         return Ok(());
     };
     if sweeper.lock().judge(replica) == Judgement::Read {
-        let api: Api<ConsistencyGroupReplication> = Api::namespaced(client.clone(), &namespace);
-        let replication = within(API_TIMEOUT, api.get_opt(name)).await?;
+        let runs = ApiResource::erase::<ConsistencyGroupReplication>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &runs);
+        let replication = within(API_TIMEOUT, api.get_opt(name)).await?.map(|object| Stub::read(&object));
         if let Some(replication) = replication
-            && replication.uid().as_ref() == replica.labels().get(labels::REPLICATION_UID)
+            && Some(&replication.uid) == replica.labels().get(labels::REPLICATION_UID)
         {
             sweeper.remember(&replication);
         }

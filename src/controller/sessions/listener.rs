@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -17,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use stillpoint_core::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_UNPROVEN_CONNECTIONS};
+use stillpoint_core::limits::{HANDSHAKE_TIMEOUT, LINGER, MAX_CONNECTIONS, MAX_UNPROVEN_CONNECTIONS};
 
 /// Connections that wait for the server to take them.
 const BACKLOG: usize = 16;
@@ -26,7 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that finished their handshake, at most [`MAX_CONNECTIONS`] at a time. One that has no authenticated session
 /// within `admission_timeout` is closed, and so is one beyond [`MAX_UNPROVEN_CONNECTIONS`] of its address, so that connections
-/// that prove nothing cannot use up the room.
+/// that prove nothing cannot use up the room. One that has no session any more is closed [`LINGER`] later, or at once if its
+/// address has that many without, so that one token, which opens session after session, cannot either.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
@@ -123,18 +125,38 @@ impl Drop for Place {
     }
 }
 
-/// Whether a connection has carried an authenticated session yet.
-#[derive(Clone, Debug, Default)]
-pub struct Admission(Arc<AtomicBool>);
+/// The authenticated sessions of a connection.
+#[derive(Clone, Default)]
+pub struct Admission(Arc<Admitted>);
+
+#[derive(Default)]
+struct Admitted {
+    sessions: AtomicUsize,
+    /// Whoever reads from the connection.
+    reader: AtomicWaker,
+}
+
+/// Lets a connection stay until it is dropped.
+pub struct Stay(Admission);
 
 impl Admission {
-    /// Lets the connection stay.
-    pub fn grant(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Lets the connection stay as long as a session.
+    pub fn grant(&self) -> Stay {
+        self.0.sessions.fetch_add(1, Ordering::SeqCst);
+        self.0.reader.wake();
+        Stay(self.clone())
     }
 
     fn granted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.sessions.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let admitted = &*self.0.0;
+        admitted.sessions.fetch_sub(1, Ordering::SeqCst);
+        admitted.reader.wake();
     }
 }
 
@@ -142,8 +164,10 @@ impl Admission {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     admission: Admission,
-    /// Until admission is granted.
+    /// While there is no session.
     probation: Option<(Pin<Box<Sleep>>, Place)>,
+    unproven: Unproven,
+    address: IpAddr,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -154,8 +178,25 @@ impl Connection {
         place: Place,
         admission_timeout: Duration,
     ) -> Self {
+        let (unproven, address) = (place.unproven.clone(), place.address);
         let probation = Some((Box::pin(sleep(admission_timeout)), place));
-        Self { stream, admission: Admission::default(), probation, _permit: permit }
+        Self { stream, admission: Admission::default(), probation, unproven, address, _permit: permit }
+    }
+
+    /// Whether it has had no session for too long.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Registered before looking, so that no change falls between the two.
+        self.admission.0.reader.register(cx.waker());
+        if self.admission.granted() {
+            self.probation = None;
+            return Poll::Pending;
+        }
+        if self.probation.is_none() {
+            // Its last session has ended, and its peer is to read why.
+            let Some(place) = self.unproven.take(self.address) else { return Poll::Ready(()) };
+            self.probation = Some((Box::pin(sleep(LINGER)), place));
+        }
+        self.probation.as_mut().map_or(Poll::Pending, |(probation, _)| probation.as_mut().poll(cx))
     }
 }
 
@@ -169,12 +210,8 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.admission.granted() {
-            self.probation = None;
-        } else if let Some((probation, _)) = &mut self.probation
-            && probation.as_mut().poll(cx).is_ready()
-        {
-            let reason = "the connection opened no session in time";
+        if self.poll_over(cx).is_ready() {
+            let reason = "the connection has no session";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

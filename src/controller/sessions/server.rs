@@ -14,7 +14,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::allowance::Allowance;
-use super::listener::{self, Admission};
+use super::listener::{self, Admission, Stay};
 use super::refusal::Refusal;
 use super::{Session, Sessions};
 use crate::controller::identity::{Identity, Review, identify};
@@ -89,10 +89,9 @@ impl sessions_server::Sessions for Service {
             tracing::info!("refused a session: {refusal}");
         })?;
         let session = self.sessions.open(&identity.namespace, &identity.key()).map_err(Refusal::from)?;
-        if let Some(admission) = request.extensions().get::<Admission>() {
-            admission.grant();
-        }
-        let conversation = Conversation::new(identity, session, request.into_inner(), self.config.hello_timeout);
+        let stay = request.extensions().get::<Admission>().map(Admission::grant);
+        let reports = request.into_inner();
+        let conversation = Conversation::new(identity, session, stay, reports, self.config.hello_timeout);
         Ok(Response::new(commands(conversation).boxed()))
     }
 }
@@ -127,6 +126,7 @@ fn commands(conversation: Conversation) -> impl futures::Stream<Item = Result<Co
 struct Conversation {
     identity: Identity,
     session: Session,
+    _stay: Option<Stay>,
     reports: Streaming<AgentMessage>,
     allowance: Allowance,
     greeted: bool,
@@ -136,11 +136,18 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(identity: Identity, session: Session, reports: Streaming<AgentMessage>, hello_timeout: Duration) -> Self {
+    fn new(
+        identity: Identity,
+        session: Session,
+        stay: Option<Stay>,
+        reports: Streaming<AgentMessage>,
+        hello_timeout: Duration,
+    ) -> Self {
         let now = tokio::time::Instant::now();
         Self {
             identity,
             session,
+            _stay: stay,
             reports,
             allowance: Allowance::new(REPORTS_BURST, REPORTS_PER_SECOND, now.into_std()),
             greeted: false,

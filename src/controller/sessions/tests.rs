@@ -79,6 +79,10 @@ impl World {
     /// Opens a stream with this `authorization`, and says nothing.
     async fn open(&self, authorization: Option<&str>) -> Result<Agent, Status> {
         let channel = soon(self.channel(&self.authority)).await.expect("a connection");
+        self.open_on(channel, authorization).await
+    }
+
+    async fn open_on(&self, channel: Channel, authorization: Option<&str>) -> Result<Agent, Status> {
         let (reports, outbound) = mpsc::channel(16);
         let mut request = Request::new(ReceiverStream::new(outbound));
         if let Some(authorization) = authorization {
@@ -252,6 +256,42 @@ async fn a_new_session_of_a_pod_replaces_the_old() {
     new.say(ready("run")).await;
     let report = AgentEvent::Report { agent: key("pod"), report: ready("run") };
     assert_eq!(soon(run.recv()).await, Some(report));
+}
+
+/// Connections of a server that are open, as the kernel says.
+fn open_connections(server: SocketAddr) -> usize {
+    let established = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.len() > 3 && fields[1].ends_with(&format!(":{:04X}", server.port())) && fields[3] == "01"
+    };
+    std::fs::read_to_string("/proc/self/net/tcp").expect("connections").lines().filter(established).count()
+}
+
+#[tokio::test]
+async fn one_token_that_opens_session_after_session_keeps_one_connection() {
+    let world = World::start().await;
+    // More than one address may have without a session; and nobody lets go of any of them.
+    let (mut channels, mut sessions) = (Vec::new(), Vec::new());
+    for _ in 0..MAX_UNPROVEN_CONNECTIONS + 10 {
+        let channel = soon(world.channel(&world.authority)).await.expect("a connection");
+        sessions.push(world.open_on(channel.clone(), Some("Bearer pod")).await.expect("a session"));
+        channels.push(channel);
+    }
+    soon(async {
+        while open_connections(world.address) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let mut last = sessions.pop().expect("the last one");
+    last.say(hello()).await;
+    soon(async {
+        while world.sessions.send(&key("pod"), release("run")).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(soon(last.commands.message()).await.expect("a stream"), Some(release("run")));
 }
 
 #[tokio::test]

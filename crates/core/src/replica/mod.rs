@@ -121,6 +121,8 @@ pub struct Words {
     pub unusable: &'static str,
     /// What to look at when nobody takes notice of replicas: a sentence.
     pub unnoticed: &'static str,
+    /// What may fail and is not found before it is tried: "unless …".
+    pub untried: &'static str,
 }
 
 impl Default for Words {
@@ -132,6 +134,7 @@ impl Default for Words {
             uncut: "were not cut",
             unusable: "was not usable",
             unnoticed: "Whoever makes them does not run.",
+            untried: "making them fails",
         }
     }
 }

@@ -28,6 +28,7 @@ impl Kind for VolumeSnapshots {
             uncut: "had no creationTime",
             unusable: "was not readyToUse",
             unnoticed: "Does the snapshot controller run (in many clusters the Deployment snapshot-controller in kube-system), and may it write to VolumeSnapshots?",
+            untried: "the snapshot controller does not run or the storage system refuses a snapshot",
         }
     }
 

@@ -137,8 +137,13 @@ impl AttemptDriver {
                 self.cut_off("the controller was stopped during the attempt");
             }
             // Nobody asks for these here, and what agents say counts no more once some of it was missed.
-            Input::Patched(_) | Input::Looked(_) | Input::LookedUp(_) | Input::Reserved(_) | Input::Following(_) => {}
-            Input::Disowned(_) => {}
+            Input::Patched(_)
+            | Input::Looked(_)
+            | Input::LookedUp(_)
+            | Input::Rehearsed(_)
+            | Input::Reserved(_)
+            | Input::Following(_)
+            | Input::Disowned(_) => {}
             Input::Connected(_) | Input::Lost(_) | Input::Report(..) => {}
         }
         effects

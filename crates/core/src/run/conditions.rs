@@ -135,7 +135,8 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
             "True",
             "Done",
             format!(
-                "all {members} members were ready together: the group can be cut now; nothing was kept (mode Check)"
+                "all {members} members were ready together, and {}; nothing was kept (mode Check)",
+                looked_at(request)
             ),
         ),
         (Phase::Aborted | Phase::Failed, Some(verdict), _) => {
@@ -157,6 +158,21 @@ fn unmarked(observed: &Observed) -> String {
     match &observed.marked {
         Some(Err(why)) => format!("; the proof stands here only, and could not be written onto them: {why}"),
         _ => String::new(),
+    }
+}
+
+/// What a check found out of replicas, and what it did not look at.
+fn looked_at(request: &Request) -> String {
+    match request.kind {
+        Some(kind) => {
+            let words = kind.words();
+            let (many, untried) = (words.many, words.untried);
+            format!(
+                "their {many} would be accepted: the group can be cut now, unless {untried}, which was not looked at"
+            )
+        }
+        None => "whether replicas of them can be made was not looked at, because spec.replication does not say how"
+            .to_owned(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! One replication from its first look to its end: what happened and the time go in, what is to be done comes out. Pure.
 //!
 //! ```text
-//! Reading → TakingOver → Looking ─┬─ Resolving → Guarding → Following → Attempting → Reading again ─┬─ Over
-//!    │           (of an earlier   ├─ (declared)  ───┘                                              └─ Parting → Over
-//!    └─ (a copy)  leader's status)└─ Pinning → Refusing ─────────────────────────────→ Reading again
+//! Reading → TakingOver → Looking ─┬─ Resolving → Reserving → Rehearsing → Guarding → Following → Attempting → Reading again ─┬─ Over
+//!    │           (of an earlier   ├─ (declared)  ────────────────────────────┘                                              └─ Parting → Over
+//!    └─ (a copy)  leader's status)├─ Pinning → Refusing ─────────────────────────────────────────────→ Reading again
+//!                                 └─ Postponing → Over
 //! ```
 //!
 //! The caller carries out the [`Effect`]s and answers with [`Input`]s: [`Driver::hear`] as they come, then [`Driver::turn`].
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, Reason, ReplicationStatus};
+use stillpoint_api::{ConsistencyGroupReplication, Reason, ReplicationStatus};
 
 use super::agents::AgentKey;
 use super::attempt::AttemptDriver;
@@ -23,9 +24,11 @@ use super::epochs::outranks;
 use super::goodbye::{self, Goodbye, Next, with_finalizer};
 use super::happened::Happened;
 use super::membership::{self, Candidates, Refusal};
+use super::rehearsal::{self, Rehearsed, Room};
 use super::report;
 use super::resume::{is_under_way, resume};
 use super::state::{Moment, Request, Run, Verdict};
+use super::stub::Stub;
 use super::writer::{Lost, Writer};
 use crate::limits::MAX_CONFLICTS;
 use crate::replica;
@@ -81,8 +84,12 @@ enum Life {
     TakingOver,
     /// The namespace is read.
     Looking { object: Object },
-    /// Claims are reserved, and storage is looked at.
-    Resolving { object: Object, facts: Box<Facts>, reserved: BTreeMap<String, String> },
+    /// Storage is looked at. Nothing is reserved yet: one that cannot begin must not keep the members from others.
+    Resolving { object: Object, facts: Box<Facts> },
+    /// Claims are reserved.
+    Reserving { object: Object, facts: Box<Facts>, storage: Box<Storage> },
+    /// It is tried whether replicas would be accepted.
+    Rehearsing { beginning: Box<Beginning> },
     /// The finalizer is put on, or the object is read after a conflict.
     Guarding { beginning: Box<Beginning>, conflicts: u32 },
     /// The members' present state is asked for.
@@ -93,6 +100,8 @@ enum Life {
     Pinning { request: Box<Request>, object: Object, refusal: Box<Refusal> },
     /// An attempt that cannot begin is told of.
     Refusing(Box<Writer>),
+    /// It is told why an attempt cannot begin yet.
+    Postponing(Box<Writer>, String),
     /// The object is let go.
     Parting(Box<Goodbye>),
     /// Nothing is left to do.
@@ -130,12 +139,13 @@ impl Driver {
             (Life::ReadingAgain, Input::Object(read)) => self.object_read_again(read, now),
             (Life::TakingOver, Input::Stored(stored)) => self.taken_over(stored),
             (Life::Looking { object }, Input::Looked(looked)) => self.looked(object, looked, now),
-            (Life::Resolving { object, facts, .. }, Input::Reserved(reserved)) => {
-                Life::Resolving { object, facts, reserved }
+            (Life::Resolving { object, facts }, Input::LookedUp(storage)) => {
+                self.looked_up(object, facts, storage, now)
             }
-            (Life::Resolving { object, facts, reserved }, Input::LookedUp(storage)) => {
-                self.looked_up(object, *facts, reserved, storage, now)
+            (Life::Reserving { object, facts, storage }, Input::Reserved(reserved)) => {
+                self.reserved(object, *facts, *storage, reserved, now)
             }
+            (Life::Rehearsing { beginning }, Input::Rehearsed(how)) => self.rehearsed(*beginning, how, now),
             (Life::Guarding { beginning, conflicts }, Input::Patched(patched)) => {
                 self.guarded(beginning, conflicts, patched)
             }
@@ -150,14 +160,13 @@ impl Driver {
             (Life::Pinning { request, object, refusal }, Input::Patched(patched)) => {
                 self.pinned(&request, object, *refusal, patched, now)
             }
-            (Life::Refusing(mut writer), Input::Stored(stored)) => {
-                let news = writer.stored(stored.map(|object| *object), now.monotonic);
-                self.effects.push(Effect::Tell(news));
+            (Life::Refusing(mut writer), input) => {
+                self.told(&mut writer, input, now);
                 Life::Refusing(writer)
             }
-            (Life::Refusing(mut writer), Input::Object(read)) => {
-                writer.read(read.map(|object| object.map(|it| *it)), now.monotonic);
-                Life::Refusing(writer)
+            (Life::Postponing(mut writer, why), input) => {
+                self.told(&mut writer, input, now);
+                Life::Postponing(writer, why)
             }
             (Life::Parting(goodbye), input) => self.parting(goodbye, input, now),
             // Not asked for here: what is told of the world is read again before it is needed.
@@ -178,6 +187,12 @@ impl Driver {
             }
             _ => None,
         };
+        if let Life::Postponing(writer, why) = &mut self.life {
+            self.effects.extend(writer.step(now.monotonic).map(Effect::from));
+            if writer.is_over() {
+                self.life = Life::Over(Over::Failed(std::mem::take(why)));
+            }
+        }
         if let Some((lost, object)) = over {
             self.life = self.attempt_over(lost, Box::new(object), now);
         }
@@ -188,7 +203,7 @@ impl Driver {
     pub fn wake_at(&self) -> Option<Duration> {
         match &self.life {
             Life::Attempting(attempt) => attempt.wake_at(),
-            Life::Refusing(writer) => writer.wake_at(),
+            Life::Refusing(writer) | Life::Postponing(writer, _) => writer.wake_at(),
             _ => None,
         }
     }
@@ -220,6 +235,18 @@ impl Driver {
     fn ask(&mut self, effect: Effect, life: Life) -> Life {
         self.effects.push(effect);
         life
+    }
+
+    /// What a writer hears that has nobody else to hear for it.
+    fn told(&mut self, writer: &mut Writer, input: Input, now: Moment) {
+        match input {
+            Input::Stored(stored) => {
+                let news = writer.stored(stored.map(|object| *object), now.monotonic);
+                self.effects.push(Effect::Tell(news));
+            }
+            Input::Object(read) => writer.read(read.map(|object| object.map(|it| *it)), now.monotonic),
+            _ => {}
+        }
     }
 
     fn object_read(&mut self, read: Result<Option<Object>, Refused>, now: Moment) -> Life {
@@ -278,9 +305,9 @@ impl Driver {
     }
 
     fn looked(&mut self, object: Object, looked: Result<Box<Facts>, String>, now: Moment) -> Life {
-        let facts = match looked {
+        let mut facts = match looked {
             Ok(facts) => facts,
-            Err(why) => return Life::Over(Over::Failed(why)),
+            Err(why) => return self.postpone(object, why, now),
         };
         if let Some(status) = object.status.as_ref().filter(|status| is_under_way(status)) {
             let request = self.request(&object);
@@ -300,25 +327,40 @@ impl Driver {
                 return self.refuse(request, object, verdict.into(), now);
             }
         };
-        let uids = chosen.iter().map(|claim| claim.uid.clone()).collect();
         let volumes = chosen.iter().filter_map(|claim| claim.volume.clone()).collect();
-        let kind = replica::asked_for(&object.spec).filter(|_| object.spec.mode == Mode::Replicate);
-        self.effects.push(Effect::Reserve { claims: uids, whole: true });
-        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts, reserved: BTreeMap::new() })
+        // A namespace may have thousands of claims and pods, and many runs may be at this at once.
+        let (uids, names): (BTreeSet<_>, BTreeSet<_>) =
+            chosen.iter().map(|claim| (claim.uid.clone(), claim.name.clone())).unzip();
+        facts.claims.retain(|uid, _| uids.contains(uid));
+        facts.pods.retain(|_, pod| !pod.claims.is_disjoint(&names));
+        let kind = replica::asked_for(&object.spec);
+        self.ask(Effect::LookUp { volumes, kind }, Life::Resolving { object, facts })
     }
 
     fn looked_up(
         &mut self,
         object: Object,
-        facts: Facts,
-        reserved: BTreeMap<String, String>,
+        facts: Box<Facts>,
         storage: Result<Box<Storage>, String>,
         now: Moment,
     ) -> Life {
-        let Storage { drivers, facts: of_kind } = match storage {
-            Ok(storage) => *storage,
-            Err(why) => return Life::Over(Over::Failed(why)),
+        let storage = match storage {
+            Ok(storage) => storage,
+            Err(why) => return self.postpone(object, why, now),
         };
+        let claims = facts.claims.keys().cloned().collect();
+        self.ask(Effect::Reserve { claims, whole: true }, Life::Reserving { object, facts, storage })
+    }
+
+    fn reserved(
+        &mut self,
+        object: Object,
+        facts: Facts,
+        storage: Storage,
+        reserved: BTreeMap<String, String>,
+        now: Moment,
+    ) -> Life {
+        let Storage { drivers, facts: of_kind, room } = storage;
         let candidates = Candidates {
             drivers,
             facts: of_kind,
@@ -335,10 +377,56 @@ impl Driver {
             }
             Ok(members) => {
                 let run = Run::new(members, object.status.clone().unwrap_or_default(), now);
-                self.guard(Beginning { request, run, object, taken_over: false })
+                self.rehearse(Beginning { request, run, object, taken_over: false }, &room, now)
             }
             Err(refusal) => self.refuse(request, object, refusal, now),
         }
+    }
+
+    /// What would keep the replicas from being made is found before anybody is asked.
+    fn rehearse(&mut self, beginning: Beginning, room: &BTreeMap<String, Room>, now: Moment) -> Life {
+        let Beginning { request, run, .. } = &beginning;
+        let Some(kind) = request.kind else { return self.guard(beginning) };
+        let run_id = request.run_id(run.attempt);
+        match rehearsal::check_room(kind, &run_id, &run.members, room) {
+            Ok(()) => {
+                let samples = rehearsal::samples(kind, &run_id, &run.members);
+                self.ask(Effect::Rehearse(samples), Life::Rehearsing { beginning: Box::new(beginning) })
+            }
+            Err(verdict) => self.refuse(beginning.request, beginning.object, verdict.into(), now),
+        }
+    }
+
+    fn rehearsed(&mut self, beginning: Beginning, how: Rehearsed, now: Moment) -> Life {
+        match (how, beginning.request.kind) {
+            (Rehearsed::Refused(sentence), Some(kind)) => {
+                let verdict = rehearsal::refused(kind, &sentence);
+                self.refuse(beginning.request, beginning.object, verdict.into(), now)
+            }
+            (Rehearsed::Unknown(why), _) => {
+                // The members are free for others meanwhile.
+                self.effects.push(Effect::StepAside);
+                self.postpone(beginning.object, why, now)
+            }
+            (Rehearsed::Accepted | Rehearsed::Refused(_), _) => self.guard(beginning),
+        }
+    }
+
+    /// Gives up for now, and says why, unless that was said already. A status that tells of an attempt stays as it is: it is to be
+    /// dealt with, or says when the next one begins.
+    fn postpone(&mut self, object: Object, why: String, now: Moment) -> Life {
+        let status = object.status.clone().unwrap_or_default();
+        let said = if status.attempt == 0 {
+            report::render_postponed(&self.request(&object), status, &why, now)
+        } else {
+            None
+        };
+        let Some(status) = said else { return Life::Over(Over::Failed(why)) };
+        let began = if object.status.is_none() { Happened::began(&status) } else { None };
+        let mut writer = Writer::new(*object);
+        writer.push(status, began.into_iter().collect());
+        writer.close();
+        Life::Postponing(Box::new(writer), why)
     }
 
     /// The finalizer must be there before anything is asked, so that the object cannot go while writes are suspended; and so must
@@ -593,16 +681,9 @@ fn waits(object: &ConsistencyGroupReplication) -> bool {
     !has_ended(object) && object.status.as_ref().is_some_and(|status| status.next_attempt_at.is_some())
 }
 
-/// Whether the run has ended for good. A copy has when it is said that it is one: the status that it came with is another's.
-pub fn has_ended(object: &ConsistencyGroupReplication) -> bool {
-    let is_final = object.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_final);
-    is_final && (!is_copy(object) || copies::is_said(object))
-}
-
-/// Whether there is anything to do about an object: it has not ended, or it has and its finalizer is to come off.
-pub fn needs_work(object: &ConsistencyGroupReplication) -> bool {
-    let deleting = object.metadata.deletion_timestamp.is_some();
-    goodbye::is_due(object) || !deleting && !has_ended(object)
+/// Whether the run has ended for good.
+fn has_ended(object: &ConsistencyGroupReplication) -> bool {
+    Stub::of(object).has_ended()
 }
 
 #[cfg(test)]

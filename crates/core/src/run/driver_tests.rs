@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stillpoint_api::ReplicationStatus;
+use stillpoint_api::{Phase, ReplicationStatus};
 
 use super::*;
 
@@ -42,7 +42,8 @@ const NOW: Moment = Moment { monotonic: Duration::from_secs(1), wall: Timestamp:
 fn declaring() -> Driver {
     let mut object = replication(ReplicationStatus::default());
     object.status = None;
-    object.spec.mode = Mode::Check;
+    object.spec.mode = stillpoint_api::Mode::Check;
+    object.spec.replication = None;
     object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
     object.annotations_mut().insert(stillpoint_api::labels::RUN_UID.to_owned(), "uid".to_owned());
     let claim = super::super::facts::Claim {
@@ -56,8 +57,8 @@ fn declaring() -> Driver {
     for input in [
         Input::Object(Ok(Some(Box::new(object)))),
         Input::Looked(Ok(facts())),
-        Input::Reserved(BTreeMap::new()),
         Input::LookedUp(Ok(Box::default())),
+        Input::Reserved(BTreeMap::new()),
         Input::Following(Ok((facts(), BTreeSet::new()))),
     ] {
         driver.hear(input, NOW);
@@ -131,7 +132,7 @@ fn a_copy_does_nothing_and_says_what_it_is_a_copy_of() {
         object.status = status;
         object.annotations_mut().insert(stillpoint_api::labels::RUN_UID.to_owned(), "original".to_owned());
         object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
-        assert!(needs_work(&object));
+        assert!(Stub::of(&object).needs_work());
         let (mut driver, effects) = first(object);
         let [Effect::PutStatus(said)] = &effects[..] else { panic!("{effects:?}") };
         let status = said.status.as_ref().unwrap();
@@ -157,8 +158,9 @@ fn a_run_is_pinned_before_anybody_is_asked_and_also_when_it_cannot_begin() {
     let (mut driver, _) = first(object);
     driver.hear(Input::Looked(Ok(Box::default())), NOW);
     driver.turn(NOW, true);
-    driver.hear(Input::Reserved(BTreeMap::new()), NOW);
     driver.hear(Input::LookedUp(Ok(Box::default())), NOW);
+    driver.turn(NOW, true);
+    driver.hear(Input::Reserved(BTreeMap::new()), NOW);
     let effects = driver.turn(NOW, true);
     let [Effect::SetMarks(pinned)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(pinned.annotations()[stillpoint_api::labels::RUN_UID], "uid");

@@ -8,6 +8,7 @@ use stillpoint_api::ConsistencyGroupReplication;
 use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::happened::Happened;
+use super::rehearsal::{Rehearsed, Room};
 use super::state::Command;
 use crate::replica::Kind;
 use crate::replica::ask::{Ask, Mark, NotMade, Remove};
@@ -54,6 +55,8 @@ pub struct Storage {
     pub drivers: BTreeMap<String, String>,
     /// What the kind of replica that is asked for reads of the cluster.
     pub facts: seen::Facts,
+    /// What quotas say of the number of objects, by what they call it: of several quotas, the one with the least room.
+    pub room: BTreeMap<String, Room>,
 }
 
 /// Something to do for a run. What names an input is answered by it, once, whatever happens, within a bound of time.
@@ -68,7 +71,8 @@ pub enum Effect {
     SetMarks(Box<ConsistencyGroupReplication>),
     /// Read the claims and pods of the namespace, not older than this; [`Input::Looked`].
     Look,
-    /// Read the CSI drivers of these volumes, and what a kind of replica reads of the cluster; [`Input::LookedUp`].
+    /// Read the CSI drivers of these volumes, and of a kind of replica: what it reads of the cluster, the quotas of its objects,
+    /// and whether they can be watched; [`Input::LookedUp`].
     LookUp {
         /// Names of PersistentVolumes.
         volumes: Vec<String>,
@@ -82,6 +86,8 @@ pub enum Effect {
         /// All or none; otherwise those that are free.
         whole: bool,
     },
+    /// Try these without storing anything; [`Input::Rehearsed`].
+    Rehearse(Vec<Ask>),
     /// Tell of what happens to these, and to the agents; [`Input::Following`], and from then on everything as it happens.
     Follow {
         /// What the run is about.
@@ -145,6 +151,8 @@ pub enum Input {
     Looked(Result<Box<Facts>, String>),
     /// What is known of storage, or why it is not.
     LookedUp(Result<Box<Storage>, String>),
+    /// How the API server answered to what was tried.
+    Rehearsed(Rehearsed),
     /// Claims that belong to other runs: UID of the claim, name of the replication.
     Reserved(BTreeMap<String, String>),
     /// What the run is about as it is now, and the agents that are connected; or why it cannot be followed.

@@ -3,11 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use kube::ResourceExt;
-use stillpoint_api::ConsistencyGroupReplication;
-
-use super::driver::has_ended;
 use super::state::Moment;
+use super::stub::Stub;
 use crate::limits::CLEAN_UP_RETRY_MAX;
 use crate::pauses::Pauses;
 
@@ -41,15 +38,15 @@ struct Entry {
 
 impl Expiries {
     /// An object is there, as it is now.
-    pub fn update(&mut self, object: &ConsistencyGroupReplication, now: Moment) {
-        let uid = object.uid().unwrap_or_default();
+    pub fn update(&mut self, object: &Stub, now: Moment) {
+        let uid = object.uid.clone();
         let Some(left) = time_left(object, now) else { return self.gone(&uid) };
         let at = now.monotonic + left;
         let expired = Expired {
             uid: uid.clone(),
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-            resource_version: object.resource_version(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            resource_version: object.resource_version.clone(),
         };
         if self.entries.get(&uid).is_some_and(|known| known.object == expired) {
             return;
@@ -89,13 +86,12 @@ impl Expiries {
 
 /// How long an object stays; `None`: for as long as nobody deletes it. The end is on the clock of the controller that stored it,
 /// which may be another one: nobody waits longer than was asked for.
-fn time_left(object: &ConsistencyGroupReplication, now: Moment) -> Option<Duration> {
-    let stays = Duration::from_secs(object.spec.ttl_seconds_after_finished?.into());
-    if !has_ended(object) || object.metadata.deletion_timestamp.is_some() {
+fn time_left(object: &Stub, now: Moment) -> Option<Duration> {
+    let stays = Duration::from_secs(object.stays?.into());
+    if !object.has_ended() || object.deleting {
         return None;
     }
-    let ended = object.status.as_ref()?.phases.last()?.started_at.0;
-    let since = Duration::try_from(now.wall.duration_since(ended)).unwrap_or_default();
+    let since = Duration::try_from(now.wall.duration_since(object.since?)).unwrap_or_default();
     Some(stays.saturating_sub(since))
 }
 
@@ -106,7 +102,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
     use k8s_openapi::jiff::{SignedDuration, Timestamp};
     use serde_json::json;
-    use stillpoint_api::{Phase, PhaseEntry, ReplicationStatus};
+    use stillpoint_api::{ConsistencyGroupReplication, Phase, PhaseEntry, ReplicationStatus};
 
     use super::*;
 
@@ -142,7 +138,7 @@ mod tests {
             ("another clock", object("a", Some(60), Phase::Done, -9_000), Some(60)),
             ("the longest", object("a", Some(u32::MAX), Phase::Done, 0), Some(u64::from(u32::MAX))),
         ] {
-            assert_eq!(time_left(&object, NOW), left.map(Duration::from_secs), "{name}");
+            assert_eq!(time_left(&Stub::of(&object), NOW), left.map(Duration::from_secs), "{name}");
         }
     }
 
@@ -151,12 +147,12 @@ mod tests {
         let mut expiries = Expiries::default();
         let at = |seconds| NOW.monotonic + Duration::from_secs(seconds);
         for (name, ttl) in [("late", 50), ("early", 10)] {
-            expiries.update(&object(name, Some(ttl), Phase::Done, 0), NOW);
+            expiries.update(&Stub::of(&object(name, Some(ttl), Phase::Done, 0)), NOW);
         }
         let name = |expiries: &mut Expiries, now| expiries.expired(now).map(|expired| expired.name);
         assert_eq!((expiries.wake_at(), name(&mut expiries, at(9))), (Some(at(10)), None));
         assert_eq!(name(&mut expiries, at(10)).as_deref(), Some("early"));
-        expiries.update(&object("early", Some(10), Phase::Done, 0), NOW);
+        expiries.update(&Stub::of(&object("early", Some(10), Phase::Done, 0)), NOW);
         assert_eq!(name(&mut expiries, at(11)), None, "its deletion is under way");
         expiries.refused("early", at(11));
         assert!(expiries.wake_at() > Some(at(11)), "not at once");
@@ -164,7 +160,7 @@ mod tests {
 
         let mut kept = object("late", None, Phase::Done, 0);
         kept.metadata.resource_version = Some("2".into());
-        expiries.update(&kept, NOW);
+        expiries.update(&Stub::of(&kept), NOW);
         assert_eq!((name(&mut expiries, at(60)), expiries.wake_at()), (None, None), "somebody wants to keep it");
     }
 }

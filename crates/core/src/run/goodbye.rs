@@ -12,6 +12,7 @@ use super::effect::{Effect, Refused};
 use super::epochs::outranks;
 use super::happened::Happened;
 use super::state::{Moment, Request};
+use super::stub::Stub;
 use super::sweep::last_void;
 use crate::limits::MAX_CONFLICTS;
 use crate::replica::removal::{Left, Scope};
@@ -178,7 +179,7 @@ fn first(request: &Request, object: &ConsistencyGroupReplication) -> Option<Effe
         (Some(Phase::Done), DeletionPolicy::Delete) if object.finalizers().iter().any(|one| one == ORPHAN) => None,
         // The garbage collector may have orphaned them before this object was read.
         (Some(Phase::Done), DeletionPolicy::Delete) => remove(Some(request.uid.clone())),
-        _ if last_void(status) == 0 => None,
+        _ if Stub::of(object).progress.map_or(0, last_void) == 0 => None,
         _ => remove(None),
     }
 }

@@ -7,8 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use stillpoint_api::{PhaseEntry, ReplicationStatus};
 
-use super::super::driver::needs_work;
 use super::super::effect::Input;
+use super::super::stub::Stub;
 use super::*;
 use crate::replica::removal::Removed;
 use crate::run::driver::{Driver, Settings};
@@ -114,7 +114,7 @@ fn the_finalizer_comes_off_where_nothing_is_to_be_cleaned_up() {
         ("a copy of a failed one, deleted", deleted(copy(ended(Failed))), "lets go"),
     ] {
         assert_eq!(first_of(&object), first, "{name}");
-        assert_eq!(needs_work(&object), first != "leaves it", "{name}");
+        assert_eq!(Stub::of(&object).needs_work(), first != "leaves it", "{name}");
     }
     let mut refused = ended(Aborted);
     let status = refused.status.as_mut().unwrap();
@@ -162,7 +162,7 @@ fn what_is_said_of_a_void_cut_stays_true() {
     let effects = hear(&mut driving, left("VolumeSnapshot a is being deleted", false));
     let (_, _, object) = cleaned_up(&effects);
     assert!(object.metadata.finalizers.as_ref().is_some_and(|all| all.len() == 1), "the object waits");
-    assert!(needs_work(&object));
+    assert!(Stub::of(&object).needs_work());
 
     let (mut driving, _) = driver(&object);
     let effects = hear(&mut driving, Input::Removed(Removed::default()));

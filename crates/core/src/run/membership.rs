@@ -110,7 +110,7 @@ pub fn resolve(
 ) -> Result<Vec<Member>, Refusal> {
     check_hold_timeout(request, ceiling)?;
     let selection = select(&spec.source, &candidates.claims)?;
-    check_kind(request, candidates)?;
+    check_kind(spec, request, candidates)?;
     let missing = selection.missing.into_iter().map(|name| {
         let claim = ClaimReference { name: name.to_owned(), uid: String::new() };
         (claim, Err(claim_not_found(name)))
@@ -145,15 +145,18 @@ fn claim_not_found(name: &str) -> Verdict {
     )
 }
 
-fn check_kind(request: &Request, candidates: &Candidates) -> Result<(), Verdict> {
-    match (request.mode, request.kind) {
-        (Mode::Check, _) => request.wishes.check(),
-        (Mode::Replicate, Some(kind)) => {
-            request.wishes.check()?;
-            kind.available(&candidates.facts)
-        }
+fn check_kind(
+    spec: &ConsistencyGroupReplicationSpec,
+    request: &Request,
+    candidates: &Candidates,
+) -> Result<(), Verdict> {
+    request.wishes.check()?;
+    match request.kind {
+        Some(kind) => kind.available(&candidates.facts),
+        // A check may leave out how; then its end says what was not looked at.
+        None if request.mode == Mode::Check && spec.replication.is_none() => Ok(()),
         // The CRD refuses it, but a CRD may be newer than this controller.
-        (Mode::Replicate, None) => Err(Verdict::new(
+        None => Err(Verdict::new(
             Reason::UnknownReplicaKind,
             "spec.replication asks for no kind of replica that this version of Stillpoint knows; name one that it knows, or update it",
         )),
@@ -310,9 +313,7 @@ fn find_recipe(
     candidates: &Candidates,
     member: &MemberFacts<'_>,
 ) -> Result<Recipe, Verdict> {
-    let (Mode::Replicate, Some(kind), Some(how)) = (request.mode, request.kind, &spec.replication) else {
-        return Ok(Recipe::default());
-    };
+    let (Some(kind), Some(how)) = (request.kind, &spec.replication) else { return Ok(Recipe::default()) };
     let recipe = kind.resolve(how, member, &candidates.facts)?;
     match kind.excludes(Method::FilesystemFreeze, member, &recipe, &candidates.facts) {
         Some(verdict) => Err(verdict),

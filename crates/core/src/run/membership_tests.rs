@@ -168,9 +168,28 @@ fn what_concerns_the_whole_group_is_no_members_blocker() {
 }
 
 #[test]
-fn a_check_needs_no_snapshots() {
+fn a_check_is_refused_what_a_replication_is_unless_it_does_not_say_how() {
+    type Spoil = fn(&mut Group);
+    let cases: [(&str, Spoil); 5] = [
+        ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
+        ("SnapshotClassNotFound", |g| g.spec.replication = Some(snapshots(Some("nope")))),
+        ("NoDefaultSnapshotClass", |g| g.candidates.facts = classes(&[("fast", "csi.example", false)])),
+        ("NotACsiVolume", |g| g.candidates.drivers.clear()),
+        ("UnknownReplicaKind", |g| {
+            g.spec.replication = Some(Replication::default());
+            g.request.kind = None;
+        }),
+    ];
+    for (reason, spoil) in cases {
+        for mode in [Mode::Check, Mode::Replicate] {
+            let mut group = group();
+            group.request.mode = mode;
+            spoil(&mut group);
+            assert_eq!(resolved(&group).unwrap_err(), reason, "{mode:?}");
+        }
+    }
     let mut group = group();
-    group.request.mode = Mode::Check;
+    (group.request.mode, group.request.kind, group.spec.replication) = (Mode::Check, None, None);
     group.candidates.facts = Facts::default();
     group.candidates.drivers.clear();
     assert_eq!(resolved(&group).unwrap().len(), 2);

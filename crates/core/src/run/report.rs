@@ -1,10 +1,10 @@
 //! The status that users see, rendered from the run. Pure.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 
 use super::conditions;
 use super::observed::Observed;
-use super::state::{Member, Moment, Request, Run};
+use super::state::{Member, Moment, Request, Run, note_phase};
 use crate::limits::MAX_STATUS_BLOCKERS;
 use stillpoint_api::{Consistency, HoldStatus, MemberStatus, Mode, Phase, ReplicationStatus};
 
@@ -38,6 +38,28 @@ pub fn render_refused(request: &Request, run: &Run, now: Moment) -> ReplicationS
         conditions: conditions::refused(request, run, now),
         ..render(request, run, &Observed::default(), now)
     }
+}
+
+/// The status of one that cannot begin yet, and why; `None`: it says so already.
+pub fn render_postponed(
+    request: &Request,
+    mut before: ReplicationStatus,
+    why: &str,
+    now: Moment,
+) -> Option<ReplicationStatus> {
+    let message = format!("{why}; it is tried again until it can begin");
+    let conditions = conditions::waiting(request.generation, &message, &before.conditions, now);
+    let told = |one: &Condition| before.conditions.iter().any(|it| it.type_ == one.type_ && it.message == one.message);
+    if conditions.iter().all(told) {
+        return None;
+    }
+    before.conditions.retain(|one| conditions.iter().all(|it| it.type_ != one.type_));
+    before.conditions.splice(0..0, conditions);
+    if before.phase.is_none() {
+        before.phase = Some(Phase::Pending);
+        note_phase(&mut before.phases, Phase::Pending, now);
+    }
+    Some(ReplicationStatus { leader_epoch: request.epoch, observed_generation: request.generation, ..before })
 }
 
 fn hold(run: &Run) -> Option<HoldStatus> {

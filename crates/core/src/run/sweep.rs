@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 
 use kube::ResourceExt;
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, ReplicationStatus, labels};
+use stillpoint_api::{Phase, labels};
 
 use crate::limits::MAX_REMEMBERED_RUNS;
 use crate::replica::KINDS;
 use crate::replica::ask::{Remove, RunId};
+use crate::run::stub::{Progress, Stub};
 
 /// Which attempts are void, by the UID of the replication. What is void stays so, and final phases are never left, so this
 /// never becomes wrong.
@@ -71,13 +72,12 @@ impl Sweep {
     /// A replica that turned up before the end of its attempt was stored was not late then, and no event will tell of it
     /// again: the replicas of a void attempt are to be looked for once more, now that whatever comes after this is known to be
     /// late. If the caller has no room for that, it calls [`Sweep::forget`], and the next look at the object tries again.
-    pub fn remember(&mut self, object: &ConsistencyGroupReplication) -> Option<Voided> {
-        let status = object.status.as_ref().filter(|_| object.spec.mode == Mode::Replicate)?;
-        let ended = status.phase.is_some_and(Phase::is_final);
-        let uid = object.uid().unwrap_or_default();
+    pub fn remember(&mut self, object: &Stub) -> Option<Voided> {
+        let progress = object.progress.filter(|_| object.replicates)?;
+        let (uid, ended) = (object.uid.clone(), object.has_ended());
         let known = self.known.get(&uid).copied();
         let before = known.unwrap_or_default();
-        let now = Known { last_void: before.last_void.max(last_void(status)), ended: before.ended || ended };
+        let now = Known { last_void: before.last_void.max(last_void(progress)), ended: before.ended || ended };
         if known == Some(now) {
             return None;
         }
@@ -85,7 +85,7 @@ impl Sweep {
             self.known.clear();
         }
         self.known.insert(uid.clone(), now);
-        let namespace = object.namespace().unwrap_or_default();
+        let namespace = object.namespace.clone();
         (now.last_void > before.last_void).then_some(Voided { namespace, uid, last_attempt: now.last_void })
     }
 
@@ -122,15 +122,15 @@ pub fn attempt_of(replica: &impl ResourceExt) -> Option<u32> {
 }
 
 /// The last attempt whose replicas are void; 0: none.
-pub(super) fn last_void(status: &ReplicationStatus) -> u32 {
+pub(super) fn last_void(progress: Progress) -> u32 {
     // Without an attempt that was begun nothing was asked of anybody.
-    if status.phases.iter().all(|entry| entry.phase == Phase::Pending || entry.phase.is_final()) {
+    if !progress.began {
         return 0;
     }
-    match status.phase {
-        Some(Phase::Aborted | Phase::Failed | Phase::Pending) => status.attempt,
+    match progress.phase {
+        Some(Phase::Aborted | Phase::Failed | Phase::Pending) => progress.attempt,
         Some(Phase::Checking | Phase::Ready | Phase::Replicating | Phase::Done) | None => {
-            status.attempt.saturating_sub(1)
+            progress.attempt.saturating_sub(1)
         }
     }
 }
@@ -139,33 +139,17 @@ pub(super) fn last_void(status: &ReplicationStatus) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-    use k8s_openapi::jiff::Timestamp;
-    use serde_json::json;
-
     use super::*;
-    use stillpoint_api::PhaseEntry;
 
-    /// A replication whose second attempt has come so far.
-    fn replication(phases: &[Phase]) -> ConsistencyGroupReplication {
-        let mut object: ConsistencyGroupReplication = serde_json::from_value(json!({
-            "apiVersion": "stillpoint.io/v1alpha1",
-            "kind": "ConsistencyGroupReplication",
-            "metadata": {"name": "nightly", "namespace": "shop", "uid": "uid"},
-            "spec": {"source": {}, "replication": {"volumeSnapshot": {}}},
-        }))
-        .unwrap();
-        let entry = |phase: &Phase| PhaseEntry { phase: *phase, started_at: MicroTime(Timestamp::UNIX_EPOCH) };
-        let phases = phases.iter().map(entry).collect::<Vec<_>>();
-        let phase = phases.last().map(|entry| entry.phase);
-        object.status = Some(ReplicationStatus { attempt: 2, phase, phases, ..ReplicationStatus::default() });
-        object
+    /// A replication whose second attempt has come to this phase.
+    fn replication(began: bool, phase: Phase) -> Stub {
+        let progress = Some(Progress { phase: Some(phase), attempt: 2, began });
+        Stub { uid: "uid".to_owned(), replicates: true, progress, ..Stub::default() }
     }
 
     #[test]
     fn an_attempt_is_void_when_it_was_aborted_or_another_one_followed() {
         use Phase::{Aborted, Checking, Done, Failed, Pending, Replicating};
-        let first = [Checking, Pending];
         let cases = [
             (Checking, Some(true), Some(false)),
             (Replicating, Some(true), Some(false)),
@@ -177,12 +161,12 @@ mod tests {
         for (phase, of_the_first, of_the_second) in cases {
             let mut sweep = Sweep::default();
             assert_eq!(sweep.is_void("uid", 1), None);
-            let voided = sweep.remember(&replication(&[&first[..], &[phase]].concat())).unwrap();
+            let voided = sweep.remember(&replication(true, phase)).unwrap();
             assert_eq!((sweep.is_void("uid", 1), sweep.is_void("uid", 2)), (of_the_first, of_the_second), "{phase:?}");
             assert_eq!(voided.last_attempt, if of_the_second == Some(true) { 2 } else { 1 }, "{phase:?}");
         }
         let mut sweep = Sweep::default();
-        assert_eq!(sweep.remember(&replication(&[Aborted])), None, "nothing was asked of anybody");
+        assert_eq!(sweep.remember(&replication(false, Aborted)), None, "nothing was asked of anybody");
         assert_eq!(sweep.is_void("uid", 1), Some(false));
     }
 }

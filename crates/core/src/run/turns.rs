@@ -3,29 +3,29 @@
 //! Whoever needs agents has a place among the runs; what only waits for its uploads, and what only cleans up after an ended
 //! run, takes none from those.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::ResourceExt;
-use stillpoint_api::{ConsistencyGroupReplication, Phase, PhaseEntry, ReplicationStatus};
+use stillpoint_api::{Phase, PhaseEntry, ReplicationStatus};
 
 use super::conditions;
-use super::driver::{Over, has_ended, needs_work};
+use super::driver::Over;
 use super::state::Moment;
+use super::stub::Stub;
 use crate::limits::{API_RETRY_MAX, API_RETRY_MIN, CLEAN_UP_RETRY_MAX, MAX_GOODBYES, MAX_UPLOADS};
-
-type Object = Arc<ConsistencyGroupReplication>;
 
 /// A replication that is worked on, or is to be.
 #[derive(Clone, Debug)]
 struct Entry {
-    newest: Object,
+    newest: Arc<Stub>,
     turn: Turn,
     /// A cool-down, or a pause after a failure, lasts until then.
     not_before: Duration,
     /// That it waits was said.
     shown: bool,
+    /// Why it could not be driven, where that is to be said.
+    trouble: Option<String>,
     /// Its deletion was seen since it was started, which may have looked before.
     deletion_seen: bool,
     /// Failures, one after the other.
@@ -70,8 +70,6 @@ pub struct Turns {
     parting: VecDeque<String>,
     /// Entries of the queue of which it was not said yet that they wait.
     unsaid: VecDeque<String>,
-    /// UIDs that the list in progress has shown so far.
-    listed: HashSet<String>,
 }
 
 impl Turns {
@@ -87,32 +85,12 @@ impl Turns {
             queue: VecDeque::new(),
             parting: VecDeque::new(),
             unsaid: VecDeque::new(),
-            listed: HashSet::new(),
         }
     }
 
-    /// A list of all objects begins.
-    pub fn list_begins(&mut self) {
-        self.listed.clear();
-    }
-
-    /// The list shows an object.
-    pub fn listed(&mut self, object: Object, now: Duration) {
-        self.listed.extend(object.uid());
-        self.update(object, now);
-    }
-
-    /// The list is complete: gives those that are driven and were deleted while nobody watched.
-    pub fn list_ends(&mut self) -> Vec<String> {
-        let missing: Vec<String> = self.entries.keys().filter(|uid| !self.listed.contains(*uid)).cloned().collect();
-        missing.into_iter().filter(|uid| self.gone(uid)).collect()
-    }
-
     /// An object is there, as it is now.
-    pub fn update(&mut self, object: Object, now: Duration) {
-        let uid = object.uid().unwrap_or_default();
-        let to_do = needs_work(&object);
-        let deleting = object.metadata.deletion_timestamp.is_some();
+    pub fn update(&mut self, object: Arc<Stub>, now: Duration) {
+        let (uid, to_do, deleting) = (object.uid.clone(), object.needs_work(), object.deleting);
         if let Some(entry) = self.entries.get_mut(&uid) {
             if deleting && !entry.deletion_seen {
                 // A deletion waits for no cool-down.
@@ -129,6 +107,7 @@ impl Turns {
                 turn: Turn::Idle,
                 not_before: now,
                 shown: false,
+                trouble: None,
                 deletion_seen: false,
                 failures: 0,
             };
@@ -149,7 +128,7 @@ impl Turns {
     }
 
     /// Who begins now, if anybody does. To be asked again until nobody does.
-    pub fn start(&mut self, now: Duration) -> Option<Object> {
+    pub fn start(&mut self, now: Duration) -> Option<Arc<Stub>> {
         while let Some((at, uid)) = self.later.first().cloned()
             && at <= now
         {
@@ -168,15 +147,24 @@ impl Turns {
         None
     }
 
-    /// Who waits for a place and has no status that says so, with that status. Given once.
-    pub fn waits(&mut self, epoch: u64, now: Moment) -> Option<(Object, ReplicationStatus)> {
+    /// Who waits, for a place or because it could not be driven, and has no status that says so, with that status. Given once.
+    pub fn waits(&mut self, epoch: u64, now: Moment) -> Option<(Arc<Stub>, ReplicationStatus)> {
         while let Some(uid) = self.unsaid.pop_front() {
-            let waits = self.entries.get_mut(&uid).filter(|entry| entry.turn == Turn::Queued && !entry.shown);
+            let waits = |entry: &&mut Entry| match entry.turn {
+                Turn::Queued => !entry.shown,
+                Turn::Later(_) => !entry.shown && entry.trouble.is_some(),
+                Turn::Idle | Turn::Driven(_) => false,
+            };
+            let waits = self.entries.get_mut(&uid).filter(waits);
             let Some(entry) = waits else { continue };
             entry.shown = true;
-            if entry.newest.status.is_none() {
+            if entry.newest.progress.is_none() {
                 let object = Arc::clone(&entry.newest);
-                let status = waiting_status(&object, self.max_runs, epoch, now);
+                let message = match &entry.trouble {
+                    Some(why) => format!("{why}; it is tried again until it can begin"),
+                    None => format!("{} replications run already; this one waits for its turn", self.max_runs),
+                };
+                let status = waiting_status(&object, &message, epoch, now);
                 return Some((object, status));
             }
         }
@@ -209,6 +197,16 @@ impl Turns {
         }
         let failed = !matches!(over, Over::Ended | Over::Later(_));
         entry.failures = if failed { entry.failures.saturating_add(1) } else { 0 };
+        // The run says so itself, unless it cannot even read its object; what it said is seen before it fails a second time.
+        if let Over::Failed(why) = over
+            && entry.failures > 1
+            && entry.newest.progress.is_none()
+            && entry.trouble.as_ref() != Some(why)
+        {
+            entry.trouble = Some(why.clone());
+            entry.shown = false;
+            self.unsaid.push_back(uid.to_owned());
+        }
         let again = match over {
             Over::Ended => None,
             Over::Later(after) => Some(*after),
@@ -222,12 +220,12 @@ impl Turns {
                 entry.not_before = now + after;
                 self.enqueue(uid, now);
             }
-            None if there && needs_work(&entry.newest) => {}
+            None if there && entry.newest.needs_work() => {}
             _ => self.forget(uid),
         }
     }
 
-    fn begin(&mut self, uid: &str, place: Place) -> Option<Object> {
+    fn begin(&mut self, uid: &str, place: Place) -> Option<Arc<Stub>> {
         // Whoever is forgotten has left its queue.
         let entry = self.entries.get_mut(uid)?;
         entry.turn = Turn::Driven(place);
@@ -265,7 +263,7 @@ impl Turns {
             return;
         }
         entry.turn = Turn::Queued;
-        if has_ended(&entry.newest) {
+        if entry.newest.has_ended() {
             self.parting.push_back(uid.to_owned());
         } else {
             self.queue.push_back(uid.to_owned());
@@ -282,15 +280,14 @@ fn pause(failures: u32, longest: Duration) -> Duration {
 }
 
 /// The status of one that waits for its turn.
-fn waiting_status(object: &ConsistencyGroupReplication, max_runs: usize, epoch: u64, now: Moment) -> ReplicationStatus {
-    let generation = object.metadata.generation;
-    let message = format!("{max_runs} replications run already; this one waits for its turn");
+fn waiting_status(object: &Stub, message: &str, epoch: u64, now: Moment) -> ReplicationStatus {
+    let generation = object.generation;
     ReplicationStatus {
         phase: Some(Phase::Pending),
         phases: vec![PhaseEntry { phase: Phase::Pending, started_at: now.micro_time() }],
         observed_generation: generation,
         leader_epoch: epoch,
-        conditions: conditions::waiting(generation, &message, &[], now),
+        conditions: conditions::waiting(generation, message, &[], now),
         ..ReplicationStatus::default()
     }
 }

@@ -1,41 +1,30 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
-use stillpoint_api::labels;
 
+use super::super::stub::Progress;
 use super::*;
 
 const NOW: Duration = Duration::from_secs(100);
 
-fn replication(name: &str) -> ConsistencyGroupReplication {
-    serde_json::from_value(json!({
-        "apiVersion": "stillpoint.io/v1alpha1",
-        "kind": "ConsistencyGroupReplication",
-        "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"},
-        "spec": {"source": {"persistentVolumeClaimNames": ["a"]}, "mode": "Check"},
-    }))
-    .unwrap()
+fn replication(name: &str) -> Stub {
+    Stub { namespace: "shop".to_owned(), name: name.to_owned(), uid: name.to_owned(), ..Stub::default() }
 }
 
-fn deleting(name: &str, phase: Phase) -> ConsistencyGroupReplication {
-    let mut object = replication(name);
-    object.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-    object.metadata.finalizers = Some(vec![labels::FINALIZER.to_owned()]);
-    object.status = Some(ReplicationStatus { phase: Some(phase), ..ReplicationStatus::default() });
-    object
+fn deleting(name: &str, phase: Phase) -> Stub {
+    let progress = Some(Progress { phase: Some(phase), ..Progress::default() });
+    Stub { deleting: true, guarded: true, is_to_be_let_go: true, progress, ..replication(name) }
 }
 
 /// Starts all that can be started; gives their names.
 fn started(turns: &mut Turns, now: Duration) -> Vec<String> {
-    std::iter::from_fn(|| turns.start(now)).map(|object| object.name_any()).collect()
+    std::iter::from_fn(|| turns.start(now)).map(|object| object.name.clone()).collect()
 }
 
 /// Those of whom it is said that they wait.
 fn said(turns: &mut Turns) -> Vec<String> {
     let now = Moment { monotonic: NOW, wall: Timestamp::UNIX_EPOCH };
-    std::iter::from_fn(|| turns.waits(1, now)).map(|(object, _)| object.name_any()).collect()
+    std::iter::from_fn(|| turns.waits(1, now)).map(|(object, _)| object.name.clone()).collect()
 }
 
 #[test]
@@ -74,8 +63,8 @@ fn what_cannot_be_removed_holds_no_place_and_is_tried_again_after_growing_pauses
     // More than are dealt with at the same time, and each of them is refused for ever.
     for number in 0..=MAX_GOODBYES {
         let mut object = replication(&format!("refused-{number}"));
-        object.metadata.finalizers = Some(vec![stillpoint_api::labels::FINALIZER.to_owned()]);
-        object.status = Some(ReplicationStatus { phase: Some(Phase::Failed), ..ReplicationStatus::default() });
+        object.is_to_be_let_go = true;
+        object.progress = Some(Progress { phase: Some(Phase::Failed), ..Progress::default() });
         turns.update(object.into(), now);
     }
     let mut pauses = Vec::new();
@@ -97,6 +86,26 @@ fn what_cannot_be_removed_holds_no_place_and_is_tried_again_after_growing_pauses
         now = at;
     }
     assert!(pauses.is_sorted() && pauses.last() == Some(&CLEAN_UP_RETRY_MAX), "{pauses:?}");
+}
+
+#[test]
+fn one_whose_object_cannot_be_read_is_said_to_wait_once_for_each_cause() {
+    let mut turns = Turns::new(1);
+    turns.update(replication("first").into(), NOW);
+    let now = |at| Moment { monotonic: at, wall: Timestamp::UNIX_EPOCH };
+    let (mut at, mut said) = (NOW, Vec::new());
+    for why in ["one", "one", "one", "another", "another"] {
+        assert_eq!(started(&mut turns, at), ["first"]);
+        turns.ended("first", &Over::Failed(why.into()), true, at);
+        said.push(turns.waits(1, now(at)).map(|(_, status)| status.conditions[0].message.clone()));
+        at = turns.wake_at().unwrap();
+    }
+    let said: Vec<_> = said.iter().map(|one| one.as_deref().map(|one| one.split(';').next().unwrap())).collect();
+    assert_eq!(
+        said,
+        [None, Some("one"), None, Some("another"), None],
+        "after the first failure its run may have said it"
+    );
 }
 
 #[test]
@@ -149,18 +158,4 @@ fn an_upload_gives_its_place_among_the_runs_to_the_next() {
     turns.ended("first", &Over::Ended, false, NOW);
     assert_eq!(started(&mut turns, NOW), ["third"]);
     assert_eq!((turns.runs, turns.uploads), (1, 0));
-}
-
-#[test]
-fn what_a_new_list_does_not_show_is_gone() {
-    let mut turns = Turns::new(1);
-    for name in ["first", "second", "third"] {
-        turns.update(replication(name).into(), NOW);
-    }
-    assert_eq!(started(&mut turns, NOW), ["first"]);
-    turns.list_begins();
-    turns.listed(replication("third").into(), NOW);
-    assert_eq!(turns.list_ends(), ["first"], "it is told of its end");
-    turns.ended("first", &Over::Ended, false, NOW);
-    assert_eq!(started(&mut turns, NOW), ["third"]);
 }

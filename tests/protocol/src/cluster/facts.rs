@@ -85,7 +85,7 @@ pub fn storage(volumes: &[String], kind: Option<&dyn Kind>) -> Storage {
         class.metadata.annotations = Some([(DEFAULT_CLASS_ANNOTATION.to_owned(), "true".to_owned())].into());
         (resource.kind, vec![class])
     });
-    Storage { drivers, facts: seen::Facts { read: read.collect() } }
+    Storage { drivers, facts: seen::Facts { read: read.collect() }, ..Storage::default() }
 }
 
 /// Whether a member is mounted by the pod of this UID.

@@ -29,6 +29,7 @@ use stillpoint_core::run::attempt::AttemptDriver;
 use stillpoint_core::run::driver::{Driver, Settings};
 use stillpoint_core::run::effect::{self, Facts};
 use stillpoint_core::run::observed::{AnswerContent, Observed};
+use stillpoint_core::run::rehearsal;
 use stillpoint_core::run::state::{Member, Moment, Stage, Verdict};
 use stillpoint_core::run::writer::{Write, Writer};
 use stillpoint_core::wire::agent_message::Report;
@@ -300,6 +301,7 @@ impl Leaders {
             effect::Effect::LookUp { volumes, kind } => {
                 effect::Input::LookedUp(Ok(Box::new(cluster::storage(&volumes, kind))))
             }
+            effect::Effect::Rehearse(_) => effect::Input::Rehearsed(rehearsal::Rehearsed::Accepted),
             effect::Effect::Reserve { .. } => effect::Input::Reserved([].into()),
             effect::Effect::Follow { agents, .. } => effect::Input::Following(Ok((
                 facts(),

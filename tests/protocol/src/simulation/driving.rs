@@ -6,6 +6,7 @@ use stillpoint_core::limits::MAX_HOLD;
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::driver::{Driver, Over, Settings};
 use stillpoint_core::run::effect::{Effect, Facts, Input};
+use stillpoint_core::run::rehearsal::Rehearsed;
 use stillpoint_core::run::state::{Command, Stage};
 
 use super::api::Request;
@@ -139,6 +140,7 @@ impl World {
             Effect::Look => self.ask(process, Request::Look { driver }),
             Effect::LookUp { volumes, kind } => self.ask(process, Request::LookUp { driver, volumes, kind }),
             // There is no other replication that could have them.
+            Effect::Rehearse(_) => return Some(Input::Rehearsed(Rehearsed::Accepted)),
             Effect::Reserve { .. } => return Some(Input::Reserved([].into())),
             Effect::Follow { interest, agents, .. } => {
                 self.ask(process, Request::Follow { driver, replicas: interest.replicas.is_some(), agents });

@@ -18,7 +18,7 @@ use std::time::Duration;
 use stillpoint_api::{DeletionPolicy, MemberState, Mode, Phase, ReplicationStatus};
 use stillpoint_core::hold::Command;
 use stillpoint_core::limits::{GUARDIAN_GRACE, THAW_RETRY, THAW_TIMEOUT};
-use stillpoint_core::run::driver::needs_work;
+use stillpoint_core::run::stub::Stub;
 use stillpoint_core::wire::agent_message::Report;
 
 use super::Ending;
@@ -450,7 +450,7 @@ impl World {
         if is_deleting(&object) {
             return self.violate("P8", "the object is being deleted, and nobody takes the finalizer off".to_owned());
         }
-        if status.phase.is_some_and(Phase::is_final) && needs_work(&object) {
+        if status.phase.is_some_and(Phase::is_final) && Stub::of(&object).needs_work() {
             return self.violate("P8", "the run has ended, and nobody takes the finalizer off".to_owned());
         }
         let Some(phase) = status.phase.filter(|phase| phase.is_final()) else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stillpoint_core::limits::{API_RETRY_MAX, API_RETRY_MIN};
 use stillpoint_core::run::effect::Input;
+use stillpoint_core::run::stub::Stub;
 
 use super::api::Request;
 use super::world::{Event, ToProcess, World};
@@ -74,8 +75,9 @@ impl World {
         let Some(lead) = &mut to.leading else { return };
         let voided = match &object {
             Some(object) => {
-                lead.turns.update(Arc::new(object.clone()), now.monotonic);
-                lead.sweep.remember(object)
+                let stub = Arc::new(Stub::of(object));
+                lead.turns.update(stub.clone(), now.monotonic);
+                lead.sweep.remember(&stub)
             }
             None => {
                 lead.turns.gone(UID);

@@ -8,6 +8,7 @@ use stillpoint_core::limits::API_RETRY_MAX;
 use stillpoint_core::replica::ask::Remove;
 use stillpoint_core::replica::removal::{Ask, Deleted, Found, Removal, Scope, Trouble};
 use stillpoint_core::run::effect::Input;
+use stillpoint_core::run::stub::Stub;
 use stillpoint_core::run::sweep::{Judgement, Voided};
 
 use super::api::Request;
@@ -112,7 +113,7 @@ impl World {
     ) {
         let Ok(object) = read else { return self.ask_again(process, Request::Judge(snapshot)) };
         let lead = self.processes[process].leading.as_mut();
-        let voided = lead.zip(object).and_then(|(lead, object)| lead.sweep.remember(&object));
+        let voided = lead.zip(object).and_then(|(lead, object)| lead.sweep.remember(&Stub::of(&object)));
         if let Some(voided) = voided {
             self.sweep_voided(process, &voided);
         }

@@ -162,6 +162,7 @@ fn input(input: &Input) -> String {
         | Input::Patched(Err(_))
         | Input::Looked(Err(_))
         | Input::LookedUp(Err(_))
+        | Input::Rehearsed(_)
         | Input::Reserved(_)
         | Input::Following(_)
         | Input::Deletion

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::null_mut;
 use std::thread::JoinHandle;
@@ -33,6 +33,27 @@ pub struct StuckWrite {
 impl StuckWrite {
     /// Begins a write to a new file of the directory, and waits until it is stuck.
     pub fn new(directory: &Path) -> Self {
+        Self::begin(directory, |file, data| (&*file).write_all(data).unwrap())
+    }
+
+    /// The same through Linux AIO, so that no look of an agent sees it.
+    pub fn unseen(directory: &Path) -> Self {
+        Self::begin(directory, |file, data| {
+            let (opcode, descriptor) = (1_u64, u64::from(file.as_raw_fd().cast_unsigned()));
+            // As struct iocb of linux/aio_abi.h, on a little-endian machine.
+            let write: [u64; 8] = [0, 0, opcode | descriptor << 32, data.as_ptr() as u64, data.len() as u64, 0, 0, 0];
+            let writes = &raw const write;
+            let mut context = 0_u64;
+            // SAFETY: all that is pointed to outlives the calls; a buffered write has ended when io_submit(2) returns.
+            unsafe {
+                assert_eq!(libc::syscall(libc::SYS_io_setup, 1, &raw mut context), 0);
+                assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1, &raw const writes), 1);
+                assert_eq!(libc::syscall(libc::SYS_io_destroy, context), 0);
+            }
+        })
+    }
+
+    fn begin(directory: &Path, write: fn(&File, &[u8])) -> Self {
         // SAFETY: a new mapping that nothing else uses, and the structures of linux/userfaultfd.h.
         let (faults, page) = unsafe {
             let faults = userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK).unwrap();
@@ -42,11 +63,11 @@ impl StuckWrite {
             ioctl(&faults, Updater::<UFFDIO_REGISTER, Range>::new(&mut range)).unwrap();
             (faults, page)
         };
-        let mut file = File::create(directory.join("stuck")).unwrap();
+        let file = File::create(directory.join("stuck")).unwrap();
         let writer = std::thread::spawn(move || {
             // SAFETY: the mapping is never unmapped; reading it waits until `finish`.
             let data = unsafe { std::slice::from_raw_parts(page as *const u8, PAGE) };
-            file.write_all(data).unwrap();
+            write(&file, data);
         });
         let mut fds = [rustix::event::PollFd::new(&faults, rustix::event::PollFlags::IN)];
         let begun = Instant::now();

@@ -32,6 +32,7 @@ fn what_is_too_costly_for_a_hold_is_never_prepared_and_the_cpu_limit_is_named() 
     // It may go better in time.
     story.pass(LOCK_POLL);
     story.done(look(Duration::from_millis(4_900), Duration::ZERO));
+    story.well_until("");
     assert!(matches!(story.heard(), Report::Prepared(_)));
 }
 
