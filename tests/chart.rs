@@ -240,7 +240,7 @@ fn the_controller_is_granted_what_every_kind_of_replica_needs() {
             assert!(granted(&resource, "list"), "{kind:?}: {} may not be listed", resource.plural);
         }
         for resource in kind.objects() {
-            for verb in ["list", "watch", "create", "patch", "delete"] {
+            for verb in ["get", "list", "watch", "create", "patch", "delete"] {
                 assert!(granted(&resource, verb), "{kind:?}: no {verb} of {}", resource.plural);
             }
         }

@@ -7,6 +7,7 @@
 
 mod chart;
 mod cluster;
+mod cuts;
 mod endings;
 mod events;
 mod goodbyes;

@@ -155,14 +155,16 @@ async fn a_broken_hold_voids_the_cut() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_fails_voids_the_cut_and_takes_the_others_along() {
+async fn a_snapshot_that_fails_to_the_end_voids_the_cut_and_takes_the_others_along() {
     let fixture = Fixture::new("refused").await;
     let class = snapshot_class(&fixture, DRIVER).await;
     let agents = group(&fixture, [Behaviour::Clean, Behaviour::Clean]).await;
     let _snapshots = snapshots::play(&fixture, |claim| {
         Some(if claim == "orders" { snapshots::refused("the pool is full") } else { snapshots::usable() })
     });
-    fixture.replicate("nightly", spec(&fixture, &class)).await;
+    let mut spec = spec(&fixture, &class);
+    spec["suspension"]["holdTimeout"] = json!("4s");
+    fixture.replicate("nightly", spec).await;
 
     let failed = fixture.wait_for_phase("nightly", Phase::Failed).await;
     let (_, reason, message) = condition(&failed, "Ready");
@@ -181,7 +183,8 @@ async fn a_snapshot_without_a_creation_time_is_not_waited_for_beyond_the_hold() 
     let agents = group(&fixture, [Behaviour::Clean, Behaviour::Clean]).await;
     let _snapshots = snapshots::play(&fixture, |claim| (claim != "orders").then(snapshots::usable));
     let mut spec = spec(&fixture, &class);
-    spec["suspension"]["holdTimeout"] = json!("1s");
+    // Whoever plays the snapshot controller takes notice of one of them in that time.
+    spec["suspension"]["holdTimeout"] = json!("4s");
     fixture.replicate("nightly", spec).await;
 
     let failed = fixture.wait_for_phase("nightly", Phase::Failed).await;

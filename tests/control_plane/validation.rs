@@ -22,14 +22,14 @@ fn replications(fixture: &Fixture) -> Api<DynamicObject> {
     Api::namespaced_with(fixture.client.clone(), &fixture.namespace, &resource)
 }
 
-#[tokio::test]
-async fn wrong_objects_are_refused_with_a_sentence() {
-    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+/// What is wrong, the spec, and what the API server says of it.
+type Case = (&'static str, Value, &'static str);
+
+/// Members that cannot be known.
+fn wrong_sources() -> Vec<Case> {
     let snapshot = json!({"volumeSnapshot": {}});
     let spec = |source: &Value| json!({"source": source, "replication": snapshot});
-    let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
-    let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
-    let cases = [
+    vec![
         (
             "two sources",
             spec(&json!({"selector": {"matchLabels": {"app": "shop"}}, "persistentVolumeClaimNames": ["orders"]})),
@@ -40,6 +40,16 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("an empty matchLabels", spec(&json!({"selector": {"matchLabels": {}}})), "selector must not be empty"),
         ("no claim", spec(&json!({"persistentVolumeClaimNames": []})), "should have at least 1 items"),
         ("a claim twice", spec(&json!({"persistentVolumeClaimNames": ["a", "a"]})), "names a claim twice"),
+    ]
+}
+
+/// Times and counts outside their bounds.
+fn wrong_times() -> Vec<Case> {
+    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+    let snapshot = json!({"volumeSnapshot": {}});
+    let timeouts = |suspension: Value| json!({"source": names, "replication": snapshot, "suspension": suspension});
+    let retry = |retry: Value| json!({"source": names, "replication": snapshot, "retry": retry});
+    vec![
         ("a zero holdTimeout", timeouts(json!({"holdTimeout": "0s"})), "holdTimeout must be longer than 0s"),
         ("a negative holdTimeout", timeouts(json!({"holdTimeout": "-3s"})), "holdTimeout must be longer than 0s"),
         ("a zero prepareTimeout", timeouts(json!({"prepareTimeout": "0s"})), "prepareTimeout must be longer than 0s"),
@@ -55,14 +65,6 @@ async fn wrong_objects_are_refused_with_a_sentence() {
         ("a long cool-down", retry(json!({"coolDown": "61m"})), "coolDown must be at most 1h"),
         ("too many attempts", retry(json!({"limit": 11})), "should be less than or equal to 10"),
         ("fewer than none", retry(json!({"limit": -1})), "should be greater than or equal to 0"),
-        ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
-        ("no kind of replica", json!({"source": names, "replication": {}}), "needs exactly one kind of replica"),
-        (
-            "an unknown kind of replica",
-            json!({"source": names, "replication": {"photograph": {}}}),
-            "needs exactly one kind of replica",
-        ),
-        ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
         (
             "a negative ttl",
             json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": -1}),
@@ -73,18 +75,52 @@ async fn wrong_objects_are_refused_with_a_sentence() {
             json!({"source": names, "replication": snapshot, "ttlSecondsAfterFinished": 4_000_000_000_u64}),
             "should be less than or equal to 315360000",
         ),
+    ]
+}
+
+/// What cannot be replicated in this way.
+fn wrong_replications() -> Vec<Case> {
+    let names = json!({"persistentVolumeClaimNames": ["orders"]});
+    let wishes = |wishes: Value| json!({"source": names, "replication": {"volumeSnapshot": wishes}});
+    vec![
+        ("no time to be ready", wishes(json!({"readyTimeout": "0s"})), "readyTimeout must be longer than 0s"),
+        (
+            "our own label",
+            wishes(json!({"labels": {"stillpoint.io/attempt": "9"}})),
+            "labels must not begin with stillpoint.io/",
+        ),
+        (
+            "our own annotation",
+            wishes(json!({"annotations": {"stillpoint.io/proven-at": "now"}})),
+            "annotations must not begin with stillpoint.io/",
+        ),
+        ("a label of two words", wishes(json!({"labels": {"team": "a b"}})), "labels.team"),
+        ("a long annotation", wishes(json!({"annotations": {"note": "x".repeat(257)}})), "annotations.note"),
+        ("nothing to replicate with", json!({"source": names}), "spec.replication is required with mode Replicate"),
+        ("no kind of replica", json!({"source": names, "replication": {}}), "needs exactly one kind of replica"),
+        (
+            "an unknown kind of replica",
+            json!({"source": names, "replication": {"photograph": {}}}),
+            "needs exactly one kind of replica",
+        ),
+        ("null to replicate with", json!({"source": names, "replication": null}), "spec.replication is required"),
         ("an unknown mode", json!({"source": names, "mode": "Maybe"}), "supported values: \"Replicate\", \"Check\""),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn wrong_objects_are_refused_with_a_sentence() {
     let fixture = Fixture::new("validation").await;
     let api = replications(&fixture);
-    for (case, spec, sentence) in cases {
+    for (case, spec, sentence) in wrong_sources().into_iter().chain(wrong_times()).chain(wrong_replications()) {
         let refusal = match api.create(&PostParams::default(), &object("wrong", spec)).await {
             Ok(_) => panic!("{case}: the API server accepted it"),
             Err(error) => error.to_string(),
         };
         assert!(refusal.contains(sentence), "{case}: the sentence `{sentence}` is not in: {refusal}");
     }
-    let long = object(&"x".repeat(64), spec(&names));
+    let right = json!({"source": {"persistentVolumeClaimNames": ["orders"]}, "replication": {"volumeSnapshot": {}}});
+    let long = object(&"x".repeat(64), right);
     let refusal = api.create(&PostParams::default(), &long).await.expect_err("a name of 64 characters").to_string();
     assert!(refusal.contains("at most 63 characters"), "{refusal}");
 }
@@ -94,9 +130,11 @@ async fn wrong_objects_are_refused_with_a_sentence() {
 async fn a_kind_of_replica_without_entries_may_be_null() {
     let fixture = Fixture::new("null").await;
     let api = replications(&fixture);
-    for (name, how) in
-        [("empty", json!({})), ("null", json!(null)), ("class", json!({"volumeSnapshotClassName": null}))]
-    {
+    for (name, how) in [
+        ("empty", json!({})),
+        ("null", json!(null)),
+        ("class", json!({"volumeSnapshotClassName": null, "readyTimeout": null, "labels": null, "annotations": null})),
+    ] {
         let spec = json!({
             "source": {"persistentVolumeClaimNames": ["orders"]},
             "replication": {"volumeSnapshot": how},

@@ -22,6 +22,8 @@ const LARGEST: usize = 4 * 1024 * 1024;
 pub enum Creations {
     /// They are carried out, and the connection breaks before the answer.
     Unanswered,
+    /// The first one is answered as by an API server that has just lost its etcd leader, and has no effect.
+    FailsOnce,
     /// They wait on the way, and the connection breaks; they arrive when the test says so.
     Late,
 }
@@ -40,7 +42,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let asked = Arc::new(AtomicUsize::new(0));
-        let (arrive, arrived) = watch::channel(creations == Creations::Unanswered);
+        let (arrive, arrived) = watch::channel(creations != Creations::Late);
         let routes = Router::new().fallback({
             let asked = Arc::clone(&asked);
             move |request: Request| {
@@ -53,7 +55,10 @@ impl Proxy {
                     if !creates {
                         return forward(&client, request).await;
                     }
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+                    if creations == Creations::FailsOnce {
+                        return if first { leader_changed() } else { forward(&client, request).await };
+                    }
                     tokio::spawn(async move {
                         arrived.wait_for(|arrived| *arrived).await.expect("the test goes on");
                         forward(&client, request).await
@@ -71,6 +76,16 @@ impl Proxy {
     pub fn let_arrive(&self) {
         self.arrive.send_replace(true);
     }
+}
+
+fn leader_changed() -> Response {
+    let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500,
+        "message": "etcdserver: leader changed", "reason": "InternalError"}"#;
+    Response::builder()
+        .status(500)
+        .header("content-type", "application/json")
+        .body(Body::from(status))
+        .expect("an answer")
 }
 
 async fn forward(client: &Client, request: Request) -> Response {

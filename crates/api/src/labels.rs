@@ -10,6 +10,21 @@ pub const ATTEMPT: &str = "stillpoint.io/attempt";
 pub const CLAIM: &str = "stillpoint.io/claim";
 /// Annotation on every replica: the UID of the claim that it shows.
 pub const CLAIM_UID: &str = "stillpoint.io/claim-uid";
+/// Annotation on every replica: when it was asked for, within the hold, by the controller's clock. Objects that do not say so are
+/// not of the cut that was asked for then.
+pub const ASKED_AT: &str = "stillpoint.io/asked-at";
+/// Annotation on a replica of a cut that is proven, and on no other: when every agent had said that it held, by the controller's
+/// clock.
+pub const PROVEN_AT: &str = "stillpoint.io/proven-at";
+/// Annotation beside [`PROVEN_AT`]: the consistency that was achieved.
+pub const CONSISTENCY: &str = "stillpoint.io/consistency";
+/// Annotation beside [`PROVEN_AT`]: when the hold began. The replicas of the attempt show one common point in time between
+/// this and [`CUT_CONFIRMED_AT`].
+pub const HOLD_STARTED_AT: &str = "stillpoint.io/hold-started-at";
+/// Annotation beside [`PROVEN_AT`]: when the last of the cuts was confirmed.
+pub const CUT_CONFIRMED_AT: &str = "stillpoint.io/cut-confirmed-at";
+/// Annotation beside [`PROVEN_AT`]: how many members the group has. Fewer replicas of the same attempt are not the group.
+pub const MEMBERS: &str = "stillpoint.io/members";
 /// Annotation on a replication: its own UID, put on before anybody is asked for anything. An object that names another UID is a
 /// copy of that run, and is none.
 pub const RUN_UID: &str = "stillpoint.io/run-uid";

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Members of one group.
 pub const MAX_MEMBERS: usize = 100;
+/// Labels that a spec may ask for on every replica; annotations as many.
+pub const MAX_REPLICA_LABELS: usize = 16;
+/// Characters of one annotation that a spec asks for.
+pub const MAX_REPLICA_ANNOTATION: usize = 256;
 /// Largest `spec.retry.limit`: attempts after the first one.
 pub const MAX_RETRIES: u32 = 10;
 /// Shortest `spec.retry.coolDown`.

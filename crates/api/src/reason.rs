@@ -64,6 +64,8 @@ reasons! {
     CutTimeout,
     /// The object was deleted before it was done.
     Deleted,
+    /// The driver suspends or freezes for itself what Stillpoint has frozen.
+    DriverFreezes,
     /// An operation on the whole filesystem is under way.
     FilesystemBusy,
     /// Dirty pages could not be written back.
@@ -126,10 +128,16 @@ reasons! {
     ReplicaDeleted,
     /// A replica was there before the hold.
     ReplicaExists,
+    /// Kubernetes does not take the labels or annotations that are asked for on replicas.
+    ReplicaLabelsInvalid,
+    /// Nobody took notice of any replica that was asked for.
+    ReplicaNotNoticed,
     /// A replica was not usable in time.
     ReplicaNotUsable,
     /// The API server would refuse a replica.
     ReplicaRefused,
+    /// A replica shows a moment before the hold.
+    ReplicaTooOld,
     /// The claim was restored from a replica of another member.
     RestoredCopy,
     /// The selector cannot be understood.

@@ -62,8 +62,10 @@ const _: () = {
         + MAX_MEMBERS * MEMBER_BYTES
         + MAX_PHASES * PHASE_BYTES
         + 7 * CONDITION_BYTES;
+    // The name of a label or an annotation has a prefix of at most 253 bytes, and 63 more.
+    const LABEL_BYTES: usize = (NAME_BYTES + 64 + 63) + (NAME_BYTES + 64 + CHAR_BYTES * MAX_REPLICA_ANNOTATION) + 16;
     // Names of claims are most of it.
-    const SPEC_BYTES: usize = MAX_MEMBERS * (NAME_BYTES + 8) + 4096;
+    const SPEC_BYTES: usize = MAX_MEMBERS * (NAME_BYTES + 8) + MAX_REPLICA_LABELS * LABEL_BYTES + 4096;
     assert!(STATUS_BYTES + SPEC_BYTES + ANNOTATIONS < ETCD_REQUEST, "a status could be too large to be stored");
 };
 /// Replications that need their agents at the same time in one controller; others wait in `Pending`.
@@ -288,14 +290,23 @@ pub const WAITING_CONCURRENCY: usize = 16;
 pub const EXPIRY_CONCURRENCY: usize = 8;
 /// Snapshots that may have turned up late which are dealt with at the same time.
 pub const LATE_CONCURRENCY: usize = 16;
+/// One try of asking for a replica, within a hold: a try whose answer is late is followed by another one, which finds what the
+/// first one has made.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const _: () = assert!(is_shorter(ASK_TIMEOUT, API_TIMEOUT));
+/// Tries to write the proof onto one replica, with pauses up to [`API_RETRY_MAX`]: for about as long as the API server may be away
+/// without anybody being called. Then the status alone says it.
+pub const MAX_MARK_TRIES: u32 = 360;
+/// By how much a replica may say that it was cut before it was asked for: clocks of storage systems differ from the controller's.
+/// Beyond it the cut is another one. Drivers that hand out older snapshots do so for half an hour and more.
+pub const CREATION_TIME_TOLERANCE: Duration = Duration::from_secs(300);
+const _: () = assert!(is_shorter(MAX_HOLD, CREATION_TIME_TOLERANCE));
 /// Snapshots that may have turned up late which wait until they can be dealt with, those of [`LATE_CONCURRENCY`] among them.
 pub const LATE_WAITING: usize = 1_024;
 const _: () = assert!(LATE_WAITING > LATE_CONCURRENCY, "what waits for a pause holds up nobody");
 /// Tries, with pauses of up to [`CLEAN_UP_RETRY_MAX`], after which a snapshot that turned up late and cannot be removed is left to
 /// the goodbye of its replication, and to the next list.
 pub const LATE_TRIES: u32 = 16;
-/// How long replicas may take to become usable after the hold. Long: drivers upload.
-pub const READY_TO_USE_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
 /// The first epoch of a Lease that has forgotten its count is the seconds since this one, 2025-01-01, in seconds since 1970. So
 /// it is above every earlier one, because a turn takes more than a second.

@@ -131,7 +131,15 @@ mod tests {
             }
         });
         let client = Client::new(server, "shop");
-        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 2, owner: None };
+        let run = RunId {
+            replication: "nightly",
+            uid: "uid",
+            namespace: "shop",
+            attempt: 2,
+            owner: None,
+            asked_at: None,
+            wishes: None,
+        };
         let removes = KINDS[0].remove(&run, &[]);
         let names = vec!["named".to_owned()];
         let removes = removes.into_iter().map(|remove| Remove { names: names.clone(), ..remove }).collect();

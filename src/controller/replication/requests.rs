@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use futures::StreamExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, Status};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use stillpoint_api::{ConsistencyGroupReplication, labels};
-use stillpoint_core::limits::API_TIMEOUT;
-use stillpoint_core::replica::ask::Ask;
+use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT, MAX_MARK_TRIES, RESOLVE_CONCURRENCY};
+use stillpoint_core::pauses::Pauses;
+use stillpoint_core::replica::ask::{Ask, Mark, NotMade};
 use stillpoint_core::run::effect::{Input, Refused};
 use stillpoint_core::run::rehearsal::Rehearsed;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::controller::api::{sentence, within};
 
@@ -59,9 +63,60 @@ pub async fn ask(client: Client, namespace: String, ask: Ask) -> Input {
     let name = ask.name();
     let Ask::Create { resource, object } = ask;
     let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
-    // An object that is there already is refused too: it may be from before the hold, and then it shows another moment.
-    let created = within(API_TIMEOUT, api.create(&PostParams::default(), &object)).await;
-    Input::Asked { name, result: created.map(Box::new).map_err(|error| format!("{error:#}")) }
+    let result = create(&api, &name.name, &object).await.map(Box::new);
+    Input::Asked { name, result }
+}
+
+async fn create(api: &Api<DynamicObject>, name: &str, object: &DynamicObject) -> Result<DynamicObject, NotMade> {
+    match timeout(ASK_TIMEOUT, api.create(&PostParams::default(), object)).await {
+        // An earlier try whose answer was lost has made it, or somebody else has, perhaps before the hold: the object says.
+        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => {
+            let found = made(timeout(ASK_TIMEOUT, api.get_opt(name)).await)?;
+            found.ok_or_else(|| NotMade::Unknown(format!("{}, and is gone again", status.message)))
+        }
+        answer => made(answer),
+    }
+}
+
+fn made<T>(answer: Result<kube::Result<T>, Elapsed>) -> Result<T, NotMade> {
+    match answer {
+        Ok(Ok(object)) => Ok(object),
+        Ok(Err(kube::Error::Api(status))) => Err(NotMade::answered(status.code, status.message)),
+        Ok(Err(error)) => Err(NotMade::Unknown(sentence(&error))),
+        Err(_) => Err(NotMade::Unknown(format!("the API server did not answer within {ASK_TIMEOUT:?}"))),
+    }
+}
+
+/// Writes onto replicas, in a namespace, each until it is done or the API server will not have it.
+pub async fn mark(client: Client, namespace: String, marks: Vec<Mark>) -> Input {
+    let marked = futures::stream::iter(marks).map(|one| mark_one(&client, &namespace, one));
+    let refused: Vec<_> =
+        marked.buffer_unordered(RESOLVE_CONCURRENCY).filter_map(async |one| one.err()).collect().await;
+    Input::Marked(refused.into_iter().next().map_or(Ok(()), Err))
+}
+
+async fn mark_one(client: &Client, namespace: &str, mark: Mark) -> Result<(), String> {
+    let Mark { resource, name, uid, annotations } = mark;
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
+    // With its UID the patch is refused by whatever has taken the place of this one.
+    let mut metadata = json!({"annotations": annotations});
+    if let Some(uid) = uid {
+        metadata["uid"] = uid.into();
+    }
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    let mut pauses = Pauses::default();
+    for _ in 0..MAX_MARK_TRIES {
+        match made(timeout(ASK_TIMEOUT, api.patch_metadata(&name, &PatchParams::default(), &patch)).await) {
+            Ok(_) => return Ok(()),
+            Err(NotMade::Refused(why)) => return Err(why),
+            Err(NotMade::Unknown(why)) => {
+                tracing::warn!(namespace, name, "the proof could not be written, and it is tried again: {why}");
+            }
+        }
+        tokio::time::sleep(pauses.take()).await;
+    }
+    Err(format!("the API server did not take it in {MAX_MARK_TRIES} tries"))
 }
 
 /// Tries whether these would be accepted, without storing anything.
@@ -109,7 +164,7 @@ pub fn warm(client: &Client, connections: usize) {
 
 /// A request as a driver hears of it.
 async fn asked<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Refused> {
-    match tokio::time::timeout(API_TIMEOUT, request).await {
+    match timeout(API_TIMEOUT, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(Refused::NotFound),
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(Refused::Conflict),

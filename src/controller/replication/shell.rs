@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
 use super::removal::{disown, remove};
-use super::requests::{Stored, ask, rehearse, warm};
+use super::requests::{Stored, ask, mark, rehearse, warm};
 use super::reserved::{Reservation, Reserved};
 use super::storage::storage;
 use crate::controller::cluster::{Cluster, Follower, Namespace};
@@ -180,14 +180,13 @@ impl Shell {
             }
             Effect::Warm(connections) => warm(&client, connections),
             Effect::Ask(asks) => {
-                for one in asks {
-                    self.spawn(ask(client.clone(), namespace.clone(), one));
-                }
+                asks.into_iter().for_each(|one| self.spawn(ask(client.clone(), namespace.clone(), one)));
             }
             Effect::Remove { removes, scope } => {
                 let removal = Removal::new(removes, scope);
                 self.spawn(async move { Input::Removed(remove(&client, &namespace, removal).await) });
             }
+            Effect::Mark(marks) => self.spawn(mark(client, namespace, marks)),
             Effect::Disown { removes, owner } => {
                 self.spawn(async move { Input::Disowned(disown(&client, &namespace, removes, &owner).await) });
             }

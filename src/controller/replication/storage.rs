@@ -133,7 +133,15 @@ mod tests {
         // What kube-apiserver says of a group that nobody serves: not a Status object.
         let client = answering(StatusCode::NOT_FOUND, "404 page not found\n");
         assert_eq!(facts(&client, KINDS[0]).await.unwrap().read.len(), 0);
-        let run = RunId { replication: "nightly", uid: "uid", namespace: "shop", attempt: 1, owner: None };
+        let run = RunId {
+            replication: "nightly",
+            uid: "uid",
+            namespace: "shop",
+            attempt: 1,
+            owner: None,
+            asked_at: None,
+            wishes: None,
+        };
         let removed = remove(&client, "shop", Removal::new(KINDS[0].remove(&run, &[]), Scope::up_to(1))).await;
         assert_eq!(removed, Removed::default());
     }

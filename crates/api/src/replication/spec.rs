@@ -1,11 +1,15 @@
 //! What the user asks for: the immutable spec of a replication.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::limits::{COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_RETRIES, MAX_TTL_SECONDS};
+use crate::limits::{
+    COOL_DOWN_MAX, COOL_DOWN_MIN, MAX_MEMBERS, MAX_REPLICA_ANNOTATION, MAX_REPLICA_LABELS, MAX_RETRIES, MAX_TTL_SECONDS,
+};
 use crate::{Duration, ReplicationStatus};
 
 /// One run: cut the volumes of a consistency group at one common point in time, or not at all. The spec cannot be changed, except
@@ -67,7 +71,7 @@ pub struct ConsistencyGroupReplicationSpec {
     /// How every member is replicated. Required unless `mode` is `Check`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
-    /// Whether an aborted attempt is followed by another one. Left out, it is not.
+    /// Whether an attempt that ended badly is followed by another one. Left out, it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// What happens to the replicas when this object is deleted. `Delete` removes them, `Retain` keeps them. It may be changed to
@@ -154,8 +158,8 @@ impl Default for Suspension {
     }
 }
 
-/// Further attempts after one that was aborted: nothing was cut in it. A failed run, of which something was cut, is never
-/// tried again.
+/// Further attempts after one that was aborted, of which nothing was cut, or that failed and left nothing: its replicas are
+/// removed, and every agent has said that writes go on. A hold that no snapshot controller took notice of is not repeated.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -228,18 +232,58 @@ where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
 {
-    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
+    Ok(Some(or_default(deserializer)?))
 }
 
 /// Replicas as CSI `VolumeSnapshot` objects (<https://kubernetes.io/docs/concepts/storage/volume-snapshots/>).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.readyTimeout) || duration(self.readyTimeout) > duration('0s')")
+        .message("spec.replication.volumeSnapshot.readyTimeout must be longer than 0s"),
+    validation = Rule::new("!has(self.labels) || self.labels.all(key, !key.startsWith('stillpoint.io/'))")
+        .message("spec.replication.volumeSnapshot.labels must not begin with stillpoint.io/"),
+    validation = Rule::new("!has(self.annotations) || self.annotations.all(key, !key.startsWith('stillpoint.io/'))")
+        .message("spec.replication.volumeSnapshot.annotations must not begin with stillpoint.io/")
+)]
 pub struct VolumeSnapshotReplication {
     /// The class for every member. Its driver must be the driver of every member's volume. Left out, each member gets the
     /// default class of its own driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub volume_snapshot_class_name: Option<String>,
+    /// How long a proven cut may take until every snapshot is `readyToUse`; then it is void. Left out, there is no limit:
+    /// drivers upload, and the cut stays what it is meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema", extend("nullable" = true))]
+    pub ready_timeout: Option<Duration>,
+    /// Labels that every snapshot carries beside those of Stillpoint, at most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[schemars(extend("maxProperties" = MAX_REPLICA_LABELS, "nullable" = true))]
+    pub labels: BTreeMap<String, LabelValue>,
+    /// Annotations that every snapshot carries beside those of Stillpoint, at most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[schemars(extend("maxProperties" = MAX_REPLICA_LABELS, "nullable" = true))]
+    pub annotations: BTreeMap<String, AnnotationValue>,
+}
+
+/// The value of a label, as Kubernetes takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LabelValue(
+    #[schemars(length(max = 63), regex(pattern = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"))] pub String,
+);
+
+/// The value of an annotation: at most 256 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AnnotationValue(#[schemars(length(max = MAX_REPLICA_ANNOTATION))] pub String);
+
+/// Reads `null` as what is left out.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What happens to the replicas when the object is deleted.

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use proptest::prelude::*;
 
 use super::*;
@@ -11,6 +13,31 @@ fn the_replication_owns_what_is_to_go_with_it() {
         let mut request = request();
         (request.owner, request.deletion_policy) = (Some(owner.clone()), policy);
         assert_eq!(request.run_id(1).metadata("x".into()).owner_references, owners, "{policy:?}");
+    }
+}
+
+#[test]
+fn what_a_spec_asks_for_stands_beside_what_is_stillpoints() {
+    let mut request = request();
+    let one = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    request.wishes.labels = [one("team", "shop"), one(labels::ATTEMPT, "99")].into();
+    request.wishes.annotations = [one("note", "nightly")].into();
+    let claim = ClaimReference { name: "orders".into(), uid: "c1".into() };
+    let made = request.run_id(1).metadata_of_member(&claim);
+    let labels = made.labels.unwrap();
+    assert_eq!((&*labels["team"], &*labels[labels::ATTEMPT], &*labels[labels::REPLICATION]), ("shop", "1", "nightly"));
+    let annotations = made.annotations.unwrap();
+    assert_eq!((&*annotations["note"], &*annotations[labels::CLAIM]), ("nightly", "orders"));
+}
+
+#[test]
+fn only_what_asking_again_cannot_change_is_a_refusal() {
+    let refused = |code| matches!(NotMade::answered(code, "why"), NotMade::Refused(_));
+    for code in [400, 403, 404, 405, 413, 422] {
+        assert!(refused(code), "{code}");
+    }
+    for code in [401, 408, 409, 429, 500, 502, 503, 504, 0] {
+        assert!(!refused(code), "{code}");
     }
 }
 

@@ -4,9 +4,11 @@
 //! what the kind says of each member.
 
 pub mod ask;
+mod drivers;
 pub mod removal;
 pub mod seen;
 pub mod volume_snapshot;
+pub mod wishes;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +20,7 @@ use crate::run::state::Verdict;
 use ask::{Ask, Recipe, Remove, RunId};
 use seen::{Facts, Judged, Seen};
 use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Replication};
+use wishes::Wishes;
 
 /// Every kind of replica.
 pub static KINDS: &[&dyn Kind] = &[
@@ -31,6 +34,9 @@ pub trait Kind: Sync {
 
     /// Whether a spec asks for this kind.
     fn is_asked_for(&self, replication: &Replication) -> bool;
+
+    /// What a spec that asks for this kind asks for of every replica.
+    fn wishes(&self, how: &Replication) -> Wishes;
 
     /// The resources that its replicas consist of, in the namespace of the replication. They are watched, and whatever carries
     /// the labels of a void attempt is removed from them.
@@ -62,7 +68,13 @@ pub trait Kind: Sync {
     fn remove(&self, run: &RunId<'_>, members: &[&ClaimReference]) -> Vec<Remove>;
 
     /// Why a member that is suspended so cannot have such a replica, if that is so.
-    fn excludes(&self, _method: Method) -> Option<Verdict> {
+    fn excludes(
+        &self,
+        _method: Method,
+        _member: &MemberFacts<'_>,
+        _recipe: &Recipe,
+        _facts: &Facts,
+    ) -> Option<Verdict> {
         None
     }
 }
@@ -107,6 +119,8 @@ pub struct Words {
     pub uncut: &'static str,
     /// What is said of a replica that is not usable in time.
     pub unusable: &'static str,
+    /// What to look at when nobody takes notice of replicas: a sentence.
+    pub unnoticed: &'static str,
     /// What may fail and is not found before it is tried: "unless …".
     pub untried: &'static str,
 }
@@ -119,6 +133,7 @@ impl Default for Words {
             many: "replicas",
             uncut: "were not cut",
             unusable: "was not usable",
+            unnoticed: "Whoever makes them does not run.",
             untried: "making them fails",
         }
     }

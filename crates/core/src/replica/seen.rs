@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::{ApiResource, DynamicObject};
 
+use super::ask::NotMade;
 use crate::run::state::Verdict;
 
 /// An object among all those of a replication, whatever their kinds.
@@ -29,8 +30,8 @@ impl ObjectName {
 pub struct Seen<'a> {
     /// The objects that are there.
     pub objects: &'a BTreeMap<ObjectName, DynamicObject>,
-    /// What was asked for in vain, or without an answer, and why.
-    pub refused: &'a BTreeMap<ObjectName, String>,
+    /// What was asked for in vain, and why.
+    pub unmade: &'a BTreeMap<ObjectName, NotMade>,
 }
 
 /// What was read of the cluster before members are resolved.
@@ -45,14 +46,18 @@ pub struct Facts {
 pub struct Judged {
     /// Its name, as far as it is known; empty until then.
     pub name: String,
-    /// The request for it was refused, or nobody has heard how it ended. It may be there nevertheless.
+    /// There will be none that shows this cut: the request for it was refused, or its name is another object's.
     pub refused: Option<Verdict>,
+    /// What was last said to be wrong, by whoever makes it or was asked for it. It may mend itself.
+    pub trouble: Option<Verdict>,
     /// How far it is; `None`: nothing is seen of it.
     pub cut: Option<Cut>,
+    /// Whoever makes it has taken notice of it.
+    pub noticed: bool,
 }
 
 /// How far a replica is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Asked for; nothing is known to be cut.
     Pending,
@@ -66,6 +71,14 @@ pub enum Cut {
         /// By the storage system's clock.
         creation_time: Timestamp,
     },
-    /// Whoever makes it reports an error.
-    Trouble(Verdict),
+}
+
+impl Cut {
+    /// When it was taken, by the storage system's clock.
+    pub fn taken_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Pending => None,
+            Self::Taken { creation_time } | Self::Usable { creation_time } => Some(*creation_time),
+        }
+    }
 }

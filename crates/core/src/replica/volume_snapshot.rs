@@ -6,15 +6,16 @@ use kube::Resource;
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
-use super::ask::{Ask, Recipe, Remove, RunId};
+use super::ask::{Ask, NotMade, Recipe, Remove, RunId};
 use super::seen::{Cut, Facts, Judged, ObjectName, Seen};
-use super::{Kind, MemberFacts, Words};
+use super::wishes::Wishes;
+use super::{Kind, MemberFacts, Words, drivers};
 use crate::run::state::Verdict;
 use stillpoint_api::snapshot::{
     DEFAULT_CLASS_ANNOTATION, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotSource, VolumeSnapshotSpec,
     VolumeSnapshotStatus,
 };
-use stillpoint_api::{ClaimReference, Reason, Replication};
+use stillpoint_api::{ClaimReference, Method, Reason, Replication};
 
 /// The kind.
 pub struct VolumeSnapshots;
@@ -26,12 +27,24 @@ impl Kind for VolumeSnapshots {
             many: "VolumeSnapshots",
             uncut: "had no creationTime",
             unusable: "was not readyToUse",
+            unnoticed: "Does the snapshot controller run (in many clusters the Deployment snapshot-controller in kube-system), and may it write to VolumeSnapshots?",
             untried: "the snapshot controller does not run or the storage system refuses a snapshot",
         }
     }
 
     fn is_asked_for(&self, replication: &Replication) -> bool {
         replication.volume_snapshot.is_some()
+    }
+
+    fn wishes(&self, how: &Replication) -> Wishes {
+        let Some(how) = &how.volume_snapshot else { return Wishes::default() };
+        let labels = how.labels.iter().map(|(key, value)| (key.clone(), value.0.clone()));
+        let annotations = how.annotations.iter().map(|(key, value)| (key.clone(), value.0.clone()));
+        Wishes {
+            labels: labels.collect(),
+            annotations: annotations.collect(),
+            ready_timeout: how.ready_timeout.map(Into::into),
+        }
     }
 
     fn objects(&self) -> Vec<ApiResource> {
@@ -85,6 +98,18 @@ impl Kind for VolumeSnapshots {
         members.iter().map(|claim| (claim.uid.clone(), judge(run, claim, seen))).collect()
     }
 
+    fn excludes(&self, method: Method, member: &MemberFacts<'_>, recipe: &Recipe, facts: &Facts) -> Option<Verdict> {
+        let Method::FilesystemFreeze = method;
+        let name = recipe.class.as_deref();
+        let classes = facts.read.get(&*VolumeSnapshotClass::kind(&()));
+        let class = classes.into_iter().flatten().find(|class| class.metadata.name.as_deref() == name);
+        let parameters = class.map(|class| class.data["parameters"].clone()).unwrap_or_default();
+        let why = drivers::excludes(member.driver, &serde_json::from_value(parameters).unwrap_or_default())?;
+        let message =
+            format!("PersistentVolumeClaim {} cannot be cut while its filesystem is frozen: {why}", member.claim.name);
+        Some(Verdict::new(Reason::DriverFreezes, message))
+    }
+
     fn remove(&self, run: &RunId<'_>, members: &[&ClaimReference]) -> Vec<Remove> {
         vec![run.remove(resource(), members.iter().map(|claim| run.replica_name(claim)).collect())]
     }
@@ -106,40 +131,53 @@ fn snapshot(run: &RunId<'_>, claim: &ClaimReference, recipe: &Recipe) -> Dynamic
 
 fn judge(run: &RunId<'_>, claim: &ClaimReference, seen: &Seen<'_>) -> Judged {
     let name = run.replica_name(claim);
-    let failed = |message: &str| {
-        Verdict::new(
-            Reason::SnapshotFailed,
-            format!("VolumeSnapshot {name} of PersistentVolumeClaim {} failed: {message}", claim.name),
-        )
+    let says = |what: &str, message: &str| {
+        let message = format!("VolumeSnapshot {name} of PersistentVolumeClaim {} {what}: {message}", claim.name);
+        Some(Verdict::new(Reason::SnapshotFailed, message))
     };
     let object = ObjectName { kind: VolumeSnapshot::kind(&()).into_owned(), name: name.clone() };
-    Judged {
-        refused: seen.refused.get(&object).map(|message| failed(message)),
-        cut: seen.objects.get(&object).map(|snapshot| how_far(&snapshot.data["status"], failed)),
-        name,
+    let Some(snapshot) = seen.objects.get(&object) else {
+        let (refused, trouble) = match seen.unmade.get(&object) {
+            None => (None, None),
+            Some(NotMade::Refused(message)) => (says("was refused", message), None),
+            Some(NotMade::Unknown(message)) => (None, says("could not be asked for, and it is tried again", message)),
+        };
+        return Judged { refused, trouble, cut: None, noticed: false, name };
+    };
+    if !run.has_made(snapshot) {
+        let refused = says("was refused", "another object has its name, which this run has not made");
+        return Judged { refused, trouble: None, cut: Some(Cut::Pending), noticed: true, name };
     }
+    let status = &snapshot.data["status"];
+    let (cut, trouble) = how_far(status);
+    // What the snapshot controller does first is to put on its finalizers.
+    let noticed = snapshot.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty())
+        || status.as_object().is_some_and(|status| status.values().any(|value| !value.is_null()));
+    let trouble = trouble.and_then(|message| says("reports an error", &message));
+    Judged { refused: None, trouble, cut: Some(cut), noticed, name }
 }
 
-/// What the status of a snapshot says.
+/// What the status of a snapshot says: how far it is, and the last error.
 ///
 /// `creationTime` is set when the driver's CreateSnapshot has returned, which CSI allows only once the cut is taken
-/// (CSI specification, CreateSnapshot: the snapshot may still be "post processing", with `ready_to_use` false).
-fn how_far(status: &Value, failed: impl Fn(&str) -> Verdict) -> Cut {
+/// (CSI specification, CreateSnapshot: the snapshot may still be "post processing", with `ready_to_use` false). An error beside
+/// it is about what comes after the cut. An error alone is not the end either: the snapshot controller goes on trying, puts
+/// conflicts of its own updates there too, and takes the error away when it succeeds.
+fn how_far(status: &Value) -> (Cut, Option<String>) {
     let status = match serde_json::from_value::<Option<VolumeSnapshotStatus>>(status.clone()) {
-        Ok(Some(status)) => status,
-        Ok(None) => return Cut::Pending,
-        Err(error) => return Cut::Trouble(failed(&format!("its status cannot be understood: {error}"))),
+        Ok(status) => status.unwrap_or_default(),
+        Err(error) => return (Cut::Pending, Some(format!("its status cannot be understood: {error}"))),
     };
     let ready = status.ready_to_use == Some(true);
-    // A usable snapshot can carry the error of an earlier try.
-    if let (Some(error), false) = (&status.error, ready) {
-        return Cut::Trouble(failed(error.message.as_deref().unwrap_or("the driver gave no message")));
-    }
-    match &status.creation_time {
+    let cut = match &status.creation_time {
         None => Cut::Pending,
         Some(time) if ready => Cut::Usable { creation_time: time.0 },
         Some(time) => Cut::Taken { creation_time: time.0 },
-    }
+    };
+    // A usable snapshot can carry the error of an earlier try.
+    let error = status.error.filter(|_| !matches!(cut, Cut::Usable { .. }));
+    let message = |message: Option<String>| message.unwrap_or_else(|| "the driver gave no message".to_owned());
+    (cut, error.map(|error| message(error.message)))
 }
 
 /// A `VolumeSnapshotClass`, as far as the choice needs it.

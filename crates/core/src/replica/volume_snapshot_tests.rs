@@ -17,24 +17,33 @@ fn name_of_orders() -> ObjectName {
 }
 
 /// What is known when this is seen of the snapshot of `orders`.
-fn judged(snapshot: Option<DynamicObject>, refused: Option<&str>) -> Judged {
-    let objects = snapshot.into_iter().map(|snapshot| (name_of_orders(), snapshot)).collect();
-    let refused = refused.into_iter().map(|why| (name_of_orders(), why.to_owned())).collect();
-    let seen = Seen { objects: &objects, refused: &refused };
-    VolumeSnapshots.judge(&request().run_id(1), &[&orders()], &seen).remove("c1").unwrap()
+fn judged(snapshot: Option<DynamicObject>, unmade: Option<NotMade>) -> Judged {
+    let request = request();
+    judged_by(&request.run_id(1), snapshot, unmade)
 }
 
-fn failed(message: &str) -> Verdict {
+fn judged_by(run: &RunId<'_>, snapshot: Option<DynamicObject>, unmade: Option<NotMade>) -> Judged {
+    let objects = snapshot.into_iter().map(|snapshot| (name_of_orders(), snapshot)).collect();
+    let unmade = unmade.into_iter().map(|why| (name_of_orders(), why)).collect();
+    let seen = Seen { objects: &objects, unmade: &unmade };
+    VolumeSnapshots.judge(run, &[&orders()], &seen).remove("c1").unwrap()
+}
+
+fn says(what: &str, message: &str) -> Option<Verdict> {
     let name = name_of_orders().name;
-    let sentence = format!("VolumeSnapshot {name} of PersistentVolumeClaim orders failed: {message}");
-    Verdict::new(Reason::SnapshotFailed, sentence)
+    let sentence = format!("VolumeSnapshot {name} of PersistentVolumeClaim orders {what}: {message}");
+    Some(Verdict::new(Reason::SnapshotFailed, sentence))
+}
+
+fn error(message: &str) -> Option<Verdict> {
+    says("reports an error", message)
 }
 
 #[test]
 fn a_snapshot_is_judged_by_its_status() {
     let at = Timestamp::UNIX_EPOCH;
     let time = Some(Time(at));
-    let error = Some(VolumeSnapshotError { message: Some("quota".into()) });
+    let quota = Some(VolumeSnapshotError { message: Some("quota".into()) });
     let status = |creation_time: &Option<Time>, ready_to_use, error: &Option<VolumeSnapshotError>| {
         Some(VolumeSnapshotStatus {
             creation_time: creation_time.clone(),
@@ -43,37 +52,78 @@ fn a_snapshot_is_judged_by_its_status() {
             bound_volume_snapshot_content_name: None,
         })
     };
+    let (cut, ready) = (Cut::Taken { creation_time: at }, Cut::Usable { creation_time: at });
     let table = [
-        ("no status", None, Cut::Pending),
-        ("empty status", status(&None, None, &None), Cut::Pending),
-        ("not cut, not ready", status(&None, Some(false), &None), Cut::Pending),
-        ("cut", status(&time, Some(false), &None), Cut::Taken { creation_time: at }),
-        ("ready", status(&time, Some(true), &None), Cut::Usable { creation_time: at }),
-        ("error", status(&None, Some(false), &error), Cut::Trouble(failed("quota"))),
-        ("cut, then error", status(&time, Some(false), &error), Cut::Trouble(failed("quota"))),
-        ("ready with an old error", status(&time, Some(true), &error), Cut::Usable { creation_time: at }),
+        ("no status", None, Cut::Pending, None),
+        ("empty status", status(&None, None, &None), Cut::Pending, None),
+        ("not cut, not ready", status(&None, Some(false), &None), Cut::Pending, None),
+        ("cut", status(&time, Some(false), &None), cut, None),
+        ("ready", status(&time, Some(true), &None), ready, None),
+        ("ready, and nobody knows what it shows", status(&None, Some(true), &None), Cut::Pending, None),
+        ("error", status(&None, Some(false), &quota), Cut::Pending, error("quota")),
+        ("cut, then error", status(&time, Some(false), &quota), cut, error("quota")),
+        ("ready with an old error", status(&time, Some(true), &quota), ready, None),
         (
             "error without words",
             status(&None, None, &Some(VolumeSnapshotError::default())),
-            Cut::Trouble(failed("the driver gave no message")),
+            Cut::Pending,
+            error("the driver gave no message"),
         ),
     ];
-    for (what, status, expected) in table {
-        assert_eq!(judged(Some(with_status(status.as_ref())), None).cut, Some(expected), "{what}");
+    for (what, status, cut, trouble) in table {
+        let judged = judged(Some(with_status(status.as_ref())), None);
+        assert_eq!((judged.cut, judged.trouble, judged.refused), (Some(cut), trouble, None), "{what}");
     }
     let mut strange = with_status(None);
     strange.data["status"] = json!({"readyToUse": "maybe"});
-    assert!(matches!(judged(Some(strange), None).cut, Some(Cut::Trouble(_))), "what cannot be read is no cut");
+    let strange = judged(Some(strange), None);
+    assert_eq!((strange.cut, strange.trouble.is_some()), (Some(Cut::Pending), true), "what cannot be read is no cut");
+}
+
+#[test]
+fn whoever_makes_snapshots_takes_notice_by_a_finalizer_or_a_status() {
+    let noticed = |snapshot| judged(Some(snapshot), None).noticed;
+    assert!(!noticed(with_status(None)));
+    assert!(!judged(None, None).noticed);
+    let mut empty = with_status(None);
+    empty.data["status"] = json!({});
+    assert!(!noticed(empty));
+    assert!(noticed(with_status(Some(&VolumeSnapshotStatus { ready_to_use: Some(false), ..Default::default() }))));
+    let mut protected = with_status(None);
+    protected.metadata.finalizers =
+        Some(vec!["snapshot.storage.kubernetes.io/volumesnapshot-bound-protection".to_owned()]);
+    assert!(noticed(protected));
+}
+
+#[test]
+fn a_snapshot_that_was_not_asked_for_now_is_not_the_cut() {
+    let request = request();
+    let usable = || {
+        let time = Some(Time(Timestamp::UNIX_EPOCH));
+        with_status(Some(&VolumeSnapshotStatus { creation_time: time, ready_to_use: Some(true), ..Default::default() }))
+    };
+    let now = RunId { asked_at: Some(Timestamp::UNIX_EPOCH), ..request.run_id(1) };
+    let later = RunId { asked_at: Some(Timestamp::from_microsecond(1).unwrap()), ..now };
+    let mut unlabelled = usable();
+    unlabelled.metadata.labels = None;
+    let refused = |run, snapshot| judged_by(run, Some(snapshot), None).refused.is_some();
+    assert!(!refused(&now, usable()));
+    assert!(refused(&later, usable()));
+    assert!(refused(&now, unlabelled));
+    assert!(!refused(&request.run_id(1), usable()), "once the cut is proven that is not asked any more");
 }
 
 #[test]
 fn what_is_refused_may_be_there_nevertheless() {
-    let nothing = judged(None, None);
-    assert_eq!(nothing, Judged { name: name_of_orders().name, refused: None, cut: None });
-    let refused = judged(None, Some("quota"));
-    assert_eq!((refused.refused, refused.cut), (Some(failed("quota")), None));
-    let unheard = judged(Some(with_status(None)), Some("no answer"));
-    assert_eq!((unheard.refused, unheard.cut), (Some(failed("no answer")), Some(Cut::Pending)));
+    let nothing = Judged { name: name_of_orders().name, refused: None, trouble: None, cut: None, noticed: false };
+    assert_eq!(judged(None, None), nothing);
+    let refused = judged(None, Some(NotMade::Refused("quota".into())));
+    assert_eq!(refused, Judged { refused: says("was refused", "quota"), ..nothing.clone() });
+    let unheard = || Some(NotMade::Unknown("no answer".into()));
+    let trouble = says("could not be asked for, and it is tried again", "no answer");
+    assert_eq!(judged(None, unheard()), Judged { trouble, ..nothing });
+    let there = judged(Some(with_status(None)), unheard());
+    assert_eq!((there.trouble, there.cut), (None, Some(Cut::Pending)), "it was made nevertheless");
 }
 
 #[test]

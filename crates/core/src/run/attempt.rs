@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
-use stillpoint_api::{ConsistencyGroupReplication, Mode};
+use stillpoint_api::{ConsistencyGroupReplication, Mode, ReplicationStatus};
 
 use super::agents::AgentKey;
 use super::answers;
@@ -16,6 +16,7 @@ use super::plan::{Step, plan};
 use super::state::{Moment, Request, Run, Stage};
 use super::writer::{Lost, Writer};
 use crate::limits::{STATUS_INTERVAL, WARM_FOR};
+use crate::replica::ask::Ask;
 use crate::replica::removal::Scope;
 use crate::replica::seen::ObjectName;
 
@@ -115,16 +116,17 @@ impl AttemptDriver {
                 self.cut_off("the controller could not keep up with its agents' answers");
             }
             Input::Asked { name, result } => {
-                self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
+                self.observed.open_creations.remove(&name);
                 match result {
                     // The watch may already know more.
                     Ok(replica) if !self.observed.vanished.contains(&name) => {
                         self.observed.replicas.entry(name).or_insert(*replica);
                     }
                     Ok(_) => {}
-                    Err(message) => drop(self.observed.refused_replicas.insert(name, message)),
+                    Err(why) => drop(self.observed.unmade.insert(name, why)),
                 }
             }
+            Input::Marked(result) => self.observed.marked = Some(result),
             Input::Removed(removed) => self.observed.removed = Some(removed),
             Input::Rechecked(pods) => {
                 self.observed.pods = pods;
@@ -151,6 +153,9 @@ impl AttemptDriver {
     pub fn turn(&mut self, now: Moment, leads: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.observed.recorded |= self.writer.has_written();
+        let stored = self.writer.object().status.as_ref();
+        let is_proof = |status: &ReplicationStatus| status.attempt == self.run.attempt && status.consistency.is_some();
+        self.observed.proof_stored |= stored.is_some_and(is_proof);
         self.finish_if_it_must();
         if !leads && self.observed.cut_off.is_none() {
             self.cut_off("the controller cannot be sure that it still leads");
@@ -227,10 +232,11 @@ impl AttemptDriver {
                 Effect::Send { to, command, message }
             }
             Step::Ask(asks) => {
-                self.observed.open_creations += asks.len();
+                self.observed.open_creations.extend(asks.iter().map(Ask::name));
                 Effect::Ask(asks)
             }
             Step::Remove(removes) => Effect::Remove { removes, scope: Scope::up_to(self.run.attempt) },
+            Step::Mark(marks) => Effect::Mark(marks),
             Step::RecheckPods => Effect::Recheck,
         }
     }

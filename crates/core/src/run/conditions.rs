@@ -126,7 +126,10 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
         (Phase::Done, _, Mode::Replicate) => ready(
             "True",
             "Done",
-            format!("all {members} members were cut at one common point in time, and every replica can be used"),
+            format!(
+                "all {members} members were cut at one common point in time, and every replica can be used{}",
+                unmarked(observed)
+            ),
         ),
         (Phase::Done, _, Mode::Check) => ready(
             "True",
@@ -136,29 +139,25 @@ fn ready(request: &Request, run: &Run, observed: &Observed) -> Draft {
                 looked_at(request)
             ),
         ),
-        (Phase::Aborted, Some(verdict), _) => {
+        (Phase::Aborted | Phase::Failed, Some(verdict), _) => {
             let message = format!(
-                "{}{}. Nothing was cut{}.{}",
+                "{}{}. {}{}",
                 tries(request, run),
                 verdict.message,
-                writes(run),
+                rest(run, observed.left()),
                 not_retried(run)
             );
             ready("False", &verdict.reason, message)
         }
-        (Phase::Failed, Some(verdict), _) => ready(
-            "False",
-            &verdict.reason,
-            match observed.left() {
-                [] => format!("{}. The cut is void and its replicas were removed{}.", verdict.message, writes(run)),
-                _ => format!(
-                    "{}. The cut is void; the condition {CLEANED_UP} says what became of its replicas{}.",
-                    verdict.message,
-                    writes(run)
-                ),
-            },
-        ),
         _ => ready("False", &format!("{phase:?}"), WaitingFor::of(run, observed).to_string()),
+    }
+}
+
+/// What is said of replicas that do not carry the proof.
+fn unmarked(observed: &Observed) -> String {
+    match &observed.marked {
+        Some(Err(why)) => format!("; the proof stands here only, and could not be written onto them: {why}"),
+        _ => String::new(),
     }
 }
 
@@ -181,7 +180,22 @@ fn looked_at(request: &Request) -> String {
 fn tries(request: &Request, run: &Run) -> String {
     match request.attempts() {
         0 | 1 => String::new(),
-        all => format!("attempt {} of {all} was aborted: ", run.attempt),
+        all => format!("attempt {} of {all} {}: ", run.attempt, ended(run)),
+    }
+}
+
+/// How an attempt ended that did not end well.
+fn ended(run: &Run) -> &'static str {
+    if run.cut_void { "failed" } else { "was aborted" }
+}
+
+/// What is left of it.
+fn rest(run: &Run, still_there: &[Left]) -> String {
+    let writes = writes(run);
+    match (run.cut_void, still_there) {
+        (false, _) => format!("Nothing was cut{writes}."),
+        (true, []) => format!("The cut is void, its replicas were removed{writes}."),
+        (true, _) => format!("The cut is void; the condition {CLEANED_UP} says what became of its replicas{writes}."),
     }
 }
 
@@ -205,14 +219,16 @@ fn not_retried(run: &Run) -> String {
     run.not_retried.as_ref().map(|why| format!(" No other attempt follows by itself: {why}.")).unwrap_or_default()
 }
 
-/// What is said between two attempts.
+/// What is said between two attempts. There is another one only when nothing is left of replicas.
 fn cooling_down(request: &Request, run: &Run, verdict: &Verdict, next: Timestamp) -> String {
     // The time comes before the reason, whose text may be cut off.
     format!(
-        "attempt {} of {} was aborted, the next one begins at {next:.0}: {}. Nothing was cut and writes go on.",
+        "attempt {} of {} {}, the next one begins at {next:.0}: {}. {}",
         run.attempt,
         request.attempts(),
-        verdict.message
+        ended(run),
+        verdict.message,
+        rest(run, &[])
     )
 }
 

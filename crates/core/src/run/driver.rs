@@ -606,13 +606,15 @@ impl Driver {
 
     fn request(&self, object: &ConsistencyGroupReplication) -> Request {
         let suspension = &object.spec.suspension;
+        let kind = replica::asked_for(&object.spec);
         Request {
             name: object.name_any(),
             namespace: object.namespace().unwrap_or_default(),
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation,
             mode: object.spec.mode,
-            kind: replica::asked_for(&object.spec),
+            kind,
+            wishes: kind.zip(object.spec.replication.as_ref()).map(|(kind, how)| kind.wishes(how)).unwrap_or_default(),
             prepare_timeout: suspension.prepare_timeout.into(),
             hold_timeout: suspension.hold_timeout.into(),
             deletion_policy: object.spec.deletion_policy,

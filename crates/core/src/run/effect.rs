@@ -11,7 +11,7 @@ use super::happened::Happened;
 use super::rehearsal::{Rehearsed, Room};
 use super::state::Command;
 use crate::replica::Kind;
-use crate::replica::ask::{Ask, Remove};
+use crate::replica::ask::{Ask, Mark, NotMade, Remove};
 use crate::replica::removal::{Left, Removed, Scope};
 use crate::replica::seen::{self, ObjectName};
 use crate::wire::ControllerMessage;
@@ -118,6 +118,8 @@ pub enum Effect {
         /// successor made.
         scope: Scope,
     },
+    /// Write these onto replicas, until it is done or the API server will not; [`Input::Marked`].
+    Mark(Vec<Mark>),
     /// Take the owner of this UID off everything that is of this replication, so that it stays when the owner goes;
     /// [`Input::Disowned`].
     Disown {
@@ -173,15 +175,18 @@ pub enum Input {
     Unsent(AssignmentKey),
     /// Events of agents were missed.
     Missed,
-    /// How something that was asked for ended: the object, or why there is none, or none is known of.
+    /// How something that was asked for ended: the object that is there now, whoever made it, or why there is none, or none is
+    /// known of.
     Asked {
         /// Its name.
         name: ObjectName,
         /// The object.
-        result: Result<Box<DynamicObject>, String>,
+        result: Result<Box<DynamicObject>, NotMade>,
     },
     /// How [`Effect::Remove`] ended.
     Removed(Removed),
+    /// Everything is written onto the replicas that was to be; or why the API server will not have it.
+    Marked(Result<(), String>),
     /// What still has the owner, and why.
     Disowned(Vec<Left>),
     /// The pods of interest as they are now.

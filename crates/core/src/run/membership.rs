@@ -150,6 +150,7 @@ fn check_kind(
     request: &Request,
     candidates: &Candidates,
 ) -> Result<(), Verdict> {
+    request.wishes.check()?;
     match request.kind {
         Some(kind) => kind.available(&candidates.facts),
         // A check may leave out how; then its end says what was not looked at.
@@ -313,9 +314,10 @@ fn find_recipe(
     member: &MemberFacts<'_>,
 ) -> Result<Recipe, Verdict> {
     let (Some(kind), Some(how)) = (request.kind, &spec.replication) else { return Ok(Recipe::default()) };
-    match kind.excludes(Method::FilesystemFreeze) {
+    let recipe = kind.resolve(how, member, &candidates.facts)?;
+    match kind.excludes(Method::FilesystemFreeze, member, &recipe, &candidates.facts) {
         Some(verdict) => Err(verdict),
-        None => kind.resolve(how, member, &candidates.facts),
+        None => Ok(recipe),
     }
 }
 

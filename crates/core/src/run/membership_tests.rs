@@ -105,7 +105,7 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
 fn every_refusal_has_its_reason() {
     type Spoil = fn(&mut Group);
     #[rustfmt::skip]
-    let cases: [(&str, Spoil); 19] = [
+    let cases: [(&str, Spoil); 22] = [
         ("HoldTimeoutTooLong", |g| g.request.hold_timeout = Duration::from_secs(31)),
         ("ClaimNotFound", |g| g.spec.source = names(&["a", "gone"])),
         ("NoMembers", |g| g.spec.source = expression("app", "In", &["nothing"])),
@@ -124,6 +124,9 @@ fn every_refusal_has_its_reason() {
         ("SnapshotApiMissing", |g| g.candidates.facts = Facts::default()),
         ("UnknownReplicaKind", |g| g.request.kind = None),
         ("NotACsiVolume", |g| g.candidates.drivers.clear()),
+        ("ReplicaLabelsInvalid", |g| drop(g.request.wishes.labels.insert("stillpoint.io/x".into(), "y".into()))),
+        ("ReplicaLabelsInvalid", |g| { g.request.mode = Mode::Check; g.request.wishes.annotations.insert(" ".into(), "y".into()); }),
+        ("DriverFreezes", |g| { g.candidates.drivers.insert("pv-b".into(), "topolvm.io".into()); g.candidates.facts = classes(&[("fast", "csi.example", true), ("thin", "topolvm.io", true)]); }),
         ("SnapshotClassDriverMismatch", |g| g.spec.replication = Some(snapshots(Some("other")))),
     ];
     for (reason, spoil) in cases {

@@ -22,6 +22,7 @@ pub mod happened;
 pub mod membership;
 pub mod observed;
 pub mod plan;
+mod proof;
 mod refusals;
 pub mod rehearsal;
 mod replicas;

@@ -9,6 +9,7 @@ use kube::core::DynamicObject;
 use super::agents::{AgentKey, AssignmentKey};
 use super::facts::{Claim, PodFacts};
 use super::state::Moment;
+use crate::replica::ask::NotMade;
 use crate::replica::removal::{Left, Removed};
 use crate::replica::seen::ObjectName;
 use stillpoint_api::{Blocker, Protection};
@@ -100,12 +101,16 @@ pub struct Observed {
     pub replicas: BTreeMap<ObjectName, DynamicObject>,
     /// What was asked for and is gone.
     pub vanished: BTreeSet<ObjectName>,
-    /// What was asked for in vain, or without an answer, and why.
-    pub refused_replicas: BTreeMap<ObjectName, String>,
-    /// Creations whose outcome is still open.
-    pub open_creations: usize,
+    /// What was asked for in vain, and why.
+    pub unmade: BTreeMap<ObjectName, NotMade>,
+    /// What was asked for, and the outcome is still open.
+    pub open_creations: BTreeSet<ObjectName>,
     /// How the removal of the replicas ended.
     pub removed: Option<Removed>,
+    /// A status that says that the cut is proven is stored.
+    pub proof_stored: bool,
+    /// The proof is written onto the replicas, or why it cannot be.
+    pub marked: Option<Result<(), String>>,
     /// Pods were listed anew after the release.
     pub rechecked: bool,
 }

@@ -24,8 +24,8 @@ use super::happened::Happened;
 use super::observed::{AnswerContent, Observed};
 use super::report;
 use super::state::{Command, Member, Moment, Ready, Refused, Released, Request, Run, Stage, note_phase};
-use crate::limits::{READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT};
-use crate::replica::ask::{Ask, Remove};
+use crate::limits::{RELEASE_MARGIN, RELEASE_TIMEOUT};
+use crate::replica::ask::{Ask, Mark, Remove};
 use crate::wire::ControllerMessage;
 use stillpoint_api::{MemberState, Method, Phase, Reason, ReplicationStatus};
 
@@ -45,6 +45,8 @@ pub enum Step {
     Ask(Vec<Ask>),
     /// Remove every replica of this attempt and of those before it.
     Remove(Vec<Remove>),
+    /// Write these onto replicas.
+    Mark(Vec<Mark>),
     /// List the pods anew: nobody may have begun to mount a member meanwhile, and a watch may have missed it.
     RecheckPods,
 }
@@ -298,9 +300,12 @@ impl<'a> Draft<'a> {
                 let next = Some(self.next_round_at(*since, *pause)).filter(|at| self.now.monotonic < *at);
                 [next, self.run.prepare_deadline].into_iter().flatten().min()
             }
-            Stage::Cutting => self.cut_deadline(),
-            Stage::AwaitingUsable { since } => Some(since.monotonic + READY_TO_USE_TIMEOUT),
+            Stage::Cutting => [self.run.ask_again_at, self.cut_deadline()].into_iter().flatten().min(),
             // Then only the API server can be missing, and it is heard of by itself.
+            Stage::AwaitingUsable { since } => {
+                let limit = since.monotonic + self.request.wishes.ready_timeout?;
+                (self.now.monotonic < limit).then_some(limit)
+            }
             Stage::Releasing { since } => Some(since.monotonic + RELEASE_TIMEOUT).filter(|at| self.now.monotonic < *at),
             Stage::Abandoning { since, .. } => Some(self.released_by(*since)).filter(|at| self.now.monotonic < *at),
         }

@@ -9,6 +9,7 @@ use super::super::fixtures;
 use super::super::observed::{Answer, AnswerContent, Observed};
 use super::super::plan::{Step, plan};
 use super::*;
+use crate::replica::removal::{Left, Removed};
 use stillpoint_api::{ClaimReference, Consistency, ReplicaStatus, Retry};
 
 fn request() -> Request {
@@ -68,7 +69,7 @@ fn a_hold_that_was_not_proven_is_void() {
         );
         assert_eq!(releases.count(), 1, "{phase:?}: what was asked is released");
         assert!(first.steps.iter().any(|step| matches!(step, Step::Remove(_))), "{phase:?}: what was cut is void");
-        observed.removed = Some(crate::replica::removal::Removed { found: left_behind, left: Vec::new() });
+        observed.removed = Some(Removed { found: left_behind, left: Vec::new() });
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let last = plan(&request(), &first.run, &observed, later);
         assert_eq!(last.run.phase(), end, "{phase:?}");
@@ -79,18 +80,26 @@ fn a_hold_that_was_not_proven_is_void() {
 #[test]
 fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
     let request = Request { retry: Some(Retry::default()), ..request() };
-    for (left_behind, end) in [(0, Phase::Pending), (1, Phase::Failed)] {
+    let kept = Left { what: "VolumeSnapshot one could not be deleted".into(), refused: true };
+    for (found_replicas, left, end) in [
+        (0, Vec::new(), Phase::Pending),
+        (1, Vec::new(), Phase::Pending),
+        (0, vec![kept.clone()], Phase::Failed),
+        (1, vec![kept], Phase::Failed),
+    ] {
         let mut observed = found();
         let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
         let run = plan(&request, &run, &observed, now()).run;
         let let_go = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
         let agent = AssignmentKey::new("claim", AgentKey::of_pod("pod"));
         observed.answers.insert(agent, Answer { at: now(), content: let_go });
-        observed.removed = Some(crate::replica::removal::Removed { found: left_behind, left: Vec::new() });
+        observed.removed = Some(Removed { found: found_replicas, left });
         let later = Moment { monotonic: now().monotonic + crate::limits::RELEASE_TIMEOUT, ..now() };
         let run = plan(&request, &run, &observed, later).run;
-        assert_eq!((run.phase(), run.attempt), (end, 1), "a fresh attempt only if nothing was cut");
+        assert_eq!((run.phase(), run.attempt), (end, 1), "a fresh attempt only if nothing is left of this one");
         assert_eq!(run.next_attempt.is_some(), end == Phase::Pending);
+        assert_eq!(run.not_retried.is_some(), end == Phase::Failed, "{:?}", run.not_retried);
+        assert_eq!(run.cut_void, observed.removed.is_some_and(|it| it.found > 0 || !it.left.is_empty()));
     }
 }
 
@@ -100,7 +109,7 @@ fn who_does_not_answer_a_new_leader_may_still_suspend_and_is_not_asked_again() {
     let mut observed = found();
     let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
     let mut run = plan(&request, &run, &observed, now()).run;
-    observed.removed = Some(crate::replica::removal::Removed { found: 0, left: Vec::new() });
+    observed.removed = Some(Removed { found: 0, left: Vec::new() });
     for after in [crate::limits::RELEASE_TIMEOUT, request.hold_timeout + crate::limits::HOLD_GRACE] {
         assert_eq!(run.phase(), Phase::Checking, "a hold may last until its limit");
         run = plan(&request, &run, &observed, Moment { monotonic: now().monotonic + after, ..now() }).run;
@@ -148,8 +157,7 @@ fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
 
 #[test]
 fn a_pod_that_is_gone_stops_nothing() {
-    let observed =
-        Observed { watching: true, removed: Some(crate::replica::removal::Removed::default()), ..Observed::default() };
+    let observed = Observed { watching: true, removed: Some(Removed::default()), ..Observed::default() };
     let run = resume(&request(), &status(Phase::Ready), &observed.pods, now());
     let plan = plan(&request(), &run, &observed, now());
     assert!(plan.run.phase().is_final() || matches!(plan.run.stage, Stage::Abandoning { .. }));
@@ -267,6 +275,7 @@ fn replace(value: &mut Value, path: &[usize], new: Value) {
 fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
     let mut observed = found();
     observed.recorded = true;
+    observed.proof_stored = status.consistency.is_some();
     let mut now = now();
     let mut run = resume(&request(), status, &observed.pods, now);
     for member in &run.members {
@@ -292,7 +301,8 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
                     };
                     observed.answers.insert(to.clone(), super::super::observed::Answer { at: now, content });
                 }
-                Step::Remove(_) => observed.removed = Some(crate::replica::removal::Removed::default()),
+                Step::Remove(_) => observed.removed = Some(Removed::default()),
+                Step::Mark(_) => observed.marked = Some(Ok(())),
                 Step::RecheckPods => observed.rechecked = true,
             }
         }

@@ -12,6 +12,7 @@ use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PHASES, ROUND_PAUSE_MAX
 use crate::pauses::Pauses;
 use crate::replica::Kind;
 use crate::replica::ask::{Recipe, RunId};
+use crate::replica::wishes::Wishes;
 use crate::text::printable;
 use stillpoint_api::{
     Blocker, ClaimReference, DeletionPolicy, LongestSuspension, MemberState, Mode, Phase, PhaseEntry, Reason,
@@ -54,13 +55,15 @@ pub struct Request {
     pub mode: Mode,
     /// Of which kind they are; `None`: of none that this version knows.
     pub kind: Option<&'static dyn Kind>,
+    /// What is asked for of every replica.
+    pub wishes: Wishes,
     /// A member's time to become ready.
     pub prepare_timeout: Duration,
     /// The longest that an agent may hold.
     pub hold_timeout: Duration,
     /// What becomes of the replicas when the object goes.
     pub deletion_policy: DeletionPolicy,
-    /// Whether an attempt that was aborted is followed by another one.
+    /// Whether an attempt that did not end well is followed by another one.
     pub retry: Option<Retry>,
     /// The replication as the owner of its replicas.
     pub owner: Option<OwnerReference>,
@@ -80,6 +83,8 @@ impl Request {
                 DeletionPolicy::Delete => self.owner.as_ref(),
                 DeletionPolicy::Retain => None,
             },
+            asked_at: None,
+            wishes: Some(&self.wishes),
         }
     }
 
@@ -88,7 +93,7 @@ impl Request {
         self.retry.map_or(1, |retry| retry.attempts())
     }
 
-    /// When the attempt after this one, which was aborted now, begins; `None`: there is none.
+    /// When the attempt after this one, which has ended now, begins; `None`: there is none.
     pub fn next_attempt(&self, attempt: u32, now: Moment) -> Option<Timestamp> {
         let retry = self.retry.filter(|retry| attempt < retry.attempts())?;
         now.wall.checked_add(retry.pause()).ok()
@@ -319,11 +324,19 @@ pub struct Run {
     pub cut_confirmed: Option<Moment>,
     /// Every member has proven that it held.
     pub proven: bool,
-    /// What the storage system last said is wrong with a replica of a cut that is proven. It may mend itself.
+    /// What was last said to be wrong with a replica, by the storage system or by the API server. It may mend itself.
     pub replica_trouble: Option<String>,
+    /// When, on the monotonic clock, replicas that may not have been made are asked for again.
+    pub ask_again_at: Option<Duration>,
+    /// The pauses before they are.
+    pub ask_pauses: Pauses,
+    /// The proof is being written onto the replicas.
+    pub marking: bool,
     /// Why it ends as it does, when it does not end well.
     pub verdict: Option<Verdict>,
-    /// When another attempt begins after this one, which was aborted.
+    /// It has ended, and what was asked for or found of replicas was void and is removed.
+    pub cut_void: bool,
+    /// When another attempt begins after this one, which was aborted, or failed and left nothing.
     pub next_attempt: Option<Timestamp>,
     /// Why there is no other attempt although `spec.retry` allows one.
     pub not_retried: Option<String>,
@@ -356,7 +369,11 @@ impl Run {
             cut_confirmed: None,
             proven: false,
             replica_trouble: None,
+            ask_again_at: None,
+            ask_pauses: Pauses::default(),
+            marking: false,
             verdict: None,
+            cut_void: false,
             next_attempt: None,
             not_retried: None,
             longest: before.longest_suspension,

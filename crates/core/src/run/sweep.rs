@@ -41,7 +41,15 @@ impl Voided {
     /// What removes its replicas, of every kind.
     pub fn removes(&self) -> Vec<Remove> {
         let Self { namespace, uid, last_attempt } = self;
-        let run = RunId { replication: "", uid, namespace, attempt: *last_attempt, owner: None };
+        let run = RunId {
+            replication: "",
+            uid,
+            namespace,
+            attempt: *last_attempt,
+            owner: None,
+            asked_at: None,
+            wishes: None,
+        };
         KINDS.iter().flat_map(|kind| kind.remove(&run, &[])).collect()
     }
 }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::agents::AgentRef;
 use super::observed::Observed;
+use super::replicas::is_usable;
 use super::state::{Member, Run, Stage};
 use stillpoint_api::Phase;
 
@@ -24,12 +27,21 @@ pub enum WaitingFor {
     Resumption(u32),
     /// The pause between two rounds is to be over.
     Round(u32),
-    /// Replicas are to be cut.
-    Cuts,
+    /// Replicas are to be cut; the value is what was said last is wrong with one.
+    Cuts(Option<String>),
     /// Agents are to say that they resumed.
     Releases,
-    /// Replicas are to become usable; the value is what the storage system said last is wrong with one.
-    Usable(Option<String>),
+    /// Replicas are to become usable.
+    Usable {
+        /// Since when the cut is proven.
+        since: Option<Timestamp>,
+        /// How many of how many are.
+        usable: (usize, usize),
+        /// What the storage system said last is wrong with one.
+        trouble: Option<String>,
+    },
+    /// The proof is to be written onto the replicas.
+    Marks,
     /// Everything is being resumed and removed, for this reason.
     CleanUp(String),
     /// Nothing: the run has ended.
@@ -50,9 +62,14 @@ impl WaitingFor {
             Stage::Suspending => Self::Suspension,
             Stage::Pausing { .. } if run.members.iter().any(Member::may_be_suspended) => Self::Resumption(run.round),
             Stage::Pausing { .. } => Self::Round(run.round),
-            Stage::Cutting => Self::Cuts,
+            Stage::Cutting => Self::Cuts(run.replica_trouble.clone()),
             Stage::Releasing { .. } => Self::Releases,
-            Stage::AwaitingUsable { .. } => Self::Usable(run.replica_trouble.clone()),
+            Stage::AwaitingUsable { .. } if run.members.iter().all(is_usable) => Self::Marks,
+            Stage::AwaitingUsable { .. } => {
+                let usable = run.members.iter().filter(|member| is_usable(member)).count();
+                let since = run.hold_ended.map(|at| at.wall);
+                Self::Usable { since, usable: (usable, run.members.len()), trouble: run.replica_trouble.clone() }
+            }
             Stage::Abandoning { .. } | Stage::Listening | Stage::Ended => match &run.verdict {
                 Some(verdict) => Self::CleanUp(verdict.message.clone()),
                 None => Self::Nothing,
@@ -75,11 +92,19 @@ impl fmt::Display for WaitingFor {
             Self::Round(round) => {
                 write!(f, "a member was not ready in round {round}; writes go on until the next round")
             }
-            Self::Cuts => f.write_str("every member holds; replicas are being cut"),
-            Self::Releases => f.write_str("writes are being given back"),
-            Self::Usable(trouble) => {
-                f.write_str("the cut is proven and writes go on; replicas are becoming usable")?;
+            Self::Cuts(trouble) => {
+                f.write_str("every member holds; replicas are being cut")?;
                 trouble.iter().try_for_each(|trouble| write!(f, "; {trouble}"))
+            }
+            Self::Releases => f.write_str("writes are being given back"),
+            Self::Usable { since, usable: (usable, all), trouble } => {
+                f.write_str("the cut is proven and writes go on; replicas are becoming usable")?;
+                since.iter().try_for_each(|since| write!(f, " since {since:.0}"))?;
+                write!(f, " ({usable} of {all} are)")?;
+                trouble.iter().try_for_each(|trouble| write!(f, "; {trouble}"))
+            }
+            Self::Marks => {
+                f.write_str("the cut is proven and every replica can be used; the proof is being written onto them")
             }
             Self::CleanUp(why) => write!(f, "{why}. Everything is being given back."),
             Self::Nothing => f.write_str("the run has ended"),

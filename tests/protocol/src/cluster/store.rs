@@ -82,17 +82,14 @@ impl Store {
         }
     }
 
-    /// Creates a snapshot.
-    ///
-    /// # Errors
-    /// When one of its name is there.
-    pub fn create_snapshot(&mut self, snapshot: VolumeSnapshot) -> Result<VolumeSnapshot, String> {
+    /// Creates a snapshot unless one of its name is there; gives the one that is there then, and whether it was made now.
+    pub fn create_snapshot(&mut self, snapshot: VolumeSnapshot) -> (VolumeSnapshot, bool) {
         let name = snapshot.name_any();
-        if self.snapshots.contains_key(&name) {
-            return Err(format!("volumesnapshots.snapshot.storage.k8s.io \"{name}\" already exists"));
+        if let Some(there) = self.snapshots.get(&name) {
+            return (there.clone(), false);
         }
         self.snapshots.insert(name, snapshot.clone());
-        Ok(snapshot)
+        (snapshot, true)
     }
 
     /// The snapshots that carry the replication's label, by name.

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
+use kube::core::ObjectMeta;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
 use stillpoint_api::{
-    ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Phase, ReplicationStatus, Source, Suspension,
+    ClaimReference, ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Phase, ReplicationStatus, Source, Suspension,
 };
 use stillpoint_core::hold::Command as AgentCommand;
 use stillpoint_core::limits::MAX_HOLD;
+use stillpoint_core::replica::ask::{NotMade, RunId};
 use stillpoint_core::replica::removal::Removed;
 use stillpoint_core::run::agents::{AgentKey, AssignmentKey};
 use stillpoint_core::run::attempt::AttemptDriver;
@@ -37,7 +39,7 @@ use stillpoint_core::wire::{self, ControllerMessage};
 use super::pool::{Id, Memo, Pool};
 use super::state::Order;
 use super::{Bounds, Without};
-use crate::cluster::{self, Object, UID, untyped};
+use crate::cluster::{self, NAME, NAMESPACE, Object, UID, untyped};
 
 /// The name that every member has on its node.
 const MEMBER: &str = "member";
@@ -363,9 +365,10 @@ impl Leaders {
                 name: untyped::object_name(&member(index).replica),
                 result: Ok(Box::new(untyped::object(&self.snapshot(index, Shown::Made)))),
             },
+            // What may be made by another try is the simulation's.
             Input::Created(index, false) => {
                 let name = untyped::object_name(&member(index).replica);
-                effect::Input::Asked { name, result: Err("refused".to_owned()) }
+                effect::Input::Asked { name, result: Err(NotMade::Refused("refused".to_owned())) }
             }
             Input::Replica(index, shown) => {
                 let replica =
@@ -401,6 +404,8 @@ impl Leaders {
                     }
                     effect::Effect::Remove { .. } => deeds.push(Deed::Delete),
                     effect::Effect::Recheck => deeds.push(Deed::Recheck),
+                    // Outside of any hold, and nobody decides by it: done at once.
+                    effect::Effect::Mark(_) => unsent.push(effect::Input::Marked(Ok(()))),
                     effect::Effect::PutStatus(object) => self.store(&mut leader, *object, now),
                     // Nobody writes but this queue, and the object stays.
                     _ => {}
@@ -436,6 +441,8 @@ impl Leaders {
             if let Some(status) = &object.status {
                 self.queue(leader, status);
             }
+            leader.attempt.observed.proof_stored |=
+                object.status.as_ref().is_some_and(|status| status.consistency.is_some());
             leader.attempt.writer.stored(Ok(object), now.monotonic);
             next = match leader.attempt.writer.step(now.monotonic) {
                 Some(Write::Put(object)) => Some(*object),
@@ -537,9 +544,12 @@ impl Leaders {
             all().filter(|(_, from)| connected.contains(&agent(from))).map(|(to, _)| agent(to)).collect();
         observed.lost = all().filter(|(_, from)| lost.contains(&key(from))).map(|(to, _)| key(to)).collect();
         observed.answers = all().filter_map(|(to, from)| Some((key(to), answers.get(&key(from))?.clone()))).collect();
-        let refused = &old.observed.refused_replicas;
-        observed.refused_replicas =
-            all().filter_map(|(to, from)| Some((object(to), refused.get(&object(from))?.clone()))).collect();
+        let unmade = &old.observed.unmade;
+        observed.unmade =
+            all().filter_map(|(to, from)| Some((object(to), unmade.get(&object(from))?.clone()))).collect();
+        let open = &old.observed.open_creations;
+        observed.open_creations =
+            all().filter(|(_, from)| open.contains(&object(from))).map(|(to, _)| object(to)).collect();
         let vanished = &old.observed.vanished;
         observed.vanished =
             all().filter(|(_, from)| vanished.contains(&object(from))).map(|(to, _)| object(to)).collect();
@@ -578,6 +588,19 @@ impl Leaders {
         let source = VolumeSnapshotSource { persistent_volume_claim_name: Some(cluster::claim_name(index)) };
         let spec = VolumeSnapshotSpec { volume_snapshot_class_name: None, source };
         let mut snapshot = VolumeSnapshot::new(&self.members[index].replica, spec);
+        let asked_at = Some(self.now.wall);
+        let run = RunId {
+            replication: NAME,
+            uid: UID,
+            namespace: NAMESPACE,
+            attempt: 1,
+            owner: None,
+            asked_at,
+            wishes: None,
+        };
+        // Members take each other's places here: nothing of the claim.
+        let of_any = ClaimReference { name: String::new(), uid: String::new() };
+        snapshot.metadata = ObjectMeta { name: snapshot.metadata.name, ..run.metadata_of_member(&of_any) };
         let cut = matches!(shown, Shown::Cut | Shown::Usable);
         snapshot.status = cut.then(|| VolumeSnapshotStatus {
             creation_time: Some(Time(Timestamp::UNIX_EPOCH)),

@@ -10,9 +10,9 @@ use stillpoint_api::snapshot::{
     VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus,
 };
 use stillpoint_api::{ClaimReference, ReplicationStatus, labels};
-use stillpoint_core::limits::API_TIMEOUT;
+use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT};
 use stillpoint_core::replica::Kind;
-use stillpoint_core::replica::ask::RunId;
+use stillpoint_core::replica::ask::{NotMade, RunId};
 use stillpoint_core::replica::removal::{Deleted, Found, Trouble};
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::effect::{Facts, Input, Refused};
@@ -40,6 +40,8 @@ pub(super) enum Request {
     Follow { driver: u64, replicas: bool, agents: BTreeSet<AgentKey> },
     /// Create a snapshot.
     Create { driver: u64, snapshot: Box<VolumeSnapshot> },
+    /// Add annotations to snapshots, by their names.
+    Mark { driver: u64, marks: Vec<(String, Vec<(String, String)>)> },
     /// List the pods.
     Pods { driver: u64 },
     /// List the replication's snapshots, for a removal.
@@ -77,8 +79,10 @@ impl World {
     /// Sends a request on its way.
     pub(super) fn ask(&mut self, process: usize, request: Request) {
         let incarnation = self.processes[process].incarnation;
+        // As long as production waits.
+        let limit = if matches!(request, Request::Create { .. }) { ASK_TIMEOUT } else { API_TIMEOUT };
         if self.strikes(Fault::ApiLostRequest) {
-            return self.time_out(process, &request);
+            return self.time_out(process, &request, limit);
         }
         let fate = if self.strikes(Fault::ApiRefuses) {
             Fate::Refused
@@ -91,15 +95,15 @@ impl World {
         if self.strikes(Fault::ApiSlow) {
             arrives += self.time(Duration::from_millis(500), API_TIMEOUT * 2);
         }
-        let fate = if arrives >= API_TIMEOUT { Fate::Silent } else { fate };
+        let fate = if arrives >= limit { Fate::Silent } else { fate };
         if fate == Fate::Silent {
-            self.time_out(process, &request);
+            self.time_out(process, &request, limit);
         }
         self.queue.put(self.now + arrives, Event::Request { process, incarnation, request, fate });
     }
 
-    fn time_out(&mut self, process: usize, request: &Request) {
-        self.send_to_process(process, API_TIMEOUT, failure(request, "the API server did not answer in time"));
+    fn time_out(&mut self, process: usize, request: &Request, limit: Duration) {
+        self.send_to_process(process, limit, failure(request, "the API server did not answer in time"));
     }
 
     /// A request arrives. It takes effect whether its process still lives or not.
@@ -152,19 +156,24 @@ impl World {
                 ToProcess::Following(driver, Box::new(self.facts(replicas)), agents)
             }
             Request::Pods { driver } => input(driver, Input::Rechecked(self.store.pods.clone())),
+            Request::Mark { driver, marks } => {
+                for (name, annotations) in marks {
+                    if let Some(snapshot) = self.store.snapshots.get_mut(&name) {
+                        snapshot.metadata.annotations.get_or_insert_default().extend(annotations);
+                        self.snapshot_changed(&name);
+                    }
+                }
+                input(driver, Input::Marked(Ok(())))
+            }
             Request::Create { driver, snapshot } => {
                 let name = snapshot.metadata.name.clone().unwrap_or_default();
-                let result = self.store.create_snapshot(*snapshot);
-                if let Ok(snapshot) = &result {
-                    self.snapshot_created(&snapshot.clone());
+                // What is there already is read.
+                let (there, made) = self.store.create_snapshot(*snapshot);
+                if made {
+                    self.snapshot_created(&there);
                 }
-                input(
-                    driver,
-                    Input::Asked {
-                        name: untyped::object_name(&name),
-                        result: result.map(|snapshot| Box::new(untyped::object(&snapshot))),
-                    },
-                )
+                let result = Ok(Box::new(untyped::object(&there)));
+                input(driver, Input::Asked { name: untyped::object_name(&name), result })
             }
             Request::List(removal) => {
                 let listed = self.store.replicas();
@@ -407,7 +416,15 @@ impl World {
         // One that is not declared yet may be forgotten with its number.
         let declared = attempts.filter(|attempt| attempt.observed.recorded && attempt.run.stage.needs_agents());
         let Some(attempt) = declared.map(|attempt| attempt.run.attempt).next() else { return false };
-        let run = RunId { replication: NAME, uid: UID, namespace: NAMESPACE, attempt, owner: None };
+        let run = RunId {
+            replication: NAME,
+            uid: UID,
+            namespace: NAMESPACE,
+            attempt,
+            owner: None,
+            asked_at: None,
+            wishes: None,
+        };
         let claim = ClaimReference { name: claim, uid };
         let name = run.replica_name(&claim);
         if self.setting.spec.mode == stillpoint_api::Mode::Check || self.store.snapshots.contains_key(&name) {
@@ -469,10 +486,12 @@ fn failure(request: &Request, why: &str) -> ToProcess {
         Request::Look { driver } => input(driver, Input::Looked(Err(why.to_owned()))),
         Request::LookUp { driver, .. } => input(driver, Input::LookedUp(Err(why.to_owned()))),
         Request::Follow { driver, .. } => input(driver, Input::Following(Err(why.to_owned()))),
+        Request::Mark { .. } => ToProcess::AskLater(Box::new(request.clone())),
         Request::Pods { driver } => ToProcess::PodsAgain(*driver),
         Request::Create { driver, snapshot } => {
             let name = snapshot.metadata.name.clone().unwrap_or_default();
-            input(driver, Input::Asked { name: untyped::object_name(&name), result: Err(why.to_owned()) })
+            let result = Err(NotMade::Unknown(why.to_owned()));
+            input(driver, Input::Asked { name: untyped::object_name(&name), result })
         }
         Request::List(removal) => ToProcess::Listed(*removal, Err(no_answer())),
         Request::Delete(removal, _) => ToProcess::Deleted(*removal, Err(no_answer())),

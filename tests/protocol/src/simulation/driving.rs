@@ -167,6 +167,11 @@ impl World {
                 }
             }
             Effect::Remove { removes, scope } => self.remove(process, Purpose::Driver(driver), removes, scope),
+            Effect::Mark(marks) => {
+                self.judge_action(process, "a proof is written onto snapshots");
+                let marks = marks.into_iter().map(|mark| (mark.name, mark.annotations)).collect();
+                self.ask(process, Request::Mark { driver, marks });
+            }
             // Nobody changes the policy of an object.
             Effect::Disown { .. } => return Some(Input::Disowned(Vec::new())),
             Effect::Recheck => self.recheck(process, driver),

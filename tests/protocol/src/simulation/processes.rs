@@ -56,6 +56,7 @@ impl World {
             ToProcess::Deleted(removal, result) => self.removal_deleted(process, removal, result),
             ToProcess::RemoveAgain(removal) => self.remove_next(process, removal),
             ToProcess::AskAgain(request) => self.ask(process, *request),
+            ToProcess::AskLater(request) => self.ask_again(process, *request),
             ToProcess::PodsAgain(driver) => self.ask_again(process, Request::Pods { driver }),
             ToProcess::StopTimeout => self.exit(process),
         }

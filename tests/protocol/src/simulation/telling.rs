@@ -105,6 +105,7 @@ fn request(request: &Request) -> String {
         | Request::Look { .. }
         | Request::LookUp { .. }
         | Request::Follow { .. }
+        | Request::Mark { .. }
         | Request::Pods { .. }
         | Request::List(_)
         | Request::Delete(..)
@@ -122,6 +123,7 @@ fn to_process(what: &ToProcess) -> String {
             let read = read.as_ref().map_or_else(|()| "no answer".to_owned(), |it| self::object(it.as_deref()));
             format!("sweep: because of {}: {read}", self::name(snapshot))
         }
+        ToProcess::AskLater(request) => format!("failed: {}", self::request(request)),
         ToProcess::AskAgain(request) => format!("asks again: {}", self::request(request)),
         ToProcess::Wake
         | ToProcess::LateDeleted(..)
@@ -141,7 +143,7 @@ fn input(input: &Input) -> String {
         Input::Looked(Ok(_)) => "claims and pods".to_owned(),
         Input::LookedUp(Ok(_)) => "drivers and classes".to_owned(),
         Input::Asked { name, result: Ok(_) } => format!("created {}", name.name),
-        Input::Asked { name, result: Err(why) } => format!("not created {}: {why}", name.name),
+        Input::Asked { name, result: Err(why) } => format!("not created {}: {why:?}", name.name),
         Input::Claim(uid, claim) => match claim {
             Some(claim) => format!("watch: claim {uid}, deleting {}", claim.deleting),
             None => format!("watch: claim {uid} is gone"),
@@ -170,6 +172,7 @@ fn input(input: &Input) -> String {
         | Input::Unsent(..)
         | Input::Missed
         | Input::Removed(_)
+        | Input::Marked(_)
         | Input::Disowned(_)
         | Input::Stop => format!("{input:?}"),
     }

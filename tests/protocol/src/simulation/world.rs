@@ -123,6 +123,8 @@ pub(super) enum ToProcess {
     RemoveAgain(u64),
     /// A request that failed is made again after a pause.
     AskAgain(Box<Request>),
+    /// A request failed and is made again after a pause.
+    AskLater(Box<Request>),
     /// A list of pods failed and is tried again.
     PodsAgain(u64),
     /// A stopping process does not wait any longer.

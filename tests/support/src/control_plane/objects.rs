@@ -16,6 +16,11 @@ pub const MOUNT_PATH: &str = "/stillpoint/data";
 
 /// A claim, bound to a volume of [`DRIVER`], with the label `group: NAMESPACE`.
 pub async fn bound_claim(fixture: &Fixture, name: &str) -> PersistentVolumeClaim {
+    bound_claim_of(fixture, name, DRIVER).await
+}
+
+/// The same of another driver.
+pub async fn bound_claim_of(fixture: &Fixture, name: &str, driver: &str) -> PersistentVolumeClaim {
     let volume_name = format!("{}-{name}", fixture.namespace);
     let claim = unbound_claim(fixture, name, json!({"volumeName": volume_name})).await;
     let volume: PersistentVolume = serde_json::from_value(json!({
@@ -23,7 +28,7 @@ pub async fn bound_claim(fixture: &Fixture, name: &str) -> PersistentVolumeClaim
         "spec": {
             "capacity": {"storage": "1Gi"},
             "accessModes": ["ReadWriteOnce"],
-            "csi": {"driver": DRIVER, "volumeHandle": volume_name},
+            "csi": {"driver": driver, "volumeHandle": volume_name},
             "claimRef": {"namespace": fixture.namespace, "name": name, "uid": claim.uid()},
         },
     }))

@@ -1,6 +1,7 @@
 //! Plays the snapshot controller: gives every snapshot of a namespace the outcome that a test wants.
 
 use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -20,9 +21,10 @@ impl Drop for SnapshotController {
     }
 }
 
-/// The status of a snapshot that worked.
+/// The status of a snapshot that worked just now.
 pub fn usable() -> Value {
-    json!({"creationTime": "2026-01-01T00:00:00Z", "readyToUse": true, "boundVolumeSnapshotContentName": "content"})
+    let now = format!("{:.0}", Timestamp::now());
+    json!({"creationTime": now, "readyToUse": true, "boundVolumeSnapshotContentName": "content"})
 }
 
 /// The status of a snapshot that the driver refused.

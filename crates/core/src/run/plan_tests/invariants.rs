@@ -15,6 +15,7 @@ enum Happening {
     Says(usize, usize, Says),
     Created(usize),
     Refused(usize),
+    Unknown(usize),
     Cut(usize, bool),
     SnapshotError(usize),
     Time(u64),
@@ -58,6 +59,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         60 => agent.clone().prop_map(|(member, agent)| Happening::Says(member, agent, Says::Yes)),
         12 => member.clone().prop_map(Happening::Created),
         1 => member.clone().prop_map(Happening::Refused),
+        2 => member.clone().prop_map(Happening::Unknown),
         20 => (member.clone(), any::<bool>()).prop_map(|(member, usable)| Happening::Cut(member, usable)),
         1 => member.clone().prop_map(Happening::SnapshotError),
         8 => (0..3_000_u64).prop_map(Happening::Time),
@@ -105,8 +107,10 @@ fn apply(world: &mut World, happening: Happening) {
         }
         Happening::Created(member) if world.cuts > 0 => world.created(member % members),
         Happening::Refused(member) => {
-            let name = fixtures::replica(&world.run.members[member % members]);
-            world.observed.refused_replicas.insert(name, "quota".into());
+            world.not_made(member % members, NotMade::Refused("quota".into()));
+        }
+        Happening::Unknown(member) if world.cuts > 0 => {
+            world.not_made(member % members, NotMade::Unknown("no answer".into()));
         }
         Happening::Cut(member, usable) if world.cuts > 0 => world.snapshot(member % members, cut(usable)),
         Happening::SnapshotError(member) => world.snapshot(member % members, snapshot_error()),
@@ -127,7 +131,11 @@ fn apply(world: &mut World, happening: Happening) {
         Happening::Removed if world.deletions > 0 => {
             world.observed.removed = Some(crate::replica::removal::Removed { found: members, left: Vec::new() })
         }
-        Happening::Says(..) | Happening::Created(_) | Happening::Cut(..) | Happening::Removed => {}
+        Happening::Says(..)
+        | Happening::Created(_)
+        | Happening::Unknown(_)
+        | Happening::Cut(..)
+        | Happening::Removed => {}
     }
 }
 
@@ -149,7 +157,8 @@ fn turn(world: &mut World) -> Result<(), TestCaseError> {
 
     for step in &steps {
         if let Step::Ask(asks) = step {
-            prop_assert_eq!(asks.len(), world.run.members.len());
+            let first = before.cut_requested.is_none();
+            prop_assert!(!asks.is_empty() && (asks.len() == world.run.members.len() || !first));
             for one in world.agents() {
                 prop_assert!(holding.contains(&one), "P1: a cut, and {one:?} does not hold");
             }
@@ -215,7 +224,10 @@ proptest! {
                 break;
             }
             world.observed.recorded = true;
-            world.observed.open_creations = 0;
+            world.observed.open_creations.clear();
+            if matches!(world.run.stage, Stage::AwaitingUsable { .. }) {
+                (0..agents.len()).for_each(|member| apply(&mut world, Happening::Cut(member, true)));
+            }
             if world.deletions > 0 {
                 world.observed.removed = Some(crate::replica::removal::Removed { found: world.run.members.len(), left: Vec::new() });
             }

@@ -21,6 +21,7 @@ use super::super::fixtures;
 use super::super::observed::{Answer, AnswerContent, Observed};
 use super::super::state::{Command, Member, Moment, Request, Run, Stage};
 use super::{Step, plan};
+use crate::replica::ask::{Ask, NotMade};
 use stillpoint_api::snapshot::{VolumeSnapshotError, VolumeSnapshotStatus};
 use stillpoint_api::{Blocker, ClaimReference, Mode, Phase, Protection, ReplicationStatus};
 
@@ -38,6 +39,8 @@ pub(super) struct World {
     /// The last command to each agent of each member.
     pub told: BTreeMap<(usize, usize), Command>,
     pub cuts: usize,
+    /// Replicas that were asked for once more.
+    pub asked_again: usize,
     pub deletions: usize,
     pub statuses: Vec<ReplicationStatus>,
     pub wake_at: Option<Duration>,
@@ -128,6 +131,7 @@ impl World {
             sent: Vec::new(),
             told: BTreeMap::new(),
             cuts: 0,
+            asked_again: 0,
             deletions: 0,
             statuses: Vec::new(),
             wake_at: None,
@@ -139,6 +143,7 @@ impl World {
     /// Plans and carries out.
     pub fn turn(&mut self) -> Vec<Step> {
         let plan = plan(&self.request, &self.run, &self.observed, self.now);
+        let first = self.run.cut_requested.is_none();
         self.run = plan.run;
         self.wake_at = plan.wake_at;
         self.statuses.extend(plan.statuses);
@@ -155,14 +160,29 @@ impl World {
                     }
                 }
                 Step::Ask(asks) => {
-                    self.cuts += 1;
-                    self.observed.open_creations += asks.len();
+                    if first {
+                        self.cuts += 1
+                    } else {
+                        self.asked_again += asks.len()
+                    }
+                    self.observed.open_creations.extend(asks.iter().map(Ask::name));
                 }
                 Step::Remove(_) => self.deletions += 1,
+                Step::Mark(_) => self.observed.marked = Some(Ok(())),
                 Step::RecheckPods => self.observed.rechecked = true,
             }
         }
-        plan.steps
+        let mut steps = plan.steps;
+        // Once it is stored, the proof is written onto the replicas at once.
+        let proven = self.statuses.last().is_some_and(|status| status.consistency.is_some());
+        if proven && !self.observed.proof_stored {
+            self.observed.proof_stored = true;
+            steps.extend(self.turn());
+        }
+        if steps.iter().any(|step| matches!(step, Step::Mark(_))) && self.run.stage != Stage::Ended {
+            steps.extend(self.turn());
+        }
+        steps
     }
 
     pub fn answer(&mut self, member: usize, content: AnswerContent) {
@@ -204,13 +224,27 @@ impl World {
     }
 
     pub fn created(&mut self, member: usize) {
-        self.observed.open_creations = self.observed.open_creations.saturating_sub(1);
+        self.observed.open_creations.remove(&fixtures::replica(&self.run.members[member]));
         self.snapshot(member, VolumeSnapshotStatus::default());
     }
 
     pub fn snapshot(&mut self, member: usize, status: VolumeSnapshotStatus) {
         let snapshot = fixtures::snapshot(Some(&status));
         self.observed.replicas.insert(fixtures::replica(&self.run.members[member]), snapshot);
+    }
+
+    /// A member's snapshot says that it was asked for at another time.
+    pub fn another_asked(&mut self, member: usize) {
+        let replica = self.observed.replicas.get_mut(&fixtures::replica(&self.run.members[member])).unwrap();
+        let annotations = replica.metadata.annotations.as_mut().unwrap();
+        annotations.insert(stillpoint_api::labels::ASKED_AT.to_owned(), "1970-01-01T00:00:01.000000Z".to_owned());
+    }
+
+    /// The request for a member's snapshot has made none, as far as is known.
+    pub fn not_made(&mut self, member: usize, why: NotMade) {
+        let name = fixtures::replica(&self.run.members[member]);
+        self.observed.open_creations.remove(&name);
+        self.observed.unmade.insert(name, why);
     }
 
     pub fn mounted(&self) -> Vec<usize> {
@@ -298,7 +332,7 @@ impl World {
                 self.say(member, agent, released(false));
             }
         }
-        self.observed.open_creations = 0;
+        self.observed.open_creations.clear();
         self.turn();
         if self.deletions > 0 {
             self.observed.removed =
@@ -341,7 +375,18 @@ pub(super) fn cut(usable: bool) -> VolumeSnapshotStatus {
     }
 }
 
+/// Cut so many seconds after it was asked for, as far as its own clock says.
+pub(super) fn cut_at(seconds: i64) -> VolumeSnapshotStatus {
+    let time = Timestamp::from_second(seconds).unwrap();
+    VolumeSnapshotStatus { creation_time: Some(Time(time)), ..cut(false) }
+}
+
 pub(super) fn snapshot_error() -> VolumeSnapshotStatus {
     let error = Some(VolumeSnapshotError { message: Some("no space".into()) });
     VolumeSnapshotStatus { error, ..VolumeSnapshotStatus::default() }
+}
+
+/// The snapshot controller has taken notice.
+pub(super) fn noticed() -> VolumeSnapshotStatus {
+    VolumeSnapshotStatus { ready_to_use: Some(false), ..VolumeSnapshotStatus::default() }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS,
-    READY_TO_USE_TIMEOUT, RELEASE_MARGIN, RELEASE_TIMEOUT,
+    MAX_BLOCKERS, MAX_MEMBERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_STATUS_BLOCKERS, MAX_WORD_CHARS, RELEASE_MARGIN,
+    RELEASE_TIMEOUT,
 };
 use stillpoint_api::{Consistency, MemberState, Retry};
 
@@ -66,6 +66,9 @@ fn a_check_keeps_nothing() {
     assert_eq!(world.statuses.last().unwrap().consistency, None);
 }
 
+/// A limit that a spec sets.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// One mishap at one stage, and how the run must end.
 struct Case {
     name: &'static str,
@@ -119,9 +122,15 @@ fn every_mishap_ends_with_everything_given_back() {
         Case { name: "suspend: deleted", world: half_ready, happens: deleted, ends: aborted("Deleted") },
         Case { name: "suspend: another pod mounts", world: half_ready, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedByMorePods") },
         Case { name: "suspend: unmounted is mounted", world: unmounted, happens: |w| drop(w.observed.pods.insert("new".into(), PodFacts { claims: ["data-1".into()].into(), ..PodFacts::default() })), ends: aborted("MountedMeanwhile") },
-        Case { name: "cut: refused", world: cutting, happens: |w| drop(w.observed.refused_replicas.insert(fixtures::replica(&w.run.members[1]), "quota".into())), ends: failed("SnapshotFailed") },
-        Case { name: "cut: error", world: cutting, happens: |w| { w.created(1); w.snapshot(1, snapshot_error()); }, ends: failed("SnapshotFailed") },
+        Case { name: "cut: refused", world: cutting, happens: |w| w.not_made(1, NotMade::Refused("quota".into())), ends: failed("SnapshotFailed") },
+        Case { name: "cut: error to the end", world: cutting, happens: |w| { w.created(1); w.snapshot(1, snapshot_error()); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("SnapshotFailed") },
+        Case { name: "cut: no answer to the end", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut(true)); w.not_made(1, NotMade::Unknown("no answer".into())); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("SnapshotFailed") },
         Case { name: "cut: too slow", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut(true)); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("CutTimeout") },
+        Case { name: "cut: noticed, and too slow", world: cutting, happens: |w| { w.created(0); w.snapshot(1, noticed()); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("CutTimeout") },
+        Case { name: "cut: not noticed", world: cutting, happens: |w| { w.created(0); w.created(1); w.turn(); w.pass(HOLD_TIMEOUT - RELEASE_MARGIN); }, ends: failed("ReplicaNotNoticed") },
+        Case { name: "cut: from before", world: cutting, happens: |w| { w.created(0); w.snapshot(0, cut_at(-301)); }, ends: failed("ReplicaTooOld") },
+        Case { name: "cut: replica gone", world: cutting, happens: |w| { w.created(0); w.observed.vanished.insert(fixtures::replica(&w.run.members[0])); }, ends: failed("ReplicaDeleted") },
+        Case { name: "cut: another's replica", world: cutting, happens: |w| { w.snapshot(0, cut(true)); w.another_asked(0); }, ends: failed("SnapshotFailed") },
         Case { name: "cut: lost", world: cutting, happens: lost, ends: failed("AgentLost") },
         Case { name: "cut: lapsed", world: cutting, happens: |w| w.answer(0, released(false)), ends: failed("HoldBroken") },
         Case { name: "cut: pod gone", world: cutting, happens: pod_gone, ends: failed("PodChanged") },
@@ -135,7 +144,7 @@ fn every_mishap_ends_with_everything_given_back() {
         Case { name: "release: deleted", world: releasing, happens: deleted, ends: failed("Deleted") },
         Case { name: "usable: deleted", world: awaiting, happens: deleted, ends: failed("Deleted") },
         Case { name: "usable: replica gone", world: awaiting, happens: |w| w.observed.replicas.clear(), ends: failed("ReplicaDeleted") },
-        Case { name: "usable: never", world: awaiting, happens: |w| w.pass(READY_TO_USE_TIMEOUT), ends: failed("ReplicaNotUsable") },
+        Case { name: "usable: never", world: awaiting, happens: |w| { w.request.wishes.ready_timeout = Some(READY_TIMEOUT); w.pass(READY_TIMEOUT); }, ends: failed("ReplicaNotUsable") },
     ];
     for Case { name, world, happens, ends } in cases {
         let mut world = world();
@@ -212,9 +221,19 @@ fn an_aborted_attempt_is_followed_by_another_one_within_the_limit() {
 }
 
 #[test]
-fn what_was_cut_or_deleted_is_not_tried_again() {
+fn what_failed_is_tried_again_when_nothing_of_it_is_left_and_another_hold_may_help() {
     let retry = Some(Retry::default());
     let lost: fn(&mut World) = |world| world.lose(1);
+    let not_noticed: fn(&mut World) = |world| {
+        world.created(0);
+        world.created(1);
+        world.pass(HOLD_TIMEOUT - RELEASE_MARGIN);
+    };
+    // The agent of a member was lost, and has not come back to say that writes go on.
+    let away: fn(&mut World) = |world| {
+        world.lose(1);
+        world.unreachable.insert((1, 0));
+    };
     let deleted: fn(&mut World) = |world| world.observed.deleted = true;
     let deleted_later: fn(&mut World) = |world| {
         world.lose(1);
@@ -223,16 +242,84 @@ fn what_was_cut_or_deleted_is_not_tried_again() {
     };
     for (name, mut world, happens, end) in [
         ("aborted", World::suspending(Mode::Replicate, 2), lost, Phase::Pending),
-        ("cut", World::cutting(2), lost, Phase::Failed),
+        ("cut", World::cutting(2), lost, Phase::Pending),
+        ("cut, and deleted", World::cutting(2), deleted, Phase::Failed),
+        ("cut, and nobody knows whether writes go on", World::cutting(2), away, Phase::Failed),
+        ("cut, and not noticed", World::cutting(2), not_noticed, Phase::Failed),
+        ("usable: replica gone", World::awaiting(2), |world| world.observed.replicas.clear(), Phase::Pending),
         ("deleted", World::suspending(Mode::Replicate, 2), deleted, Phase::Aborted),
         ("deleted while it ends", World::suspending(Mode::Replicate, 2), deleted_later, Phase::Aborted),
     ] {
         world.request.retry = retry;
         happens(&mut world);
         world.turn();
-        world.settle();
+        if world.unreachable.is_empty() {
+            world.settle();
+        } else {
+            world.observed.open_creations.clear();
+            world.turn();
+            world.observed.removed = Some(crate::replica::removal::Removed { found: 2, left: Vec::new() });
+            world.turn();
+            assert!(matches!(world.run.stage, Stage::Abandoning { .. }), "{name}");
+            world.pass(RELEASE_TIMEOUT);
+            world.turn();
+        }
         assert_eq!(world.run.phase(), end, "{name}");
+        if end == Phase::Pending && world.cuts > 0 {
+            let message = shown(&world);
+            assert!(message.starts_with("attempt 1 of 3 failed, the next one begins at "), "{name}: {message}");
+            assert!(message.ends_with("The cut is void, its replicas were removed and writes go on."), "{message}");
+        }
     }
+}
+
+#[test]
+fn a_proven_cut_is_kept_however_long_it_takes_to_become_usable() {
+    let mut world = World::awaiting(2);
+    world.snapshot(0, cut(true));
+    world.pass(Duration::from_secs(7 * 86_400));
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::AwaitingUsable { .. }), "{:?}", world.run.stage);
+    assert_eq!(world.wake_at, None, "nothing is to be done by itself");
+    assert!(shown(&world).contains("since 1970-01-01T00:00:00Z (1 of 2 are)"), "{}", shown(&world));
+    world.snapshot(1, cut(true));
+    world.turn();
+    assert_eq!(world.run.phase(), Phase::Done);
+}
+
+#[test]
+fn the_proof_is_written_onto_the_replicas_once_it_is_stored_and_not_before() {
+    let mut world = World::releasing(2);
+    let plan_of = |world: &World| plan(&world.request, &world.run, &world.observed, world.now);
+    world.answer(0, released(true));
+    world.turn();
+    world.answer(1, released(true));
+    let proven = plan_of(&world);
+    assert!(proven.run.proven && !proven.steps.iter().any(|step| matches!(step, Step::Mark(_))), "it is not stored");
+    world.run = proven.run;
+    world.observed.proof_stored = true;
+    let marked = plan_of(&world);
+    let [Step::Mark(marks)] = marked.steps.as_slice() else { panic!("{:?}", marked.steps) };
+    assert_eq!(marks.len(), 2);
+    let annotations: BTreeMap<_, _> = marks[0].annotations.iter().cloned().collect();
+    let expected = [
+        ("stillpoint.io/consistency", "Crash"),
+        ("stillpoint.io/cut-confirmed-at", "1970-01-01T00:00:00.000000Z"),
+        ("stillpoint.io/hold-started-at", "1970-01-01T00:00:00.000000Z"),
+        ("stillpoint.io/members", "2"),
+        ("stillpoint.io/proven-at", "1970-01-01T00:00:00.000000Z"),
+    ];
+    assert_eq!(annotations, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    world.run = marked.run;
+    for member in 0..2 {
+        world.snapshot(member, cut(true));
+    }
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::AwaitingUsable { .. }), "Done says that the replicas carry it");
+    world.observed.marked = Some(Err("not allowed".into()));
+    world.turn();
+    assert_eq!(world.run.phase(), Phase::Done);
+    assert!(shown(&world).contains("could not be written onto them: not allowed"), "{}", shown(&world));
 }
 
 #[test]
@@ -352,16 +439,99 @@ fn a_release_that_did_not_arrive_is_sent_again() {
     assert_eq!(releases(&world), before + 1);
 }
 
+/// The message of the condition `Ready`.
+fn shown(world: &World) -> String {
+    let conditions = &world.statuses.last().unwrap().conditions;
+    conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message.clone()
+}
+
+#[test]
+fn an_error_of_the_driver_is_shown_and_waited_out() {
+    let mut world = World::cutting(2);
+    world.created(0);
+    world.snapshot(0, snapshot_error());
+    world.created(1);
+    world.snapshot(1, VolumeSnapshotStatus { error: snapshot_error().error, ..cut(false) });
+    world.turn();
+    assert_eq!(world.run.stage, Stage::Cutting);
+    assert!(shown(&world).contains("replicas are being cut; ") && shown(&world).contains("no space"));
+    world.snapshot(0, cut(false));
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::Releasing { .. }), "a creationTime is a cut, whatever stands beside it");
+}
+
+#[test]
+fn the_last_error_is_told_when_the_time_is_over() {
+    let mut world = World::cutting(1);
+    world.created(0);
+    world.snapshot(0, snapshot_error());
+    world.pass(HOLD_TIMEOUT - RELEASE_MARGIN);
+    world.turn();
+    let message = &world.run.verdict.as_ref().unwrap().message;
+    assert!(message.contains("no space") && message.contains("1 of 1"), "{message}");
+}
+
+#[test]
+fn what_nobody_took_notice_of_is_not_blamed_on_the_time() {
+    let mut world = World::cutting(1);
+    world.created(0);
+    world.pass(HOLD_TIMEOUT - RELEASE_MARGIN);
+    world.turn();
+    let message = &world.run.verdict.as_ref().unwrap().message;
+    assert!(message.contains("snapshot controller") && !message.contains("raise"), "{message}");
+}
+
+#[test]
+fn a_creation_of_which_nothing_is_known_is_asked_for_again_with_growing_pauses() {
+    let mut world = World::cutting(2);
+    world.created(0);
+    world.snapshot(0, cut(true));
+    for pause in [100, 200, 400] {
+        world.not_made(1, NotMade::Unknown("etcdserver: leader changed".into()));
+        world.turn();
+        assert_eq!(world.wake_at, Some(world.now.monotonic + Duration::from_millis(pause)));
+        assert!(shown(&world).contains("leader changed"), "{}", shown(&world));
+        let before = world.asked_again;
+        world.pass(Duration::from_millis(pause));
+        world.turn();
+        assert_eq!((world.asked_again, world.cuts), (before + 1, 1), "the one, and nothing twice");
+        world.turn();
+        assert_eq!(world.asked_again, before + 1);
+    }
+    world.created(1);
+    world.snapshot(1, cut(true));
+    world.turn();
+    assert!(matches!(world.run.stage, Stage::Releasing { .. }));
+}
+
+#[test]
+fn what_was_made_without_an_answer_is_not_asked_for_again() {
+    let mut world = World::cutting(1);
+    world.not_made(0, NotMade::Unknown("no answer".into()));
+    world.created(0);
+    world.turn();
+    world.pass(Duration::from_secs(1));
+    world.turn();
+    assert_eq!((world.asked_again, world.run.stage.clone()), (0, Stage::Cutting));
+}
+
+#[test]
+fn clocks_of_storage_systems_may_differ() {
+    for seconds in [-300, 0, 3_600] {
+        let mut world = World::cutting(1);
+        world.created(0);
+        world.snapshot(0, cut_at(seconds));
+        world.turn();
+        assert!(matches!(world.run.stage, Stage::Releasing { .. }), "{seconds}");
+    }
+}
+
 #[test]
 fn a_driver_error_after_the_cut_is_shown_while_the_run_waits() {
     let mut world = World::awaiting(2);
     world.snapshot(1, VolumeSnapshotStatus { error: snapshot_error().error, ..cut(false) });
     world.turn();
     assert!(matches!(world.run.stage, Stage::AwaitingUsable { .. }));
-    let shown = |world: &World| {
-        let conditions = &world.statuses.last().unwrap().conditions;
-        conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().message.clone()
-    };
     assert!(shown(&world).contains("no space"), "{}", shown(&world));
     world.snapshot(1, cut(false));
     world.turn();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint_api::Phase;
+use stillpoint_api::{Phase, Reason};
 
 use super::super::plan::{Draft, Step};
 use super::super::state::{CleanUp, Moment, Stage, Verdict};
@@ -26,7 +26,7 @@ impl Draft<'_> {
         self.release_all();
         self.release_returned();
         // A creation that is still open could put a snapshot behind the deletion's back.
-        if clean_up == CleanUp::Needed && self.observed.open_creations == 0 {
+        if clean_up == CleanUp::Needed && self.observed.open_creations.is_empty() {
             self.steps.push(Step::Remove(self.all_replicas()));
             self.run.stage = Stage::Abandoning { since, clean_up: CleanUp::Begun };
             return true;
@@ -46,16 +46,15 @@ impl Draft<'_> {
         for member in &mut self.run.members {
             member.replica = None;
         }
-        if void {
-            return self.finish_abandoned(Phase::Failed);
-        }
+        self.run.cut_void = void;
         if self.may_be_retried() {
-            self.run.not_retried = self.suspension_without_limit();
+            self.run.not_retried = self.suspension_without_limit().or_else(|| self.void_attempt_remains(free));
             if self.run.not_retried.is_none() {
                 self.run.next_attempt = self.request.next_attempt(self.run.attempt, self.now);
             }
         }
-        self.finish_abandoned(if self.run.next_attempt.is_some() { Phase::Pending } else { Phase::Aborted })
+        let end = if void { Phase::Failed } else { Phase::Aborted };
+        self.finish_abandoned(if self.run.next_attempt.is_some() { Phase::Pending } else { end })
     }
 
     /// Ends the attempt, and listens on where it is not known whether writes go on.
@@ -68,7 +67,8 @@ impl Draft<'_> {
     /// When the answers to Release are waited for no longer. Another attempt waits until every hold of this one has surely ended.
     pub fn released_by(&self, since: Moment) -> Duration {
         let timeout = since.monotonic + RELEASE_TIMEOUT;
-        if !self.may_be_retried() || self.observed.cut_off.is_some() {
+        // After a cut that is void only answers count.
+        if !self.may_be_retried() || self.run.replicas_requested() || self.observed.cut_off.is_some() {
             return timeout;
         }
         let suspended = self.run.assignments().filter(|(_, one)| one.may_suspend());
@@ -76,10 +76,24 @@ impl Draft<'_> {
         over.fold(timeout, Duration::max)
     }
 
-    /// Whether another attempt may follow one that is aborted now. Whoever deletes the object wants none.
+    /// Whether another attempt may follow this one. Whoever deletes the object wants none.
     fn may_be_retried(&self) -> bool {
-        let may_be = !self.observed.deleted && !self.run.replicas_requested();
-        may_be && self.request.next_attempt(self.run.attempt, self.now).is_some()
+        !self.observed.deleted && self.request.next_attempt(self.run.attempt, self.now).is_some()
+    }
+
+    /// Why no other attempt may follow a cut that is void: nothing may be left of it, everybody must have said that writes go on
+    /// (`free`), and another hold must be able to end otherwise. It is the writers who pay for it.
+    fn void_attempt_remains(&self, free: bool) -> Option<String> {
+        if !self.run.cut_void {
+            return None;
+        }
+        if self.run.verdict.as_ref().is_some_and(|verdict| verdict.reason == Reason::ReplicaNotNoticed) {
+            return Some("another hold would end in the same way".to_owned());
+        }
+        if !self.observed.left().is_empty() {
+            return Some("not all of its replicas are removed".to_owned());
+        }
+        (!free).then(|| "not every agent has said that writes go on".to_owned())
     }
 
     /// Why a suspension of this attempt may have lasted without a limit: what nobody can take back is not asked for again.
