@@ -297,6 +297,10 @@ impl Leaders {
                 claimed.clone_from(&asked.status);
                 effect::Input::Stored(Ok(asked))
             }
+            effect::Effect::SetMarks(asked) => {
+                object.metadata.clone_from(&asked.metadata);
+                effect::Input::Patched(Ok(asked))
+            }
             effect::Effect::Look => effect::Input::Looked(Ok(facts())),
             effect::Effect::LookUp { volumes, kind } => {
                 effect::Input::LookedUp(Ok(Box::new(cluster::storage(&volumes, kind))))
