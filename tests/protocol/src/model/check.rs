@@ -38,8 +38,16 @@ impl Findings {
 /// # Panics
 /// When the bounds do not fit into the model.
 pub fn check(bounds: Bounds, threads: usize) -> Findings {
+    check_until(bounds, threads, HasDiscoveries::AnyFailures)
+}
+
+/// The same until this was found.
+///
+/// # Panics
+/// When the bounds do not fit into the model.
+pub(super) fn check_until(bounds: Bounds, threads: usize, enough: HasDiscoveries) -> Findings {
     let begun = Instant::now();
-    let checker = Group::new(bounds).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let checker = Group::new(bounds).checker().threads(threads).finish_when(enough);
     let checker = checker.spawn_bfs().join();
     let mut found = checker.discoveries();
     let group = checker.model();
