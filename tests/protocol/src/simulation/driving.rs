@@ -168,7 +168,7 @@ impl World {
             }
             Effect::Remove { removes, scope } => self.remove(process, Purpose::Driver(driver), removes, scope),
             Effect::Mark(marks) => {
-                self.judge_action(process, "a proof is written onto snapshots");
+                // Also by an older leader: it says what that one stored in the status before, which is true for ever.
                 let marks = marks.into_iter().map(|mark| (mark.name, mark.annotations)).collect();
                 self.ask(process, Request::Mark { driver, marks });
             }

@@ -508,11 +508,12 @@ fn a_creation_of_which_nothing_is_known_is_asked_for_again_with_growing_pauses()
 fn what_was_made_without_an_answer_is_not_asked_for_again() {
     let mut world = World::cutting(1);
     world.not_made(0, NotMade::Unknown("no answer".into()));
-    world.created(0);
     world.turn();
+    world.created(0);
     world.pass(Duration::from_secs(1));
     world.turn();
     assert_eq!((world.asked_again, world.run.stage.clone()), (0, Stage::Cutting));
+    assert!(world.wake_at > Some(world.now.monotonic), "for no pause that is over: {:?}", world.wake_at);
 }
 
 #[test]

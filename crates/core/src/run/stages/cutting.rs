@@ -65,6 +65,7 @@ impl Draft<'_> {
         let again =
             self.asks(|name| is_unknown(name) && !replicas.contains_key(name) && !open_creations.contains(name));
         if again.is_empty() {
+            self.run.ask_again_at = None;
             return;
         }
         match self.run.ask_again_at {
