@@ -422,6 +422,18 @@ impl World {
         true
     }
 
+    /// A pod has mounted a claim, unless it was deleted before it could.
+    pub(super) fn mounted(&mut self, member: usize) {
+        let claim = claim_name(member);
+        if !self.store.pods.values().any(|pod| pod.claims.contains(&claim)) {
+            return;
+        }
+        if self.members[member].pod.is_none() {
+            self.judge.strangers[member].get_or_insert(self.now);
+        }
+        self.application.mount(member, true);
+    }
+
     /// Another pod, without an agent, mounts a claim. It is known to the API server before it can write.
     pub(super) fn mount_by_another(&mut self, member: usize) -> bool {
         let uid = format!("intruder-{member}");

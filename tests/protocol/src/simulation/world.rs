@@ -444,12 +444,7 @@ impl World {
             Event::RecreatePod(pod) => self.recreate_pod(pod),
             Event::EndPod(pod) => self.end_pod(pod),
             Event::ContainerRuns(pod) => self.container_runs(pod),
-            Event::Mounted(member) => {
-                if self.members[member].pod.is_none() {
-                    self.judge.strangers[member].get_or_insert(self.now);
-                }
-                self.application.mount(member, true);
-            }
+            Event::Mounted(member) => self.mounted(member),
             Event::Unlock(member) => self.members[member].node.unlock(),
             Event::ForeignThaw(member) => self.end_foreign_freeze(member),
             Event::Cut { name, creation, member } => self.cut(&name, creation, member),
