@@ -91,10 +91,21 @@ impl World {
         (renewed + LEASE_DURATION + self.time(MS, 2 * LEASE_RENEW)).max(self.now)
     }
 
+    /// Until when nobody takes over from a leader that is paused.
+    fn lease_of(&self, leader: usize) -> Option<Duration> {
+        let paused = Some(&self.processes[leader]).filter(|process| process.alive)?;
+        paused.leading.as_ref().map(|lead| lead.renewed + LEASE_DURATION)
+    }
+
     /// One process begins to lead, if none does.
     pub(super) fn lead(&mut self) {
         if self.leader.is_some_and(|leader| self.processes[leader].alive && self.processes[leader].held.is_none()) {
             return;
+        }
+        // Paused: its lease lasts on. What was to lead may have been told so of another one that was killed before.
+        if let Some(until) = self.leader.and_then(|leader| self.lease_of(leader)).filter(|until| self.now < *until) {
+            let later = until + self.time(MS, LEASE_RENEW);
+            return self.queue.put(later, Event::Lead);
         }
         if self.now < self.outage_until {
             let later = self.outage_until + self.time(MS, LEASE_RENEW);
