@@ -5,9 +5,9 @@
 //! input is the root directory of the dataset, its standard output the socket to the agent, and the first packet there carries
 //! the method's handle.
 //!
-//! Then one order per packet (a code, a ticket and the microseconds that it has), one answer per order (code and ticket, and an errno, 0 for OK; `EINVAL` of a
-//! Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension began, and of a Resume
-//! [`FAILED_MEANWHILE`] where the filesystem failed).
+//! Then one order per packet (a code, a ticket and the microseconds that it has), one answer per order (code and ticket, and an
+//! errno, 0 for OK; `EINVAL` of a Resume that found nothing suspended; then, of a Suspend, how many microseconds ago the suspension
+//! began, and of a Resume [`FAILED_MEANWHILE`] where the filesystem failed).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -32,6 +32,7 @@ use super::method::{self, Method};
 use super::record::Process;
 use crate::undo;
 use stillpoint_core::hold::{Ticket, WasSuspended};
+use stillpoint_core::wire::micros;
 
 /// A code and a ticket.
 const HEAD_BYTES: usize = 9;
@@ -261,10 +262,6 @@ fn decode_answer(bytes: &[u8]) -> Option<(Ticket, Order, KernelResult<Duration>)
         _ => return None,
     };
     Some((ticket, order, result))
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, open, statx};
 
-use crate::agent::locks::info_of;
+use crate::agent::locks::{info_of, infos_of};
 use crate::agent::procfs::fdinfo::FdInfo;
 use crate::agent::procfs::view::Process;
 use crate::agent::procfs::{Device, each_number};
@@ -24,12 +24,10 @@ pub fn servers(processes: &[Process], device: Device) -> Vec<&Process> {
 /// Whether a process has a connection to FUSE open. A process that cannot be looked into is one that the look for locks is blind
 /// to.
 fn serves(process: &Process) -> bool {
-    let directory = process.dir.join("fdinfo");
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(infos) = open(&directory, flags, Mode::empty()) else { return false };
+    let Ok(infos) = infos_of(process) else { return false };
     let device = device_of(&process.dir);
     let (mut found, mut buffer) = (false, Vec::new());
-    let _ = each_number(&directory, |number| {
+    let _ = each_number(&process.dir.join("fdinfo"), |number| {
         found |= info_of(&infos, number, &mut buffer).is_ok_and(|info| is_connection(&info, device));
         Ok(())
     });

@@ -8,9 +8,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::describe::{container_name, container_of};
-use super::holders::path_of;
+use super::holders::{info_of, infos_of, path_of};
 use crate::agent::procfs::view::Process;
-use crate::agent::procfs::{Device, each_number, fdinfo, read, vanished};
+use crate::agent::procfs::{Device, each_number, read, vanished};
 use stillpoint_api::Reason;
 use stillpoint_core::blocker::blocker;
 use stillpoint_core::calls::{Call, Changes, Machine, Moment, changing, ended_writes};
@@ -94,8 +94,8 @@ fn text(bytes: Vec<u8>) -> String {
 
 /// Whether a descriptor was opened through a mount of this device. Pipes and sockets are on mounts that no process sees.
 fn is_on(process: &Process, number: i32, device: Device) -> bool {
-    let info = read(&process.dir.join(format!("fdinfo/{number}"))).ok().and_then(|info| fdinfo::parse(&text(info)));
-    let mount = info.and_then(|info| info.mount_id);
+    let info = infos_of(process).and_then(|infos| info_of(&infos, number, &mut Vec::new()));
+    let mount = info.ok().and_then(|info| info.mount_id);
     mount.is_some_and(|id| process.mounts.iter().any(|mount| mount.id == id && mount.device == device))
 }
 

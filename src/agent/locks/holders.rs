@@ -66,10 +66,8 @@ impl Scan {
     /// By `fdinfo`, which since Linux 5.14 is open to whoever may trace the process. Its sibling `fd` has the links to the
     /// files, but belongs to the process's user alone.
     fn descriptors_of(&mut self, process: &Process) -> io::Result<()> {
-        let path = process.dir.join("fdinfo");
-        // Relative to the open directory: a third of the time that whole paths take.
-        let infos = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        each_number(&path, |number| match self.descriptor(process, &infos, number) {
+        let infos = infos_of(process)?;
+        each_number(&process.dir.join("fdinfo"), |number| match self.descriptor(process, &infos, number) {
             // A descriptor that was closed meanwhile holds nothing any more.
             Err(error) if !vanished(&error) => Err(error),
             _ => Ok(()),
@@ -117,6 +115,12 @@ impl Scan {
             });
         }
     }
+}
+
+/// The directory `fdinfo` of a process, for [`info_of`]: relative to it a file takes a third of the time that a whole path does.
+pub fn infos_of(process: &Process) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(process.dir.join("fdinfo"), flags, Mode::empty())?)
 }
 
 /// What a descriptor's file below the directory `fdinfo` says of it.

@@ -26,7 +26,7 @@ use stillpoint_core::blocker::blocker;
 use stillpoint_core::limits::{MAX_BLOCKERS, MAX_LOCKS};
 use stillpoint_core::wire::{Blocker, Container};
 
-pub use holders::info_of;
+pub use holders::{info_of, infos_of};
 pub use sightings::Sightings;
 use stillpoint_core::locks::{Cost, Look, Suspension};
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use stillpoint_api::Reason;
 use stillpoint_core::limits::{KEPT_LOCK, MAX_MESSAGE_CHARS};
 use stillpoint_core::text::printable;
-use stillpoint_core::wire::Blocker;
+use stillpoint_core::wire::{Blocker, micros};
 
 /// Remembers since when each blocker of the latest look has been seen, look after look without a gap. Holds no more than
 /// that look listed.
@@ -27,7 +27,7 @@ impl Sightings {
             let since = before.get(&identity).copied().unwrap_or(now);
             self.since.insert(identity, since);
             let seen = now.saturating_duration_since(since);
-            blocker.seen_us = u64::try_from(seen.as_micros()).unwrap_or(u64::MAX);
+            blocker.seen_us = micros(seen);
             if blocker.reason == Reason::LockHeld.as_str() && seen >= KEPT_LOCK {
                 blocker.message = kept(&blocker.message);
             }

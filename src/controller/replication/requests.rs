@@ -124,7 +124,7 @@ pub async fn rehearse(client: Client, namespace: String, asks: Vec<Ask>) -> Inpu
     let params = PostParams { dry_run: true, ..PostParams::default() };
     for Ask::Create { resource, object } in asks {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-        let how = match tokio::time::timeout(API_TIMEOUT, api.create(&params, &object)).await {
+        let how = match timeout(API_TIMEOUT, api.create(&params, &object)).await {
             Ok(Ok(_)) => Rehearsed::Accepted,
             Ok(Err(kube::Error::Api(status))) => judge(&status),
             Ok(Err(error)) => Rehearsed::Unknown(untried(&sentence(&error))),

@@ -244,7 +244,7 @@ pub(super) fn only(blocker: wire::Blocker) -> Look {
 pub(super) fn say_the_same(look: &Look, said: &Look) -> bool {
     let same = |(one, other): (&wire::Blocker, &wire::Blocker)| {
         let timeless = wire::Blocker { seen_us: other.seen_us, ..one.clone() };
-        let next = (other.seen_us + other.seen_us / 4).max(u64::try_from(SEEN_AGAIN.as_micros()).unwrap_or(u64::MAX));
+        let next = (other.seen_us + other.seen_us / 4).max(wire::micros(SEEN_AGAIN));
         timeless == *other && one.seen_us < next
     };
     look.more_blockers == said.more_blockers

@@ -6,7 +6,7 @@ use super::attempt::{Attempt, End, Preparing, State, only};
 use super::blockers::{
     freezer_lost, hold_too_long, look_never_ended, no_guardian, not_prepared, open_flush, pending, too_slow,
 };
-use super::ways_out::{RESUMED_FROM_OUTSIDE, micros};
+use super::ways_out::RESUMED_FROM_OUTSIDE;
 use super::{Act, Action, Command, Event, Session, Ticket};
 use crate::limits::UNQUIESCE_TIMEOUT;
 use crate::locks::{Cost, Look};
@@ -218,7 +218,7 @@ impl Hold {
         let (round, limit) = (current.round, current.suspend_limit());
         let State::Settling { since, late, .. } = &mut current.state else { return };
         *late = true;
-        let (blockers, suspended_us) = (vec![pending(limit)], micros(now.duration_since(*since)));
+        let (blockers, suspended_us) = (vec![pending(limit)], wire::micros(now.duration_since(*since)));
         self.say(|attempt| Report::Pending(wire::Pending { attempt, round, blockers, suspended_us }));
     }
 

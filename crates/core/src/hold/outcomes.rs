@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::attempt::{Attempt, End, Preparing, State, only, say_the_same};
 use super::blockers::{look_too_costly, not_recorded, slow_flush, was_pending};
 use super::machine::Hold;
-use super::ways_out::{RESUMED_FROM_OUTSIDE, join, micros};
+use super::ways_out::{RESUMED_FROM_OUTSIDE, join};
 use super::{Act, Action, Equipped, Outcome, Refused, Resumed};
 use crate::limits::{FIRST_FREEZE_PART, LOCK_POLL};
 use crate::locks::{Look, Suspension};
@@ -202,7 +202,7 @@ impl Hold {
     fn hold(&mut self, since: Instant, now: Instant) {
         let Some(current) = &mut self.current else { return };
         current.state = State::Held { since };
-        let (round, suspended_us) = (current.round, micros(now.duration_since(current.limit_from)));
+        let (round, suspended_us) = (current.round, wire::micros(now.duration_since(current.limit_from)));
         self.say(|attempt| Report::Ready(wire::Ready { attempt, round, suspended_us }));
     }
 

@@ -50,7 +50,7 @@ impl Hold {
             self.actions.push(Action::Disarm);
             return self.ask(Action::Unquiesce);
         }
-        let suspended_us = micros(suspended);
+        let suspended_us = wire::micros(suspended);
         if let Some(Refusal { retryable, look: Look { blockers, more_blockers, .. } }) = end.refusal
             && !matches!(current.said, Some(Report::Ready(_)))
         {
@@ -92,8 +92,4 @@ pub(super) fn join(earlier: Option<End>, later: End) -> End {
         Some(earlier) => earlier.and(later),
         None => later,
     }
-}
-
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -68,7 +68,7 @@ pub fn cleaned_up(
 
 fn left(left: &[Left]) -> Option<Draft> {
     let first = left.iter().find(|left| left.refused).or(left.first())?;
-    let more = if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() };
+    let more = more(left.len());
     let reason = if first.refused { "DeletionRefused" } else { "BeingDeleted" };
     let pause = CLEAN_UP_RETRY_MAX.as_secs();
     let message = format!("{}{more}. It is tried again, with pauses of up to {pause} s.", first.what);
@@ -101,6 +101,16 @@ pub fn waiting(generation: Option<i64>, message: &str, before: &[Condition], now
         draft("Stalled", "False", "Waiting", message),
     ];
     all.into_iter().map(|draft| settle(draft, generation, before, now)).collect()
+}
+
+/// What is said of one that cannot begin yet.
+pub fn tried_again(why: &str) -> String {
+    format!("{why}; it is tried again until it can begin")
+}
+
+/// What is said behind the first of so many.
+fn more(all: usize) -> String {
+    if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() }
 }
 
 fn settle(draft: Draft, generation: Option<i64>, before: &[Condition], now: Moment) -> Condition {
@@ -295,7 +305,7 @@ fn blocked(run: &Run) -> Draft {
     match first {
         Some((member, blocker)) if run.phase() != Phase::Done => {
             let all: usize = run.members.iter().map(Member::count_blockers).sum();
-            let more = if all > 1 { format!(" (and {} more)", all - 1) } else { String::new() };
+            let more = more(all);
             draft("Blocked", "True", &blocker.reason, format!("{}: {}{more}", member.claim.name, blocker.message))
         }
         _ => draft("Blocked", "False", "NoBlockers", "no agent reports anything in the way"),

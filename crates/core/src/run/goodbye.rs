@@ -3,6 +3,7 @@
 //! again later; nobody waits for it meanwhile. Pure.
 
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
 use stillpoint_api::{ConsistencyGroupReplication, DeletionPolicy, Mode, Phase, labels};
 
 use super::conditions;
@@ -156,8 +157,7 @@ pub fn is_due(object: &ConsistencyGroupReplication) -> bool {
     let replicated = phase == Some(Phase::Done) && object.spec.mode == Mode::Replicate;
     let keeps = replicated && object.spec.deletion_policy == DeletionPolicy::Delete && !is_copy(object);
     let ended = phase.is_some_and(Phase::is_final) && !keeps;
-    let has_finalizer = object.finalizers().iter().any(|one| one == labels::FINALIZER);
-    has_finalizer && (ended || object.metadata.deletion_timestamp.is_some())
+    is_guarded(&object.metadata) && (ended || object.metadata.deletion_timestamp.is_some())
 }
 
 /// What is to be done about the replicas.
@@ -184,12 +184,17 @@ fn first(request: &Request, object: &ConsistencyGroupReplication) -> Option<Effe
     }
 }
 
+/// Whether an object has this controller's finalizer.
+pub(super) fn is_guarded(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|one| one == labels::FINALIZER)
+}
+
 /// The object with its list of finalizers as it is to be; `None`: it is so already.
 pub(super) fn with_finalizer(object: &ConsistencyGroupReplication, wanted: bool) -> Option<Object> {
-    let mut finalizers = object.finalizers().to_vec();
-    if finalizers.iter().any(|one| one == labels::FINALIZER) == wanted {
+    if is_guarded(&object.metadata) == wanted {
         return None;
     }
+    let mut finalizers = object.finalizers().to_vec();
     finalizers.retain(|one| one != labels::FINALIZER);
     if wanted {
         finalizers.push(labels::FINALIZER.to_owned());

@@ -139,19 +139,15 @@ impl<'a> Draft<'a> {
         if !self.run.stage.hears_agents() {
             return;
         }
-        let mut suspended = Vec::new();
         for member in &mut self.run.members {
             for one in &mut member.assignments {
                 let key = AssignmentKey::new(&member.claim.uid, one.agent.key());
                 if let Some(answer) = self.observed.answers.get(&key) {
                     absorb(one, &answer.content, answer.at, self.run.round, self.request.hold_timeout);
-                    suspended.extend(one.suspended_for.map(|lasted| (member.claim.name.clone(), lasted)));
                 }
             }
         }
-        for (claim, lasted) in suspended {
-            self.run.note_suspension(&claim, lasted);
-        }
+        self.run.note_suspensions();
     }
 
     /// Begins a phase, and shows it: a status of its own, however short the phase is.

@@ -47,7 +47,7 @@ pub fn render_postponed(
     why: &str,
     now: Moment,
 ) -> Option<ReplicationStatus> {
-    let message = format!("{why}; it is tried again until it can begin");
+    let message = conditions::tried_again(why);
     let conditions = conditions::waiting(request.generation, &message, &before.conditions, now);
     let told = |one: &Condition| before.conditions.iter().any(|it| it.type_ == one.type_ && it.message == one.message);
     if conditions.iter().all(told) {

@@ -419,12 +419,17 @@ impl Run {
         self.phases.last().map_or(Phase::Pending, |entry| entry.phase)
     }
 
-    /// Takes note of how long the writes of this claim were suspended.
-    pub fn note_suspension(&mut self, claim: &str, lasted: Duration) {
+    /// Takes note of the longest suspension that agents have told of, if it is longer than that of every round before.
+    pub fn note_suspensions(&mut self) {
+        let told = self.assignments().filter_map(|(member, one)| Some((one.suspended_for?, &member.claim.name)));
+        // Of equal ones the first.
+        let Some((lasted, claim)) = told.reduce(|longest, next| if next.0 > longest.0 { next } else { longest }) else {
+            return;
+        };
         let longest = self.longest.as_ref().and_then(|longest| longest.duration).map_or(Duration::ZERO, Into::into);
         if lasted > longest {
             self.longest = Some(LongestSuspension {
-                persistent_volume_claim: claim.to_owned(),
+                persistent_volume_claim: claim.clone(),
                 attempt: self.attempt,
                 duration: Some(lasted.into()),
             });

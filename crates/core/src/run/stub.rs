@@ -5,8 +5,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::core::{DynamicObject, ObjectMeta};
+use serde::Deserialize;
 use serde_json::Value;
-use stillpoint_api::{ConsistencyGroupReplication, Mode, Phase, labels};
+use stillpoint_api::{ConsistencyGroupReplication, ConsistencyGroupReplicationSpec, Mode, Phase};
 
 use super::copies::{is_copy, is_said};
 use super::goodbye;
@@ -59,7 +60,7 @@ impl Stub {
     /// Of an object as the API server has it. What cannot be understood is left out, so that one spoiled object, or one that a
     /// newer version wrote, is no trouble of anybody else's: its own run says what is wrong with it.
     pub fn read(object: &DynamicObject) -> Self {
-        if let Ok(object) = object.clone().try_parse::<ConsistencyGroupReplication>() {
+        if let Some(object) = understood(object) {
             return Self::of(&object);
         }
         let status = &object.data["status"];
@@ -95,7 +96,6 @@ impl Stub {
     }
 
     fn of_parts(metadata: &ObjectMeta, replicates: bool, progress: Option<Progress>) -> Self {
-        let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
@@ -103,7 +103,7 @@ impl Stub {
             resource_version: metadata.resource_version.clone(),
             generation: metadata.generation,
             deleting: metadata.deletion_timestamp.is_some(),
-            guarded: finalizers.iter().any(|one| one == labels::FINALIZER),
+            guarded: goodbye::is_guarded(metadata),
             replicates,
             progress,
             ..Self::default()
@@ -139,6 +139,13 @@ impl Stub {
     }
 }
 
+/// The object as what it should be. Read in place: it is large, and comes with every change of it.
+fn understood(object: &DynamicObject) -> Option<ConsistencyGroupReplication> {
+    let spec = ConsistencyGroupReplicationSpec::deserialize(&object.data["spec"]).ok()?;
+    let status = Option::deserialize(&object.data["status"]).ok()?;
+    Some(ConsistencyGroupReplication { metadata: object.metadata.clone(), spec, status })
+}
+
 fn phase(word: &Value) -> Option<Phase> {
     serde_json::from_value(word.clone()).ok()
 }
@@ -152,6 +159,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use serde_json::json;
+    use stillpoint_api::labels;
 
     use super::*;
 

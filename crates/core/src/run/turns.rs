@@ -161,7 +161,7 @@ impl Turns {
             if entry.newest.progress.is_none() {
                 let object = Arc::clone(&entry.newest);
                 let message = match &entry.trouble {
-                    Some(why) => format!("{why}; it is tried again until it can begin"),
+                    Some(why) => conditions::tried_again(why),
                     None => format!("{} replications run already; this one waits for its turn", self.max_runs),
                 };
                 let status = waiting_status(&object, &message, epoch, now);

@@ -1,5 +1,7 @@
 //! Every member holds, and replicas are asked for.
 
+use std::collections::BTreeSet;
+
 use stillpoint_api::{Phase, Reason, ReplicaStatus};
 
 use super::super::observed::Observed;
@@ -61,10 +63,10 @@ impl Draft<'_> {
     /// Asks again, after growing pauses, for what may not have been made because of a trouble of the API server.
     fn ask_again(&mut self) {
         let Observed { unmade, replicas, open_creations, .. } = self.observed;
-        let is_unknown = |name: &ObjectName| matches!(unmade.get(name), Some(NotMade::Unknown(_)));
-        let again =
-            self.asks(|name| is_unknown(name) && !replicas.contains_key(name) && !open_creations.contains(name));
-        if again.is_empty() {
+        let open = unmade.iter().filter(|(_, why)| matches!(why, NotMade::Unknown(_))).map(|(name, _)| name);
+        let open: BTreeSet<_> =
+            open.filter(|name| !replicas.contains_key(*name) && !open_creations.contains(*name)).collect();
+        if open.is_empty() {
             self.run.ask_again_at = None;
             return;
         }
@@ -73,6 +75,7 @@ impl Draft<'_> {
             Some(at) if self.now.monotonic < at => {}
             Some(_) => {
                 self.run.ask_again_at = None;
+                let again = self.asks(|name| open.contains(name));
                 self.steps.push(Step::Ask(again));
             }
         }
