@@ -156,6 +156,7 @@ def load(cluster, options):
 
 
 def make_image(_cluster, options):
+    image.check_name(options.name)
     files = []
     for pair in options.file:
         source, colon, target = pair.rpartition(":")

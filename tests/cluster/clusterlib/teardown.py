@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from . import cgroups, daemons, loops, sysctls
-from .identity import CONTROL_PLANE, MAX_NODES
+from .identity import CONTROL_PLANE, ENGINE, MAX_NODES
 from .machines import INIT, init_daemon
 from .programs import ClusterError, run, wait_until
 
@@ -29,7 +29,7 @@ def down(cluster):
 def kill_all(scope, unblock=lambda: None):
     """Kill every process of the scope. A writer to a frozen filesystem, or a process in a frozen group, cannot die before
     it is thawed, and an agent may freeze once more while we are at it: so thaw again until nobody is left."""
-    machines = [CONTROL_PLANE, *(f"node{number}" for number in range(1, MAX_NODES + 1))]
+    machines = [CONTROL_PLANE, ENGINE, *(f"node{number}" for number in range(1, MAX_NODES + 1))]
     inits = set()
 
     def gone():
