@@ -132,9 +132,7 @@ def kubeconfig(cluster, _options):
 
 def env(cluster, _options):
     other = external.chosen(cluster)
-    exports = {"KUBECONFIG": (other or cluster).kubeconfig}
-    if not other:
-        exports["STILLPOINT_AUDIT_LOG"] = cluster.audit_log
+    exports = other.exports if other else {"KUBECONFIG": cluster.kubeconfig, "STILLPOINT_AUDIT_LOG": cluster.audit_log}
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(str(value))}")
     print(f"export PATH={shlex.quote(str(parts.programs_directory()))}:\"$PATH\"")
@@ -173,17 +171,23 @@ def node_exec(cluster, options):
     argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
     if not argv:
         raise ClusterError("nothing to run: cluster node-exec NODE -- COMMAND")
-    entry = machines.entry(cluster, options.machine)
+    other = external.chosen(cluster)
+    entry, environment = other.entry(options.machine) if other else (machines.entry(cluster, options.machine), os.environ)
     sys.stdout.flush()
-    os.execvp(entry[0], [*entry, *argv])
+    os.execvpe(entry[0], [*entry, *argv], environment)
 
 
 def pid(cluster, options):
-    print(status.pid(cluster, options.machine, options.component))
+    other = external.chosen(cluster)
+    print(other.pid(options.machine, options.component) if other else status.pid(cluster, options.machine, options.component))
 
 
 def restart(cluster, options):
-    components.restart(cluster, options.component, options.node)
+    other = external.chosen(cluster)
+    if other:
+        other.restart(options.component, options.node)
+    else:
+        components.restart(cluster, options.component, options.node)
 
 
 def api_up(cluster, options):

@@ -3,6 +3,7 @@
 Works from what the kernel says, not from records of ours, so it works after any crash.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from .programs import ClusterError, run, wait_until
 KILL_SECONDS = 30
 
 
-def down(cluster):
-    """Everything of the cluster; fine to call when there is nothing."""
-    scope = cluster.scope
-    thaw_loops(cluster.state)
-    kill_all(scope, lambda: thaw_loops(cluster.state))
-    loops.release(cluster.state)
+def down(cluster, images=None):
+    """Everything of the cluster; fine to call when there is nothing. Images of loop devices lie below its state, or below
+    the part of it that is given as `images`."""
+    scope, images = cluster.scope, images or cluster.state
+    thaw_loops(images)
+    kill_all(scope, lambda: thaw_loops(images))
+    loops.release(images)
     run(["ip", "link", "delete", cluster.host_interface], check=False)  # Gone already, unless the cluster was half made.
     cgroups.remove(scope)
     sysctls.restore(cluster)
@@ -48,7 +50,7 @@ def kill_all(scope, unblock=lambda: None):
 
 
 def thaw_loops(state):
-    if state.exists():
+    if os.path.exists(state):
         for device in loops.of(state):
             loops.thaw(device, state)
 
