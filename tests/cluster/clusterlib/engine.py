@@ -50,6 +50,10 @@ class Engine:
         """Of a node, in the engine's own network."""
         return self.call("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", node).stdout.split()[0]
 
+    def image(self, node):
+        """The name of the image that a node was made of."""
+        return self.call("inspect", "--format", "{{.Config.Image}}", node).stdout.strip()
+
     def container_id(self, node):
         return self.call("inspect", "--format", "{{.Id}}", node).stdout.strip()
 

@@ -1,11 +1,13 @@
-"""Things in the cache that cost time to make: each is there complete, or not at all, and is made by one process at a time."""
+"""Things in the cache that cost time to make: each is there complete, or not at all, and is made by one process at a time.
+
+They are called KIND-KEY. There is a lock for every kind, so that making one may need another.
+"""
 
 import shutil
 import tempfile
+from pathlib import Path
 
 from . import parts
-
-SCRATCH = ".making-"
 
 
 def kept(target, make):
@@ -13,14 +15,15 @@ def kept(target, make):
     that is removed afterwards."""
     if target.exists():
         return target
-    with parts.locked(target.parent.with_name(f"{target.parent.name}.lock")):
+    kind, _, _ = target.name.partition("-")
+    with parts.locked(target.parent / f"{kind}.lock"):
         if not target.exists():  # Another process may have made it while we waited.
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for abandoned in target.parent.glob(f"{SCRATCH}*"):  # We hold the lock: nobody is making anything there.
+            scratch = f".making-{kind}-"
+            for abandoned in target.parent.glob(f"{scratch}*"):  # We hold the lock: nobody is making anything there.
                 shutil.rmtree(abandoned)
-            scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=target.parent)
+            made = Path(tempfile.mkdtemp(prefix=scratch, dir=target.parent))
             try:
-                make(target.parent / scratch).rename(target)
+                make(made).rename(target)
             finally:
-                shutil.rmtree(scratch)
+                shutil.rmtree(made)
     return target

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, loops, node_image, own_docker, parts, sysctls, teardown
+from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, node_image, own_docker, parts, sysctls, teardown
 from . import engine as engines
 from .identity import API_PORT, CONTROL_PLANE
 from .programs import ClusterError, follow, run, say, wait_until
@@ -43,14 +43,15 @@ class Kind:
         if not 1 <= workers <= MAX_WORKERS:
             raise ClusterError(f"--nodes {workers}: a kind cluster has 1 to {MAX_WORKERS} workers")
         with lifecycle.locked(self.cluster):
+            make_own = self.must_make_engine()
+            parts.build()
+            kind_parts.kind()
             there = self.engine_in_use()
-            if there and self.is_healthy(there, workers + 1):
+            if there and self.is_as_wanted(there, workers + 1):
                 return
             if self.is_there(there):
                 say("taking away what is left of an earlier kind cluster")
                 self.take_down(there)
-            make_own = self.must_make_engine()
-            parts.build()
             started = time.monotonic()
             self.state.mkdir(parents=True)
             try:
@@ -63,10 +64,15 @@ class Kind:
             say(f"up after {time.monotonic() - started:.0f} s")
 
     def must_make_engine(self):
+        """Whether the engine is to be made here. Says first what would be in the way, before anything is built."""
         found = engines.of_user()
         make_own = engines.choose(found, found.complaint(), engines.wanted(), own_docker.can_make())
         if make_own:
             own_docker.require_machine()
+            chosen = os.environ.get(IMAGE_VARIABLE)
+            if chosen and chosen != node_image.name():
+                raise ClusterError(f"{IMAGE_VARIABLE}={chosen}: a Docker of our own has no way to a registry; unset it, or set "
+                                   "DOCKER_HOST to a Docker that has this image")
         return make_own
 
     def started_engine(self, make_own):
@@ -75,10 +81,6 @@ class Kind:
             sysctls.remember(self.cluster)
         if not make_own:
             return engines.of_user()
-        chosen = os.environ.get(IMAGE_VARIABLE)
-        if chosen and chosen != node_image.name():
-            raise ClusterError(f"{IMAGE_VARIABLE}={chosen}: a Docker of our own has no way to a registry; unset it, or set DOCKER_HOST "
-                               "to a Docker that has this image")
         tar = node_image.build()
         made = own_docker.OwnDocker(self.cluster)
         made.start()
@@ -104,9 +106,12 @@ class Kind:
         self.furnish(engine, image)
         return nodes
 
+    def image_name(self, engine):
+        return os.environ.get(IMAGE_VARIABLE) or (node_image.name() if engine.ours else kind_config.STOCK_IMAGE)
+
     def node_image(self, engine):
         """The image of the nodes, pulled where it is missing."""
-        name = os.environ.get(IMAGE_VARIABLE) or (node_image.name() if engine.ours else kind_config.STOCK_IMAGE)
+        name = self.image_name(engine)
         if not engine.has_image(name):
             say(f"pulling {name}")
             try:
@@ -245,6 +250,10 @@ class Kind:
 
     def is_there(self, engine):
         return self.state.exists() or own_docker.is_there(self.cluster) or bool(engine and engine.nodes(self.name))
+
+    def is_as_wanted(self, engine, count):
+        """Healthy, and of the image that would be taken now."""
+        return self.is_healthy(engine, count) and {engine.image(node) for node in engine.nodes(self.name)} == {self.image_name(engine)}
 
     def is_healthy(self, engine, count):
         nodes = engine.nodes(self.name)

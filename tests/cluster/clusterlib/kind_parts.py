@@ -1,6 +1,6 @@
 """What CLUSTER=kind is made of, besides the parts of every cluster: programs from Go modules, and a Docker from Debian packages.
 
-    <cache>/kind/kind-<key>      kind itself
+    <cache>/kind/kind-<key>      kind itself; etcd and kubeadm, for its nodes, beside it
     <cache>/kind/docker-<key>/   the files of Debian's Docker packages, of which none is installed
     <cache>/kind/node-<key>.tar  a node (node_image.py)
 """
@@ -49,24 +49,30 @@ def kind():
         compile_go("kind", MODULE, ["tool"], scratch)
         return scratch / "kind"
 
-    return kept(directory() / f"kind-{digest(kind_version(), *module_files())}", make)
+    return kept(directory() / f"kind-{digest(*module_files())}", make)
 
 
-def etcd(scratch):
-    compile_go("etcd", MODULE, ["./etcd"], scratch)
-    return scratch / "etcd"
+def etcd():
+    """The path of an etcd for the nodes' images."""
+    def make(scratch):
+        compile_go("etcd", MODULE, ["./etcd"], scratch)
+        return scratch / "etcd"
+
+    return kept(directory() / f"etcd-{digest(*module_files())}", make)
 
 
-def kubeadm(scratch):
-    """In the version of the other Kubernetes parts, whose module graph gives it all but a few modules, named by Kubernetes
-    itself: in a copy of the graph, Go may add these."""
-    module = scratch / "kubeadm-module"
-    module.mkdir()
-    for file in ("go.mod", "go.sum"):
-        shutil.copy(KUBERNETES_MODULE / file, module)
-    compile_go("kubeadm", module, ["k8s.io/kubernetes/cmd/kubeadm"], scratch, GOFLAGS="-mod=mod")
-    shutil.rmtree(module)
-    return scratch / "kubeadm"
+def kubeadm():
+    """The path of kubeadm, in the version of the other Kubernetes parts. Their module graph gives it all but a few modules, which
+    Kubernetes itself names: in a copy of the graph, Go may add these."""
+    def make(scratch):
+        module = scratch / "module"
+        module.mkdir()
+        for file in ("go.mod", "go.sum"):
+            shutil.copy(KUBERNETES_MODULE / file, module)
+        compile_go("kubeadm", module, ["k8s.io/kubernetes/cmd/kubeadm"], scratch, GOFLAGS="-mod=mod")
+        return scratch / "kubeadm"
+
+    return kept(directory() / f"kubeadm-{parts.key()}", make)
 
 
 def compile_go(title, module, wanted, out, **extra):

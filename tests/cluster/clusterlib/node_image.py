@@ -27,8 +27,10 @@ PACKAGES = ("btrfs-progs", "conntrack", "containerd", "containernetworking-plugi
 DEBIAN_SECONDS, PRELOAD_SECONDS, TAR_SECONDS = 1800, 300, 300
 
 # They would change settings of the whole machine, or do what only a machine needs.
-MASKED = ("apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-          "fstrim.timer", "getty@tty1.service", "systemd-pstore.service", "systemd-sysctl.service", "systemd-tmpfiles-setup-dev.service")
+MASKED = ("apt-daily-upgrade.timer", "apt-daily.timer", "console-getty.service", "dpkg-db-backup.timer", "e2scrub_all.timer",
+          "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "proc-sys-fs-binfmt_misc.automount",
+          "systemd-journald-audit.socket", "systemd-logind.service", "systemd-pstore.service", "systemd-sysctl.service",
+          "systemd-tmpfiles-setup-dev.service")
 ENABLED = ("containerd.service", "kubelet.service")
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "pause")
@@ -53,9 +55,8 @@ def build():
 
 
 def make(scratch):
-    root, archives, programs = scratch / "root", scratch / "images", scratch / "bin"
-    programs.mkdir()
-    etcd, kubeadm = kind_parts.etcd(programs), kind_parts.kubeadm(programs)
+    root, archives = scratch / "root", scratch / "images"
+    etcd, kubeadm = kind_parts.etcd(), kind_parts.kubeadm()
     say(f"a node of kind from Debian packages ({SUITE})")
     run(["unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--variant=minbase",
          f"--include={','.join(PACKAGES)}", SUITE, root], timeout=DEBIAN_SECONDS, env=clean_environment(**proxies()))

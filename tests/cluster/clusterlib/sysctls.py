@@ -1,11 +1,11 @@
-"""Settings of the whole kernel that kubelet and kube-proxy change: remembered before, put back after."""
+"""Settings of the whole kernel that kubelet, kube-proxy and a systemd in a node change: remembered before, put back after."""
 
 import json
 from pathlib import Path
 
 from .identity import STATE_ROOT
 
-CHANGED = ("kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
+CHANGED = ("fs/file-max", "fs/nr_open", "kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
            "net/netfilter/nf_conntrack_max", "vm/overcommit_memory", "vm/panic_on_oom")
 ROOT = Path("/proc/sys")
 FILE = "sysctls.json"

@@ -18,8 +18,10 @@ exec chroot "$root" sh -euc '
     done
     for archive in /mnt/*.tar; do
         ctr --namespace k8s.io images import "$archive" >/dev/null
+        # What is unpacked is not needed packed.
+        layers=$(tar --list --file "$archive" | sed --quiet "s#\(.*\)/layer.tar#sha256:\1#p")
+        ctr --namespace k8s.io content remove $layers >/dev/null
     done
-    # What is unpacked is not needed packed.
     kill "$containerd"
     wait "$containerd" || true
 '
