@@ -29,12 +29,13 @@ An image of your own:
   tests/cluster/cluster load hello.tar
 
 Another kind of cluster:
-  CLUSTER=kind tests/cluster/cluster up         the same commands on kind, where Docker and kind are
+  CLUSTER=kind tests/cluster/cluster up         the same commands on kind
   STILLPOINT_KUBECONFIG=~/.kube/config tests/cluster/cluster up     use a cluster that is there; it is never taken down
 
 Environment:
   STILLPOINT_CACHE       where built parts are kept (default: $XDG_CACHE_HOME/stillpoint, else ~/.cache/stillpoint)
   CLUSTER                native (default), kind, or existing
+  KIND_IMAGE             with kind: the image of its nodes (default: kind's own; without an engine, one made here)
   STILLPOINT_KUBECONFIG  the kubeconfig of an existing cluster; given, it means CLUSTER=existing
   STILLPOINT_IMAGES      with an existing cluster: what stands before the images' names in its registry
   STILLPOINT_TAG         and their tag
@@ -72,7 +73,7 @@ def parser():
     made.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
 
     made = command("node-exec", node_exec, "run a command in a node's namespaces, such as: node-exec node1 -- losetup --list")
-    made.add_argument("machine", metavar="NODE", help="node1, node2, … or control-plane")
+    made.add_argument("machine", metavar="NODE", help="node1, node2, … or control-plane; with kind, a node's name")
     made.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     made = command("pid", pid, "print the pid of a component, such as: pid node1 kubelet; or of a machine's init")
     made.add_argument("machine", metavar="NODE|control-plane")
