@@ -14,8 +14,8 @@ FILE = "sysctls.json"
 def remember(cluster):
     """Another checkout's cluster may have changed them before: then its memory is the right one."""
     older = sorted(STATE_ROOT.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime)
-    values = json.loads(older[0].read_text()) if older else {
-        name: (ROOT / name).read_text().strip() for name in CHANGED if (ROOT / name).exists()}
+    values = {name: (ROOT / name).read_text().strip() for name in CHANGED if (ROOT / name).exists()}
+    values |= json.loads(older[0].read_text()) if older else {}
     (cluster.state / FILE).write_text(json.dumps(values))
 
 
