@@ -116,9 +116,9 @@ class Kind:
             say(f"pulling {name}")
             try:
                 follow([engine.program, "pull", name], env=engine.environment, timeout=PULL_SECONDS)
-            except ClusterError as error:
+            except ClusterError:  # Its own words are on the screen.
                 raise ClusterError(f"{engine.program} neither has the image {name} nor can pull it: set {IMAGE_VARIABLE} to a node image "
-                                   f"of kind that it has\n{error}") from None
+                                   "of kind that it has, or can reach") from None
         return kind_config.ask(engine, name)
 
     def reach(self, engine):

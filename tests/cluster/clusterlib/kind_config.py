@@ -8,6 +8,9 @@ from .programs import ClusterError
 # kind's own image of the newest Kubernetes that this kind (go-kind/go.mod) was released with, whose release names its digest.
 STOCK_IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 
+# `docker run` ends so when it is the engine that fails, and not the program in the container or its absence.
+ENGINE_FAILED = 125
+
 # Below it a kubelet does not know of a limit to its waiting between two starts of a container.
 OLDEST = (1, 32)
 
@@ -32,14 +35,10 @@ class NodeImage:
 def ask(engine, image):
     """What the image says of itself, in a container like the nodes."""
     answer = engine.call("run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/sh", image, "-c", QUESTIONS, check=False)
-    if answer.returncode in ENGINE_FAILED:
+    if answer.returncode == ENGINE_FAILED:
         raise ClusterError(f"this {engine.program.rpartition('/')[2]} cannot start a privileged container, which every node of kind is: "
                            f"take one that may (not rootless, not inside an unprivileged container)\n{answer.stderr.strip()[-500:]}")
     return read(image, answer.stdout)
-
-
-# `docker run` ends with these when it is the engine that fails, and not the program in the container.
-ENGINE_FAILED = (125, 126, 127)
 
 
 def read(image, said):
