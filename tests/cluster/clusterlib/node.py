@@ -8,7 +8,6 @@ Inside, every path is the standard one (/var/lib/kubelet, /run/containerd, …),
 """
 
 import json
-from pathlib import Path
 
 from . import certificates, control_plane, machines, parts
 from .programs import run, wait_until
@@ -37,7 +36,7 @@ def prepare(node):
     (setup / "ca.crt").write_bytes((keys / "ca.crt").read_bytes())
     (setup / "containerd.toml").write_text(containerd_config())
     for file, content in (("kubelet.json", kubelet_config(node)), ("kube-proxy.json", kube_proxy_config(node)),
-                          ("cni/10-pods.conflist", cni_config(node))):
+                          ("cni/10-pods.conflist", cni_config(node.pod_network))):
         (setup / file).write_text(json.dumps(content, indent=2))
 
 
@@ -59,9 +58,6 @@ def mount_paths(node):
     """Give the node its own directories, then let mounts inside it propagate, as CSI needs."""
     # --no-mtab: or the first of them would leave /run/mount on the host.
     inside = lambda *words: machines.run_in(node.cluster, node.name, ["mount", "--no-mtab", *words])
-    for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
-        # A copy of the host's mount would keep the host from detaching the loop device.
-        machines.run_in(node.cluster, node.name, ["umount", "--no-mtab", "--lazy", mount_point], check=False)
     lib = node.state / "lib"
     inside("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     inside("--bind", node.state / "log", "/var/log")
@@ -71,16 +67,6 @@ def mount_paths(node):
     inside("--bind", parts.programs_directory(), lib / "stillpoint-node" / "bin")
     inside("--move", lib, "/var/lib")
     inside("--make-rshared", "/")
-
-
-def loop_mounts(mountinfo):
-    """Where loop devices are mounted, deepest first."""
-    found = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        if after.split()[1].startswith("/dev/loop"):
-            found.append(before.split()[4].encode().decode("unicode_escape"))
-    return sorted(found, reverse=True)
 
 
 def start_component(node, component):
@@ -134,12 +120,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 """
 
 
-def cni_config(node):
+def cni_config(pod_network):
+    """How Pods of a node get their network: a bridge, and addresses of the node's share."""
     return {
         "cniVersion": "0.4.0", "name": "pods",
         "plugins": [{
             "type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": False, "hairpinMode": True,
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": str(node.pod_network)}]],
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": str(pod_network)}]],
                      "routes": [{"dst": "0.0.0.0/0"}]},
         }],
     }

@@ -173,23 +173,32 @@ def build_go(go, out):
     needed = []
     for module in MODULES:
         say(f"looking at the modules of {module.name} (the first time, they are downloaded)")
-        needed.append(len(run([go, "list", "-deps", *targets(module)], cwd=module, env=environment, timeout=1800)
-                          .stdout.splitlines()))
+        needed.append(packages(go, module, targets(module), environment))
     progress = Progress("Go parts", sum(needed))
     for module in MODULES:
-        command = [str(go), "build", "-v", *BUILD_FLAGS, f"-ldflags={link_flags()}", "-o", f"{out}/", *targets(module)]
-        messages = []
-        with subprocess.Popen(command, cwd=module, env=environment, text=True, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE) as compiler:
-            for line in compiler.stderr:
-                package = compiled_package(line)
-                if package:
-                    progress.step(package)
-                else:
-                    messages.append(line.rstrip())
-        if compiler.returncode != 0:
-            raise ClusterError("\n".join([f"`go build` failed in {module}:", *messages[-20:]]))
+        compile_go(go, module, targets(module), out, environment, progress)
     progress.finish()
+
+
+def packages(go, module, wanted, environment):
+    """How many packages it takes to build what is wanted of a module."""
+    return len(run([go, "list", "-deps", *wanted], cwd=module, env=environment, timeout=1800).stdout.splitlines())
+
+
+def compile_go(go, module, wanted, out, environment, progress):
+    """Build what is wanted of a module into the directory `out`."""
+    command = [str(go), "build", "-v", *BUILD_FLAGS, f"-ldflags={link_flags()}", "-o", f"{out}/", *wanted]
+    messages = []
+    with subprocess.Popen(command, cwd=module, env=environment, text=True, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as compiler:
+        for line in compiler.stderr:
+            package = compiled_package(line)
+            if package:
+                progress.step(package)
+            else:
+                messages.append(line.rstrip())
+    if compiler.returncode != 0:
+        raise ClusterError("\n".join([f"`go build` failed in {module}:", *messages[-20:]]))
 
 
 def targets(module):

@@ -1,11 +1,11 @@
-"""Settings of the whole kernel that kubelet and kube-proxy change: remembered before, put back after."""
+"""Settings of the whole kernel that kubelet, kube-proxy and a systemd in a node change: remembered before, put back after."""
 
 import json
 from pathlib import Path
 
 from .identity import STATE_ROOT
 
-CHANGED = ("kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
+CHANGED = ("fs/file-max", "fs/nr_open", "kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",
            "net/netfilter/nf_conntrack_max", "vm/overcommit_memory", "vm/panic_on_oom")
 ROOT = Path("/proc/sys")
 FILE = "sysctls.json"
@@ -14,8 +14,8 @@ FILE = "sysctls.json"
 def remember(cluster):
     """Another checkout's cluster may have changed them before: then its memory is the right one."""
     older = sorted(STATE_ROOT.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime)
-    values = json.loads(older[0].read_text()) if older else {
-        name: (ROOT / name).read_text().strip() for name in CHANGED if (ROOT / name).exists()}
+    values = {name: (ROOT / name).read_text().strip() for name in CHANGED if (ROOT / name).exists()}
+    values |= json.loads(older[0].read_text()) if older else {}
     (cluster.state / FILE).write_text(json.dumps(values))
 
 

@@ -36,6 +36,12 @@ PACKAGES = {
     "xfsprogs": "/usr/sbin/mkfs.xfs",
 }
 
+# What CLUSTER=kind needs besides, where it makes its own container engine and node image.
+FOR_KIND = {
+    "mmdebstrap": "/usr/bin/mmdebstrap",
+}
+KIND_NEEDS = ("gcc", "hostname", "iproute2", "iptables", "kmod", "libc6-dev", "mmdebstrap", "mount", "procps", "util-linux")
+
 # Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
 TO_BUILD = ("gcc", "libc6-dev")
 
@@ -45,7 +51,8 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing_packages(wanted):
-    return sorted(name for name in wanted if not Path(PACKAGES[name]).exists() and not elsewhere(PACKAGES[name]))
+    files = PACKAGES | FOR_KIND
+    return sorted(name for name in wanted if not Path(files[name]).exists() and not elsewhere(files[name]))
 
 
 def elsewhere(file):
@@ -61,7 +68,8 @@ def require_packages(wanted=tuple(PACKAGES)):
     if not shutil.which("apt-get"):
         raise ClusterError("this is not a Debian machine, and the cluster's parts come from Debian packages.\n"
                            f"Missing here: {' '.join(missing)}.\n"
-                           "Use Debian 12 or newer, or CLUSTER=kind with Docker.")
+                           "Use Debian 12 or newer. (With Docker, CLUSTER=kind needs no Debian, but these to build its parts: "
+                           f"{' '.join(TO_BUILD)}, and Go or pip.)")
     if os.geteuid() != 0:
         raise ClusterError(f"Debian packages are missing; as root, run: apt-get install {' '.join(missing)}")
     say(f"installing Debian packages: {' '.join(missing)}")

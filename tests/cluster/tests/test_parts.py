@@ -2,7 +2,7 @@
 
 import unittest
 
-from clusterlib import node, parts, standalone_api, toolchain
+from clusterlib import machines, parts, standalone_api, toolchain
 from clusterlib.programs import ClusterError
 
 
@@ -29,7 +29,7 @@ class PartsTest(unittest.TestCase):
         mountinfo = ("21 1 254:0 / / rw - ext4 /dev/vda rw\n"
                      "30 21 7:0 / /mnt/a rw shared:1 - ext4 /dev/loop0 rw\n"
                      "31 30 7:1 / /mnt/a/with\\040space rw - xfs /dev/loop1 rw\n")
-        self.assertEqual(node.loop_mounts(mountinfo), ["/mnt/a/with space", "/mnt/a"])
+        self.assertEqual(machines.loop_mounts(mountinfo), ["/mnt/a/with space", "/mnt/a"])
 
     def test_api_server_names(self):
         standalone_api.check_name("unit-7")
