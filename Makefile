@@ -1,4 +1,5 @@
-# `make help` lists the targets. The cluster is this checkout's own and needs no container engine. CLUSTER=kind takes kind;
+# `make help` lists the targets. The cluster is this checkout's own and needs no container engine. K8S=1.35 takes another version of
+# Kubernetes than the newest (those of tests/cluster/go). CLUSTER=kind takes kind;
 # CLUSTER=existing STILLPOINT_KUBECONFIG=FILE IMAGES=REGISTRY/PATH TAG=TAG takes a cluster that is there, for load, install,
 # demo, e2e and torn (tests/cluster/cluster --help).
 

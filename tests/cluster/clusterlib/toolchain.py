@@ -18,6 +18,7 @@ PACKAGES = {
     "conntrack": "/usr/sbin/conntrack",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "e2fsprogs": "/usr/sbin/mkfs.ext4",
+    "etcd-server": "/usr/bin/etcd",
     "ethtool": "/usr/sbin/ethtool",
     "gcc": "/usr/bin/gcc",
     "hostname": "/usr/bin/hostname",
@@ -81,7 +82,7 @@ def require_packages(wanted=tuple(PACKAGES)):
 
 @contextmanager
 def no_services():
-    """Keep Debian from starting what it installs: a test starts its own PostgreSQL."""
+    """Keep Debian from starting what it installs: a test starts its own etcd and PostgreSQL."""
     if POLICY.exists():
         yield
         return

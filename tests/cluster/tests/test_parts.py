@@ -1,8 +1,10 @@
 """What is read from go.mod and from the machine."""
 
+import re
 import unittest
 
 from clusterlib import machines, parts, standalone_api, toolchain, versions
+from clusterlib.cli import CHECKOUT
 from clusterlib.programs import ClusterError
 
 
@@ -19,6 +21,12 @@ class PartsTest(unittest.TestCase):
     def test_key_is_stable_and_fit_for_a_path(self):
         self.assertEqual(parts.key(), parts.key())
         self.assertRegex(parts.key(), r"^[0-9a-f]{16}$")
+
+    def test_the_driver_of_the_tests_takes_the_sidecars_there_are(self):
+        manifest = (CHECKOUT / "tests" / "loop-csi" / "deploy" / "driver.yaml").read_text()
+        named = set(re.findall(rf"image: ({parts.PREFIX}/\S+)", manifest))
+        self.assertTrue(named)
+        self.assertLessEqual(named, set(parts.images()))
 
     def test_go_versions_compare_by_number(self):
         self.assertLess(versions.number("go1.9"), versions.number("1.26.0"))
