@@ -77,7 +77,7 @@ def kubeadm():
 def compile_go(title, module, wanted, out, **extra):
     go = toolchain.go(parts.versions().go, parts.cache())
     environment = parts.go_environment(go) | extra
-    progress = Progress(title, parts.packages(go, module, wanted, environment))
+    progress = Progress(title, len(parts.packages(go, module, wanted, environment)))
     parts.compile_go(go, module, wanted, out, environment, progress)
     progress.finish()
 

@@ -87,7 +87,7 @@ def load(node, archives):
     """Import image archives into the node's containerd."""
     for archive in archives:
         with open(archive, "rb") as content:
-            machines.run_in(node.cluster, node.name, [f"{BIN}/ctr", "--namespace", "k8s.io", "images", "import",
+            machines.run_in(node.cluster, node.name, [f"{BIN}/ctr", "--namespace", "k8s.io", "images", "import", "--local",
                                                       "--snapshotter", snapshotter(), "-"], stdin=content, timeout=600)
 
 
@@ -105,6 +105,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
                     "io.containerd.snapshotter.v1.devmapper"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "{snapshotter()}"
   [plugins."io.containerd.cri.v1.images".pinned_images]

@@ -189,15 +189,16 @@ def build_go(go, out):
     """All Go programs, with one bar over everything."""
     say(f"looking at the modules of Kubernetes {chosen()} (the first time, they are downloaded)")
     made = builds()
-    progress = Progress("Go parts", sum(packages(go, each.module, each.wanted, go_environment(go, each.cgo)) for each in made))
+    needed = {(each.module, package) for each in made for package in packages(go, each.module, each.wanted, go_environment(go, each.cgo))}
+    progress = Progress("Go parts", len(needed))
     for each in made:
         compile_go(go, each.module, each.wanted, out, go_environment(go, each.cgo), progress, each.flags)
     progress.finish()
 
 
 def packages(go, module, wanted, environment):
-    """How many packages it takes to build what is wanted of a module."""
-    return len(run([go, "list", "-deps", *wanted], cwd=module, env=environment, timeout=1800).stdout.splitlines())
+    """The packages that it takes to build what is wanted of a module."""
+    return run([go, "list", "-deps", *wanted], cwd=module, env=environment, timeout=1800).stdout.splitlines()
 
 
 def compile_go(go, module, wanted, out, environment, progress, flags=None):
@@ -218,12 +219,13 @@ def compile_go(go, module, wanted, out, environment, progress, flags=None):
 
 
 def link_flags():
-    """Kubernetes and Helm refuse some work when they do not know their version."""
-    kubernetes, helm = versions().kubernetes, versions().helm
-    major, minor, _ = kubernetes.removeprefix("v").split(".")
+    """Kubernetes and Helm refuse some work when they do not know their version; nodes show that of containerd."""
+    found = versions()
+    major, minor, _ = found.kubernetes.removeprefix("v").split(".")
     stamp = "k8s.io/component-base/version"
-    return " ".join([LINK_FLAGS, f"-X {stamp}.gitVersion={kubernetes}", f"-X {stamp}.gitMajor={major}",
-                     f"-X {stamp}.gitMinor={minor}", f"-X helm.sh/helm/v3/internal/version.version={helm}"])
+    return " ".join([LINK_FLAGS, f"-X {stamp}.gitVersion={found.kubernetes}", f"-X {stamp}.gitMajor={major}",
+                     f"-X {stamp}.gitMinor={minor}", f"-X helm.sh/helm/v3/internal/version.version={found.helm}",
+                     f"-X github.com/containerd/containerd/v2/version.Version={found.containerd}"])
 
 
 def snapshot_crd_directory(go):
