@@ -79,6 +79,7 @@ class Kind:
         """The user's engine, or one of our own, started."""
         if os.geteuid() == 0:
             sysctls.remember(self.cluster)
+            sysctls.make_room()
         if not make_own:
             return engines.of_user()
         tar = node_image.build()

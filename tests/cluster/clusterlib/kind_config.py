@@ -37,7 +37,7 @@ def ask(engine, image):
     answer = engine.call("run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/sh", image, "-c", QUESTIONS, check=False)
     if answer.returncode == ENGINE_FAILED:
         raise ClusterError(f"this {engine.program.rpartition('/')[2]} cannot start a privileged container, which every node of kind is: "
-                           f"take one that may (not rootless, not inside an unprivileged container)\n{answer.stderr.strip()[-500:]}")
+                           f"take one that may (not rootless, not inside an unprivileged container): {answer.stderr.strip()[-500:]}")
     return read(image, answer.stdout)
 
 

@@ -108,9 +108,13 @@ def require_machine():
     lifecycle.require_root()
     toolchain.require_packages(toolchain.KIND_NEEDS)
     lifecycle.load_kernel_modules()
-    missing = [what for what, probe in KERNEL if run(probe, check=False).returncode != 0]
+    require_kernel()
+
+
+def require_kernel(parts=KERNEL):
+    missing = [what for what, probe in parts if run(probe, check=False).returncode != 0]
     if missing:
-        raise ClusterError(f"this machine's kernel has no {', no '.join(missing)}: load its modules, or take a kernel that has them")
+        raise ClusterError(f"this machine's kernel has no {', no '.join(missing)}: load the modules, or take a kernel that has them")
 
 
 def can_make():
