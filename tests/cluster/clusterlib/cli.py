@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status, toolchain
+from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status, toolchain, versions
 from .identity import DEFAULT_NODES, Identity
 from .programs import ClusterError
 
@@ -35,6 +35,7 @@ Another kind of cluster:
 Environment:
   STILLPOINT_CACHE       where built parts are kept (default: $XDG_CACHE_HOME/stillpoint, else ~/.cache/stillpoint)
   CLUSTER                native (default), kind, or existing
+  K8S                    version of Kubernetes, such as 1.35 (default: the newest of those below tests/cluster/go)
   KIND_IMAGE             with kind: the image of its nodes (default: kind's own; without an engine, one made here)
   STILLPOINT_KUBECONFIG  the kubeconfig of an existing cluster; given, it means CLUSTER=existing
   STILLPOINT_IMAGES      with an existing cluster: what stands before the images' names in its registry
@@ -91,8 +92,12 @@ def parser():
 
 def main():
     options = parser().parse_args()
+    cluster = Identity.of(CHECKOUT)
     try:
-        return options.action(Identity.of(CHECKOUT), options) or 0
+        versions.chosen()
+        if options.action not in (build, up, api_up) and not external.chosen(cluster):  # The others are about what is there.
+            os.environ[versions.VARIABLE] = lifecycle.running_version(cluster) or versions.chosen()
+        return options.action(cluster, options) or 0
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1

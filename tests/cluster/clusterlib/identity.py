@@ -65,6 +65,11 @@ class Identity:
         return self.state / "logs"
 
     @property
+    def kubernetes(self):
+        """A file that names the minor version of Kubernetes."""
+        return self.state / "kubernetes"
+
+    @property
     def kubeconfig(self):
         return self.state / "admin.kubeconfig"
 

@@ -11,13 +11,12 @@ import re
 import shutil
 from pathlib import Path
 
-from . import parts, toolchain
+from . import parts, toolchain, versions
 from .kept import kept
 from .programs import clean_environment, run, say
 from .progress import Progress
 
 MODULE = parts.HERE / "go-kind"
-KUBERNETES_MODULE = parts.MODULES[0]
 DOCKER_PACKAGES = ("docker.io", "docker-cli")  # Debian 12 has the second in the first.
 DOWNLOAD_SECONDS = 900
 
@@ -68,7 +67,7 @@ def kubeadm():
         module = scratch / "module"
         module.mkdir()
         for file in ("go.mod", "go.sum"):
-            shutil.copy(KUBERNETES_MODULE / file, module)
+            shutil.copy(versions.graph(versions.chosen()) / file, module)
         compile_go("kubeadm", module, ["k8s.io/kubernetes/cmd/kubeadm"], scratch, GOFLAGS="-mod=mod")
         return scratch / "kubeadm"
 

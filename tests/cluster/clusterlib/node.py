@@ -9,7 +9,7 @@ Inside, every path is the standard one (/var/lib/kubelet, /run/containerd, …),
 
 import json
 
-from . import certificates, control_plane, machines, parts
+from . import certificates, cgroups, control_plane, machines, parts
 from .programs import run, wait_until
 
 COMPONENTS = ("containerd", "kubelet", "kube-proxy")
@@ -47,7 +47,7 @@ def start(node, nodes):
     mount_paths(node)
     start_component(node, "containerd")
     wait_until(f"containerd on {node.name} (log: {machines.component_log(cluster, node.name, 'containerd')})",
-               lambda: machines.run_in(cluster, node.name, ["ctr", "version"], check=False).returncode == 0,
+               lambda: machines.run_in(cluster, node.name, [f"{BIN}/ctr", "version"], check=False).returncode == 0,
                seconds=CONTAINERD_SECONDS)
     load(node, parts.archives())
     start_component(node, "kubelet")
@@ -76,7 +76,7 @@ def start_component(node, component):
 
 def command(node, component):
     if component == "containerd":
-        return ["/usr/bin/containerd", "--config", f"{SETUP}/containerd.toml"]
+        return [f"{BIN}/containerd", "--config", f"{SETUP}/containerd.toml"]
     if component == "kubelet":
         return [f"{BIN}/kubelet", f"--config={SETUP}/kubelet.json", f"--kubeconfig={SETUP}/kubelet.kubeconfig",
                 f"--hostname-override={node.name}", f"--node-ip={node.address}", "--v=2"]
@@ -87,7 +87,7 @@ def load(node, archives):
     """Import image archives into the node's containerd."""
     for archive in archives:
         with open(archive, "rb") as content:
-            machines.run_in(node.cluster, node.name, ["ctr", "--namespace", "k8s.io", "images", "import",
+            machines.run_in(node.cluster, node.name, [f"{BIN}/ctr", "--namespace", "k8s.io", "images", "import",
                                                       "--snapshotter", snapshotter(), "-"], stdin=content, timeout=600)
 
 
@@ -100,22 +100,23 @@ def snapshotter():
 def containerd_config():
     # Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, and runc would die of trying.
     return f"""\
-version = 2
+version = 3
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
-                    "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
+                    "io.containerd.snapshotter.v1.devmapper"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{parts.PREFIX}/pause:1"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "{snapshotter()}"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{parts.PREFIX}/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   tolerate_missing_hugetlb_controller = true
   disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{snapshotter()}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "{SETUP}/cni"
 """
 
@@ -133,14 +134,14 @@ def cni_config(pod_network):
 
 
 def kubelet_config(node):
-    return {
+    config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "address": "0.0.0.0",
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True},
                            "x509": {"clientCAFile": f"{SETUP}/ca.crt"}},
         "authorization": {"mode": "Webhook"},
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
-        "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup_root, "failCgroupV1": False,
+        "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup_root,
         "failSwapOn": False,
         # A developer's disk is often nearly full, and that is no reason to evict a test.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%",
@@ -150,9 +151,11 @@ def kubelet_config(node):
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         "oomScoreAdj": 0,
         # Tests kill containers, often the same one: it must come back at once, and not after five minutes.
-        "featureGates": {"KubeletCrashLoopBackOffMax": True},
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     }
+    if not cgroups.is_unified():  # A kubelet refuses cgroup v1 unless it is told not to, since Kubernetes 1.35.
+        config["failCgroupV1"] = False
+    return config
 
 
 def kube_proxy_config(node):

