@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, node_image, own_docker, parts, sysctls, teardown
+from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, node_image, own_docker, parts, sysctls, teardown, versions
 from . import engine as engines
 from .identity import API_PORT, CONTROL_PLANE
 from .programs import ClusterError, follow, run, say, wait_until
@@ -34,6 +34,7 @@ class Kind:
         # Without root there is an engine of the user's, and only a kubeconfig to keep.
         self.state = self.cluster.state if os.geteuid() == 0 else parts.cache() / "kind" / self.cluster.id
         self.kubeconfig = self.state / "admin.kubeconfig"
+        self.version = self.state / "kubernetes"
         self.exports = {"KUBECONFIG": self.kubeconfig, "CLUSTER": "kind"}
 
     # --- Up --------------------------------------------------------------------------------------------------------------
@@ -54,6 +55,7 @@ class Kind:
                 self.take_down(there)
             started = time.monotonic()
             self.state.mkdir(parents=True)
+            self.version.write_text(versions.chosen())
             try:
                 engine = self.started_engine(make_own)
                 nodes = self.create(engine, workers)
@@ -106,6 +108,10 @@ class Kind:
             kind_nodes.require_tools(engine, each.name)
         self.furnish(engine, image)
         return nodes
+
+    def running_version(self):
+        """The minor version of Kubernetes whose parts the cluster was made with; None when there is no cluster."""
+        return self.version.read_text() if self.version.exists() else None
 
     def image_name(self, engine):
         return os.environ.get(IMAGE_VARIABLE) or (node_image.name() if engine.ours else kind_config.STOCK_IMAGE)

@@ -1,6 +1,6 @@
 """What CLUSTER=kind is made of, besides the parts of every cluster: programs from Go modules, and a Docker from Debian packages.
 
-    <cache>/kind/kind-<key>      kind itself; etcd and kubeadm, for its nodes, beside it
+    <cache>/kind/kind-<key>      kind itself; kubeadm, for its nodes, beside it
     <cache>/kind/docker-<key>/   the files of Debian's Docker packages, of which none is installed
     <cache>/kind/node-<key>.tar  a node (node_image.py)
 """
@@ -49,15 +49,6 @@ def kind():
         return scratch / "kind"
 
     return kept(directory() / f"kind-{digest(*module_files())}", make)
-
-
-def etcd():
-    """The path of an etcd for the nodes' images."""
-    def make(scratch):
-        compile_go("etcd", MODULE, ["./etcd"], scratch)
-        return scratch / "etcd"
-
-    return kept(directory() / f"etcd-{digest(*module_files())}", make)
 
 
 def kubeadm():
