@@ -16,6 +16,7 @@ from .status import table
 
 IMAGE_VARIABLE = "KIND_IMAGE"
 CREATE_SECONDS = 600
+LOAD_SECONDS = 300
 PULL_SECONDS = 1200
 DELETE_SECONDS = 120
 NODES_READY_SECONDS = 120
@@ -93,7 +94,7 @@ class Kind:
 
     def create(self, engine, workers):
         image = self.node_image(engine)
-        say(f"kind {kind_parts.kind_version()}, Kubernetes {image.kubernetes}, 1 control plane and {workers} workers of {image.name}")
+        say(f"kind {kind_parts.kind_version()}, Kubernetes {image.kubernetes}, a control plane and {workers} workers")
         follow([kind_parts.kind(), "create", "cluster", "--name", self.name, "--image", image.name, "--kubeconfig", self.kubeconfig,
                 "--config", "-"], env=engine.environment, timeout=CREATE_SECONDS,
                input=kind_config.document(image, workers, pod_network=self.cluster.pod_network,
@@ -124,8 +125,8 @@ class Kind:
             try:
                 follow([engine.program, "pull", name], env=engine.environment, timeout=PULL_SECONDS)
             except ClusterError:  # Its own words are on the screen.
-                raise ClusterError(f"{engine.program} neither has the image {name} nor can pull it: set {IMAGE_VARIABLE} to a node image "
-                                   "of kind that it has, or can reach") from None
+                raise ClusterError(f"{engine.program} neither has the image {name} nor can pull it: set {IMAGE_VARIABLE} to a node "
+                                   "image of kind that it has, or can reach") from None
         return kind_config.ask(engine, name)
 
     def reach(self, engine):
@@ -171,7 +172,8 @@ class Kind:
 
     def load_into(self, engine, archives):
         for archive in archives:
-            run([kind_parts.kind(), "load", "image-archive", archive, "--name", self.name], env=engine.environment, timeout=CREATE_SECONDS)
+            run([kind_parts.kind(), "load", "image-archive", archive, "--name", self.name], env=engine.environment,
+                timeout=LOAD_SECONDS)
 
     def entry(self, node):
         """The words and the environment of a command that runs another one inside a node."""
@@ -260,7 +262,8 @@ class Kind:
 
     def is_as_wanted(self, engine, count):
         """Healthy, and of the image that would be taken now."""
-        return self.is_healthy(engine, count) and {engine.image(node) for node in engine.nodes(self.name)} == {self.image_name(engine)}
+        made_of = {engine.image(node) for node in engine.nodes(self.name)}
+        return made_of == {self.image_name(engine)} and self.is_healthy(engine, count)
 
     def is_healthy(self, engine, count):
         nodes = engine.nodes(self.name)

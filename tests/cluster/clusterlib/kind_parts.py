@@ -85,8 +85,8 @@ def docker():
         say("downloading Debian's Docker, to run it from the cache: nothing of it is installed")
         run(["apt-get", "update", "-q"], timeout=DOWNLOAD_SECONDS, env=environment)
         there = [name for name in DOCKER_PACKAGES if run(["apt-cache", "show", name], check=False).returncode == 0]
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "--download-only", "-o", f"Dir::Cache::archives={archives}",
-             *there], timeout=DOWNLOAD_SECONDS, env=environment)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "--download-only", "-o",
+             f"Dir::Cache::archives={archives}", *there], timeout=DOWNLOAD_SECONDS, env=environment)
         for package in sorted(archives.glob("*.deb")):
             run(["dpkg-deb", "--extract", package, root])
         root.mkdir(exist_ok=True)  # All of it may be installed here already.
