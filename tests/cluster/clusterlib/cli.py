@@ -95,8 +95,10 @@ def main():
     cluster = Identity.of(CHECKOUT)
     try:
         versions.chosen()
-        if options.action not in (build, up, api_up) and not external.chosen(cluster):  # The others are about what is there.
-            os.environ[versions.VARIABLE] = lifecycle.running_version(cluster) or versions.chosen()
+        if options.action not in (build, up, api_up):  # The others are about what is there.
+            other = external.chosen(cluster)
+            running = other.running_version() if other else lifecycle.running_version(cluster)
+            os.environ[versions.VARIABLE] = running or versions.chosen()
         return options.action(cluster, options) or 0
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)

@@ -97,5 +97,5 @@ def choose(found, complaint, wanted, can_make):
         raise ClusterError(f"{found.program}, which {wanted} asks for, does not answer ({complaint}): start it, or unset {wanted}")
     if can_make:
         return True
-    raise ClusterError(f"{found.program} does not answer ({complaint}): start Docker, or set {PROVIDER}=podman, or run this as root "
-                       "on Debian, where a Docker of our own is made from its packages")
+    raise ClusterError(f"{found.program} does not answer ({complaint}): start Docker, or set {PROVIDER}=podman, or run this as "
+                       "root on Debian, where a Docker of our own is made from its packages")

@@ -72,6 +72,10 @@ class Existing:
             return ["cluster: down", f"kubeconfig: {self.kubeconfig}", answer.stderr.strip()]
         return ["cluster:    up", f"kubeconfig: {self.kubeconfig}", "", *addons.nodes_and_pods(self.kubeconfig)]
 
+    def running_version(self):
+        """Not known, and it decides nothing."""
+        return None
+
     def entry(self, _node):
         raise ClusterError(f"the nodes of {self.kubeconfig} are not ours: this is for CLUSTER=native and CLUSTER=kind")
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, node_image, own_docker, parts, sysctls, teardown
+from . import addons, kind_config, kind_nodes, kind_parts, lifecycle, node_image, own_docker, parts, sysctls, teardown, versions
 from . import engine as engines
 from .identity import API_PORT, CONTROL_PLANE
 from .programs import ClusterError, follow, run, say, wait_until
@@ -16,6 +16,7 @@ from .status import table
 
 IMAGE_VARIABLE = "KIND_IMAGE"
 CREATE_SECONDS = 600
+LOAD_SECONDS = 300
 PULL_SECONDS = 1200
 DELETE_SECONDS = 120
 NODES_READY_SECONDS = 120
@@ -34,6 +35,7 @@ class Kind:
         # Without root there is an engine of the user's, and only a kubeconfig to keep.
         self.state = self.cluster.state if os.geteuid() == 0 else parts.cache() / "kind" / self.cluster.id
         self.kubeconfig = self.state / "admin.kubeconfig"
+        self.version = self.state / "kubernetes"
         self.exports = {"KUBECONFIG": self.kubeconfig, "CLUSTER": "kind"}
 
     # --- Up --------------------------------------------------------------------------------------------------------------
@@ -54,6 +56,7 @@ class Kind:
                 self.take_down(there)
             started = time.monotonic()
             self.state.mkdir(parents=True)
+            self.version.write_text(versions.chosen())
             try:
                 engine = self.started_engine(make_own)
                 nodes = self.create(engine, workers)
@@ -79,6 +82,7 @@ class Kind:
         """The user's engine, or one of our own, started."""
         if os.geteuid() == 0:
             sysctls.remember(self.cluster)
+            sysctls.make_room()
         if not make_own:
             return engines.of_user()
         tar = node_image.build()
@@ -90,7 +94,7 @@ class Kind:
 
     def create(self, engine, workers):
         image = self.node_image(engine)
-        say(f"kind {kind_parts.kind_version()}, Kubernetes {image.kubernetes}, 1 control plane and {workers} workers of {image.name}")
+        say(f"kind {kind_parts.kind_version()}, Kubernetes {image.kubernetes}, a control plane and {workers} workers")
         follow([kind_parts.kind(), "create", "cluster", "--name", self.name, "--image", image.name, "--kubeconfig", self.kubeconfig,
                 "--config", "-"], env=engine.environment, timeout=CREATE_SECONDS,
                input=kind_config.document(image, workers, pod_network=self.cluster.pod_network,
@@ -106,6 +110,10 @@ class Kind:
         self.furnish(engine, image)
         return nodes
 
+    def running_version(self):
+        """The minor version of Kubernetes whose parts the cluster was made with; None when there is no cluster."""
+        return self.version.read_text() if self.version.exists() else None
+
     def image_name(self, engine):
         return os.environ.get(IMAGE_VARIABLE) or (node_image.name() if engine.ours else kind_config.STOCK_IMAGE)
 
@@ -117,8 +125,8 @@ class Kind:
             try:
                 follow([engine.program, "pull", name], env=engine.environment, timeout=PULL_SECONDS)
             except ClusterError:  # Its own words are on the screen.
-                raise ClusterError(f"{engine.program} neither has the image {name} nor can pull it: set {IMAGE_VARIABLE} to a node image "
-                                   "of kind that it has, or can reach") from None
+                raise ClusterError(f"{engine.program} neither has the image {name} nor can pull it: set {IMAGE_VARIABLE} to a node "
+                                   "image of kind that it has, or can reach") from None
         return kind_config.ask(engine, name)
 
     def reach(self, engine):
@@ -164,7 +172,8 @@ class Kind:
 
     def load_into(self, engine, archives):
         for archive in archives:
-            run([kind_parts.kind(), "load", "image-archive", archive, "--name", self.name], env=engine.environment, timeout=CREATE_SECONDS)
+            run([kind_parts.kind(), "load", "image-archive", archive, "--name", self.name], env=engine.environment,
+                timeout=LOAD_SECONDS)
 
     def entry(self, node):
         """The words and the environment of a command that runs another one inside a node."""
@@ -253,7 +262,8 @@ class Kind:
 
     def is_as_wanted(self, engine, count):
         """Healthy, and of the image that would be taken now."""
-        return self.is_healthy(engine, count) and {engine.image(node) for node in engine.nodes(self.name)} == {self.image_name(engine)}
+        made_of = {engine.image(node) for node in engine.nodes(self.name)}
+        return made_of == {self.image_name(engine)} and self.is_healthy(engine, count)
 
     def is_healthy(self, engine, count):
         nodes = engine.nodes(self.name)

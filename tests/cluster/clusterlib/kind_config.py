@@ -34,10 +34,11 @@ class NodeImage:
 
 def ask(engine, image):
     """What the image says of itself, in a container like the nodes."""
-    answer = engine.call("run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/sh", image, "-c", QUESTIONS, check=False)
+    answer = engine.call("run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/sh", image, "-c", QUESTIONS,
+                         check=False)
     if answer.returncode == ENGINE_FAILED:
-        raise ClusterError(f"this {engine.program.rpartition('/')[2]} cannot start a privileged container, which every node of kind is: "
-                           f"take one that may (not rootless, not inside an unprivileged container)\n{answer.stderr.strip()[-500:]}")
+        raise ClusterError(f"this {engine.program.rpartition('/')[2]} cannot start a privileged container, as every node of kind is: take "
+                           f"one that can (not rootless, not in an unprivileged container): {answer.stderr.strip()[-500:]}")
     return read(image, answer.stdout)
 
 

@@ -17,7 +17,6 @@ from .programs import ClusterError, run, say, wait_until
 
 CONTROL_PLANE_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_COMPONENTS = ("containerd", "kubelet", "kube-proxy")
-CONTROL_PLANE_ROLE = "node-role.kubernetes.io/control-plane"
 
 # The tools that the test storage driver runs on a node, and the packages that hold them.
 TOOLS = ("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "btrfstune")
@@ -37,7 +36,6 @@ class Member:
     name: str
     address: str
     pod_network: str
-    control_plane: bool
     ready: bool
 
 
@@ -50,11 +48,11 @@ def read_members(nodes):
     """The nodes of a NodeList that have an address."""
     found = []
     for node in nodes["items"]:
-        status, labels = node.get("status", {}), node["metadata"].get("labels", {})
+        status = node.get("status", {})
         address = next((each["address"] for each in status.get("addresses", []) if each["type"] == "InternalIP"), None)
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", []))
         if address:
-            found.append(Member(node["metadata"]["name"], address, node["spec"].get("podCIDR", ""), CONTROL_PLANE_ROLE in labels, ready))
+            found.append(Member(node["metadata"]["name"], address, node["spec"].get("podCIDR", ""), ready))
     return sorted(found, key=lambda each: each.name)
 
 
@@ -93,8 +91,8 @@ def require_tools(engine, node):
     install = f"apt-get update -q && apt-get install -q --yes --no-install-recommends {' '.join(TOOL_PACKAGES)}"
     done = run(engine.inside(node, "sh", "-c", install), env=engine.environment, check=False, timeout=TOOLS_SECONDS)
     if done.returncode != 0:
-        raise ClusterError(f"{node} has not all of {', '.join(TOOLS)}, and cannot install them: give its network a way out, or take "
-                           f"a KIND_IMAGE that has {', '.join(TOOL_PACKAGES)}\n{done.stderr.strip()[-500:]}")
+        raise ClusterError(f"{node} has not all of {', '.join(TOOLS)}, and cannot install them: give its network a way out, or "
+                           f"take a KIND_IMAGE that has {', '.join(TOOL_PACKAGES)}\n{done.stderr.strip()[-500:]}")
 
 
 # --- Names ---------------------------------------------------------------------------------------------------------------
@@ -143,8 +141,8 @@ def look_up(engine, nodes, server, name="kubernetes.default.svc.cluster.local"):
     try:
         wait_until("names", found, seconds=LOOK_UP_SECONDS, every=1)
     except ClusterError:
-        raise ClusterError(f"{name} is not found by way of the Service address {server} on {', '.join(silent)}: look at kube-proxy, "
-                           "the pod network and CoreDNS in kube-system") from None
+        raise ClusterError(f"{name} is not found by way of the Service address {server} on {', '.join(silent)}: look at "
+                           "kube-proxy, the pod network and CoreDNS in kube-system") from None
 
 
 # --- Processes -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What CLUSTER=kind is made of, besides the parts of every cluster: programs from Go modules, and a Docker from Debian packages.
 
-    <cache>/kind/kind-<key>      kind itself; etcd and kubeadm, for its nodes, beside it
+    <cache>/kind/kind-<key>      kind itself; kubeadm, for its nodes, beside it
     <cache>/kind/docker-<key>/   the files of Debian's Docker packages, of which none is installed
     <cache>/kind/node-<key>.tar  a node (node_image.py)
 """
@@ -51,15 +51,6 @@ def kind():
     return kept(directory() / f"kind-{digest(*module_files())}", make)
 
 
-def etcd():
-    """The path of an etcd for the nodes' images."""
-    def make(scratch):
-        compile_go("etcd", MODULE, ["./etcd"], scratch)
-        return scratch / "etcd"
-
-    return kept(directory() / f"etcd-{digest(*module_files())}", make)
-
-
 def kubeadm():
     """The path of kubeadm, in the version of the other Kubernetes parts. Their module graph gives it all but a few modules, which
     Kubernetes itself names: in a copy of the graph, Go may add these."""
@@ -94,8 +85,8 @@ def docker():
         say("downloading Debian's Docker, to run it from the cache: nothing of it is installed")
         run(["apt-get", "update", "-q"], timeout=DOWNLOAD_SECONDS, env=environment)
         there = [name for name in DOCKER_PACKAGES if run(["apt-cache", "show", name], check=False).returncode == 0]
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "--download-only", "-o", f"Dir::Cache::archives={archives}",
-             *there], timeout=DOWNLOAD_SECONDS, env=environment)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "--download-only", "-o",
+             f"Dir::Cache::archives={archives}", *there], timeout=DOWNLOAD_SECONDS, env=environment)
         for package in sorted(archives.glob("*.deb")):
             run(["dpkg-deb", "--extract", package, root])
         root.mkdir(exist_ok=True)  # All of it may be installed here already.

@@ -21,8 +21,8 @@ PRELOAD = HERE / "preload.sh"
 
 # Of this release, whatever the machine is: its systemd (252) also runs on cgroup v1.
 SUITE = "bookworm"
-PACKAGES = ("btrfs-progs", "conntrack", "containerd", "containernetworking-plugins", "dbus", "e2fsprogs", "ethtool", "hostname",
-            "iproute2", "iptables", "kmod", "mount", "nftables", "procps", "runc", "socat", "systemd", "systemd-sysv", "util-linux",
+PACKAGES = ("btrfs-progs", "conntrack", "containernetworking-plugins", "dbus", "e2fsprogs", "ethtool", "hostname",
+            "iproute2", "iptables", "kmod", "mount", "nftables", "procps", "socat", "systemd", "systemd-sysv", "util-linux",
             "xfsprogs")
 DEBIAN_SECONDS, PRELOAD_SECONDS, TAR_SECONDS = 1800, 300, 300
 
@@ -33,6 +33,7 @@ MASKED = ("apt-daily-upgrade.timer", "apt-daily.timer", "console-getty.service",
           "systemd-tmpfiles-setup-dev.service")
 ENABLED = ("containerd.service", "kubelet.service")
 
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "kubectl", "kubelet", "runc")
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "pause")
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
@@ -56,7 +57,7 @@ def build():
 
 def make(scratch):
     root, archives = scratch / "root", scratch / "images"
-    etcd, kubeadm = kind_parts.etcd(), kind_parts.kubeadm()
+    kubeadm = kind_parts.kubeadm()
     say(f"a node of kind from Debian packages ({SUITE})")
     run(["unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--variant=minbase",
          f"--include={','.join(PACKAGES)}", SUITE, root], timeout=DEBIAN_SECONDS, env=clean_environment(**proxies()))
@@ -65,7 +66,7 @@ def make(scratch):
     say("the images of the control plane, into the node")
     for program, full_name in images.items():
         image.write_archive(archives / f"{program}.tar", name=full_name, entrypoint=[f"/usr/local/bin/{program}"],
-                            env=["PATH=/usr/local/bin:/usr/sbin:/usr/bin"], files=files_of(program, root, etcd))
+                            env=["PATH=/usr/local/bin:/usr/sbin:/usr/bin"], files=files_of(program, root))
     preload(root, archives)
     tar = scratch / "node.tar"
     run(["tar", "--create", "--numeric-owner", "--xattrs", "--one-file-system", f"--file={tar}", f"--directory={root}", "."],
@@ -93,8 +94,8 @@ def furnish(root, kubeadm, pause):
     shutil.copytree(FILES, root, dirs_exist_ok=True, symlinks=True)
     containerd = root / "etc" / "containerd" / "config.toml"
     containerd.write_text(string.Template(containerd.read_text()).substitute(pause=pause))
-    for program, source in (("kubeadm", kubeadm), ("kubelet", parts.program("kubelet")), ("kubectl", parts.program("kubectl"))):
-        shutil.copy(source, root / "usr" / "bin" / program)
+    for program, source in (("kubeadm", kubeadm), *((name, parts.program(name)) for name in PROGRAMS)):
+        shutil.copy(source, root / "usr" / "local" / "bin" / program)
     units = root / "etc" / "systemd" / "system"
     for unit in MASKED:
         (units / unit).unlink(missing_ok=True)
@@ -108,10 +109,9 @@ def furnish(root, kubeadm, pause):
     (root / "kind" / "version").write_text(f"{parts.versions().kubernetes}\n")
 
 
-def files_of(program, root, etcd):
+def files_of(program, root):
     """What the image of a program holds: the program, and for kube-proxy the iptables that it calls."""
-    source = etcd if program == "etcd" else parts.program(program)
-    files = [(source, f"/usr/local/bin/{program}")]
+    files = [(parts.program(program), f"/usr/local/bin/{program}")]
     return files + iptables(root) if program == "kube-proxy" else files
 
 

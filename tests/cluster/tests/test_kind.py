@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from clusterlib import engine, external, kind_config, kind_nodes, kind_parts, node_image, own_docker
+from clusterlib import engine, external, kind_config, kind_nodes, kind_parts, node_image, own_docker, sysctls
 from clusterlib.identity import Identity
 from clusterlib.kind_config import NodeImage
 from clusterlib.kind_nodes import Process
@@ -68,6 +68,17 @@ class NodeImageTest(unittest.TestCase):
         for version in ("v1.31.9", "v1.x.0"):
             with self.assertRaisesRegex(ClusterError, f"KIND_IMAGE=x holds Kubernetes {version}: take one from v1.32 on"):
                 kind_config.read("x", f"{version}\nnetwork\ncgroup-v2\n")
+
+    def test_an_engine_that_starts_nothing_privileged_is_told_from_a_wrong_image(self):
+        def asked(status):
+            answer = subprocess.CompletedProcess([], status, stdout="", stderr="its own words")
+            with mock.patch.object(engine.Engine, "call", return_value=answer):
+                kind_config.ask(engine.of_user({}), "x")
+
+        with self.assertRaisesRegex(ClusterError, "this docker cannot start a privileged container.*its own words"):
+            asked(125)
+        with self.assertRaisesRegex(ClusterError, "KIND_IMAGE=x is no node image"):
+            asked(127)
 
     def test_images_are_told_by_their_programs(self):
         listed = ["r.example/kube-apiserver:v1", "r.example/kube-controller-manager:v1", "r.example/kube-scheduler:v1",
@@ -156,6 +167,11 @@ class NodesTest(unittest.TestCase):
 
 
 class OwnDockerTest(unittest.TestCase):
+    def test_what_the_kernel_lacks_is_named(self):
+        own_docker.require_kernel([("this", ("true",))])
+        with self.assertRaisesRegex(ClusterError, "kernel has no that, no other: load the modules"):
+            own_docker.require_kernel([("this", ("true",)), ("that", ("false",)), ("other", ("false",))])
+
     def test_capabilities_are_read(self):
         status = "CapPrm:\t000001ffffffffff\nCapEff:\t000001fffeffffff\n"
         self.assertFalse(own_docker.has_capability(status, own_docker.CAP_SYS_RESOURCE))
@@ -175,6 +191,16 @@ class OwnDockerTest(unittest.TestCase):
                                           stdout=subprocess.PIPE, text=True).stdout
                     self.assertEqual(said.split(), words)
                     self.assertEqual((Path(scratch) / file).read_text(), f'{{"a":{after}}}')
+
+    def test_limits_are_raised_and_never_lowered(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            limits = [Path(scratch) / name for name in sysctls.AT_LEAST]
+            limits[0].parent.mkdir(parents=True)
+            for limit, value in zip(limits, ("128", "9999999")):
+                limit.write_text(value)
+            sysctls.make_room(Path(scratch))
+            self.assertEqual([limit.read_text() for limit in limits], ["1024", "9999999"])
+        self.assertLessEqual(set(sysctls.AT_LEAST), set(sysctls.CHANGED))
 
     def test_files_that_the_machine_lacks_come_first(self):
         self.assertTrue(own_docker.path("/cache/docker").startswith("/cache/docker/usr/sbin:"))
