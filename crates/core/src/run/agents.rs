@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::slice;
 
-use super::facts::PodFacts;
+use super::facts::{PodFacts, RunningContainer};
 
 /// The identity of an agent, by which its session is known: the UID of the pod that it runs in, as the API server gave it at
 /// authentication. It says nothing of which pods mount a member.
@@ -73,18 +74,31 @@ impl AgentRef {
         }
     }
 
-    /// The pod whose processes it looks at, as it is now; `None`: it is gone, or finished.
-    pub fn watched_pod<'a>(&self, pods: &'a BTreeMap<String, PodFacts>) -> Option<&'a PodFacts> {
+    /// The pods whose processes it looks at.
+    pub fn watched(&self) -> &[PodRef] {
         match self {
-            Self::Sidecar { pod, .. } => pods.get(&pod.uid),
+            Self::Sidecar { pod, .. } => slice::from_ref(pod),
         }
+    }
+
+    /// The same as they are now, without those that are gone or finished.
+    pub fn watched_pods<'a>(&'a self, pods: &'a BTreeMap<String, PodFacts>) -> impl Iterator<Item = &'a PodFacts> {
+        self.watched().iter().filter_map(|pod| pods.get(&pod.uid))
+    }
+
+    /// Whether all pods whose processes it looks at run, and so all their containers were created.
+    pub fn sees_running_pods(&self, pods: &BTreeMap<String, PodFacts>) -> bool {
+        self.watched().iter().all(|pod| pods.get(&pod.uid).is_some_and(|pod| pod.running))
+    }
+
+    /// The running containers whose processes it looks at, but for its own.
+    pub fn watched_containers(&self, pods: &BTreeMap<String, PodFacts>) -> Vec<RunningContainer> {
+        self.watched_pods(pods).flat_map(|pod| pod.containers.iter().cloned()).collect()
     }
 
     /// Whether it sees the writes of the pod of this UID.
     pub fn covers(&self, pod_uid: &str) -> bool {
-        match self {
-            Self::Sidecar { pod, .. } => pod.uid == pod_uid,
-        }
+        self.watched().iter().any(|pod| pod.uid == pod_uid)
     }
 
     /// Where it finds the member.

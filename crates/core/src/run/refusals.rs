@@ -88,15 +88,13 @@ impl Draft<'_> {
 /// Why an agent says nothing of the claim of this name, as far as it can be seen from here.
 fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
     let pod = &agent.own_pod().name;
-    let seen = agent.watched_pod(&observed.pods);
-    let running = seen.is_some_and(|pod| pod.running);
-    let (reason, message) = if !running {
+    let (reason, message) = if !agent.sees_running_pods(&observed.pods) {
         (
             Reason::PodNotRunning,
             format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
         )
     } else if !observed.connected.contains(&agent.key()) {
-        let what_to_do = match seen {
+        let what_to_do = match agent.watched_pods(&observed.pods).next() {
             Some(pod) if pod.node_dns => {
                 "the pod asks its node's DNS server, which does not know the controller's Service; set dnsPolicy: ClusterFirstWithHostNet on a pod with hostNetwork: true, else ClusterFirst"
             }
