@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::slice;
 
-use super::facts::{PodFacts, RunningContainer};
+use super::facts::{ContainerMount, PodFacts, RunningContainer};
+use stillpoint_api::AgentPlace;
 
 /// The identity of an agent, by which its session is known: the UID of the pod that it runs in, as the API server gave it at
 /// authentication. It says nothing of which pods mount a member.
@@ -48,13 +49,53 @@ pub enum AgentRef {
         /// Where the agent's container mounts the claim.
         mount_path: String,
     },
+    /// The agent of a node, for all pods there that mount the member.
+    Node {
+        /// The agent's own pod.
+        pod: PodRef,
+        /// The node.
+        node: String,
+        /// The pods that mount the member.
+        watched: Vec<PodRef>,
+    },
+}
+
+/// A running container that mounts a member, through which an agent of the node finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// The runtime's id of the container, without its scheme.
+    pub container: String,
+    /// Where the container mounts the claim.
+    pub path: String,
+}
+
+impl From<&PodFacts> for PodRef {
+    fn from(pod: &PodFacts) -> Self {
+        Self { name: pod.name.clone(), uid: pod.uid.clone() }
+    }
 }
 
 impl AgentRef {
     /// The sidecar of a pod that mounts the claim of this name.
     pub fn sidecar(pod: &PodFacts, claim: &str) -> Self {
         let mount_path = pod.agent_mounts.get(claim).map(|mount| mount.path.clone()).unwrap_or_default();
-        Self::Sidecar { pod: PodRef { name: pod.name.clone(), uid: pod.uid.clone() }, mount_path }
+        Self::Sidecar { pod: PodRef::from(pod), mount_path }
+    }
+
+    /// The agent of a node, whose own pod this is, for these pods.
+    pub fn node(node: &str, own: &PodRef, watched: &[&PodFacts]) -> Self {
+        let watched = watched.iter().map(|pod| PodRef::from(*pod)).collect();
+        Self::Node { pod: own.clone(), node: node.to_owned(), watched }
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> AgentPlace {
+        match self {
+            Self::Sidecar { .. } => AgentPlace::Sidecar,
+            Self::Node { .. } => AgentPlace::Node,
+        }
     }
 
     /// The key of its session.
@@ -70,7 +111,7 @@ impl AgentRef {
     /// The pod that it runs in.
     pub fn own_pod(&self) -> &PodRef {
         match self {
-            Self::Sidecar { pod, .. } => pod,
+            Self::Sidecar { pod, .. } | Self::Node { pod, .. } => pod,
         }
     }
 
@@ -78,6 +119,7 @@ impl AgentRef {
     pub fn watched(&self) -> &[PodRef] {
         match self {
             Self::Sidecar { pod, .. } => slice::from_ref(pod),
+            Self::Node { watched, .. } => watched,
         }
     }
 
@@ -101,10 +143,19 @@ impl AgentRef {
         self.watched().iter().any(|pod| pod.uid == pod_uid)
     }
 
-    /// Where it finds the member.
+    /// Where its own container mounts the member; empty: it does not.
     pub fn mount_path(&self) -> &str {
         match self {
             Self::Sidecar { mount_path, .. } => mount_path,
+            Self::Node { .. } => "",
+        }
+    }
+
+    /// Where the containers that it watches mount the claim of this name; none where its own container does.
+    pub fn places(&self, claim: &str, pods: &BTreeMap<String, PodFacts>) -> Vec<Place> {
+        match self {
+            Self::Sidecar { .. } => Vec::new(),
+            Self::Node { .. } => self.watched_pods(pods).flat_map(|pod| places(pod, claim)).collect(),
         }
     }
 }
@@ -113,8 +164,18 @@ impl fmt::Display for AgentRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sidecar { pod, .. } => write!(f, "the agent of pod {}", pod.name),
+            Self::Node { node, .. } => write!(f, "the agent of node {node}"),
         }
     }
+}
+
+fn places(pod: &PodFacts, claim: &str) -> Vec<Place> {
+    let mounts = pod.container_mounts.get(claim).into_iter().flatten();
+    let place = |mount: &ContainerMount| {
+        let container = pod.containers.iter().find(|container| container.name == mount.container)?;
+        Some(Place { pod_uid: pod.uid.clone(), container: container.id.clone(), path: mount.path.clone() })
+    };
+    mounts.filter_map(place).collect()
 }
 
 /// One agent's part in one member: what commands and answers are about.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::agents::{AgentKey, AgentRef, AssignmentKey};
+use super::agents::{AgentKey, AgentRef, AssignmentKey, Place};
 use super::epochs::outranks;
 use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
@@ -150,7 +150,7 @@ pub fn command(
     run: &Run,
     member: &Member,
     agent: &AgentRef,
-    containers: &[RunningContainer],
+    pods: &BTreeMap<String, PodFacts>,
     command: Command,
     now: Moment,
 ) -> wire::ControllerMessage {
@@ -166,9 +166,15 @@ pub fn command(
             attempt,
             claim: member.claim.name.clone(),
             mount_path: agent.mount_path().to_owned(),
-            containers: containers
-                .iter()
-                .map(|container| wire::Container { name: container.name.clone(), id: container.id.clone() })
+            containers: agent
+                .watched_containers(pods)
+                .into_iter()
+                .map(|RunningContainer { name, id }| wire::Container { name, id })
+                .collect(),
+            places: agent
+                .places(&member.claim.name, pods)
+                .into_iter()
+                .map(|Place { pod_uid, container, path }| wire::Place { pod_uid, container_id: container, path })
                 .collect(),
             prepare_timeout_ms: milliseconds(left),
             hold_timeout_ms: milliseconds(request.hold_timeout),

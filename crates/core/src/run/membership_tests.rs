@@ -2,10 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use super::super::facts::AgentMount;
+use super::super::agents::Place;
+use super::super::facts::{AgentMount, ContainerMount, RunningContainer};
 use super::super::fixtures::{classes, request};
 use super::*;
-use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension};
+use stillpoint_api::{AgentPlace, ClaimName, DeletionPolicy, Replication, Suspension};
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -70,6 +71,7 @@ fn group() -> Group {
         },
         request: request(),
         candidates: Candidates {
+            node_agents: BTreeMap::new(),
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
             drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
@@ -99,6 +101,62 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
     let agent = &member.assignments[0].agent;
     assert_eq!((&*member.mounts[0].uid, agent.mount_path()), ("uid-db-a", "/data"));
     assert_eq!(agent.key().as_str(), "uid-db-a");
+}
+
+/// The group with an agent on the node of its pods, and without sidecars; a second pod mounts the first claim.
+fn on_a_node() -> Group {
+    let mut group = group();
+    group.candidates.node_agents = [("n1".into(), PodRef { name: "agent-x".into(), uid: "uid-agent".into() })].into();
+    group.candidates.pods.push(pod("reader", "a"));
+    for pod in &mut group.candidates.pods {
+        (pod.has_agent, pod.node) = (false, Some("n1".into()));
+        pod.agent_mounts.clear();
+        pod.containers = vec![RunningContainer { name: "db".into(), id: format!("id-{}", pod.name) }];
+        let mount = ContainerMount { container: "db".into(), path: format!("/of/{}", pod.name) };
+        pod.container_mounts = pod.claims.iter().map(|claim| (claim.clone(), vec![mount.clone()])).collect();
+    }
+    group
+}
+
+#[test]
+fn an_agent_of_the_node_is_asked_about_all_pods_there_that_have_no_sidecar() {
+    let group = on_a_node();
+    let members = resolved(&group).unwrap();
+    let agent = &members[0].assignments[0].agent;
+    assert_eq!((agent.to_string(), agent.key().as_str()), ("the agent of node n1".into(), "uid-agent"));
+    assert_eq!((members[0].mounts.len(), members[0].assignments.len(), members[0].uncovered()), (2, 1, None));
+    let pods = group.candidates.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+    let place =
+        |pod: &str| Place { pod_uid: format!("uid-{pod}"), container: format!("id-{pod}"), path: format!("/of/{pod}") };
+    assert_eq!(agent.places("a", &pods), [place("db-a"), place("reader")]);
+    assert_eq!(agent.watched_containers(&pods).len(), 2);
+    assert_eq!(members[1].assignments[0].agent.places("b", &pods), [place("db-b")]);
+}
+
+#[test]
+fn a_sidecar_that_mounts_the_volume_is_asked_before_the_agent_of_the_node() {
+    let mut group = on_a_node();
+    group.candidates.pods.truncate(2);
+    group.candidates.pods[0] = PodFacts { node: Some("n1".into()), ..pod("db-a", "a") };
+    let members = resolved(&group).unwrap();
+    let places: Vec<AgentPlace> = members.iter().map(|member| member.assignments[0].agent.place()).collect();
+    assert_eq!(places, [AgentPlace::Sidecar, AgentPlace::Node]);
+    // One that sees a part alone is not.
+    let part = AgentMount { path: "/x".into(), sub_path: true };
+    group.candidates.pods[0].agent_mounts.insert("a".into(), part);
+    assert_eq!(resolved(&group).unwrap()[0].assignments[0].agent.place(), AgentPlace::Node);
+}
+
+#[test]
+fn pods_on_several_nodes_and_nodes_without_an_agent_are_refused() {
+    let mut group = on_a_node();
+    group.candidates.pods[2].node = Some("n2".into());
+    assert_eq!(resolved(&group).unwrap_err(), "MountedByMorePods");
+    let mut group = on_a_node();
+    group.candidates.node_agents.clear();
+    assert_eq!(resolved(&group).unwrap_err(), "MountedByMorePods");
+    group.candidates.pods.truncate(2);
+    assert_eq!(resolved(&group).unwrap_err(), "NoAgent");
 }
 
 #[test]

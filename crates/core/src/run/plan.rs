@@ -202,7 +202,8 @@ impl<'a> Draft<'a> {
         let own = &self.run.members[member];
         let agent = &own.assignments[one].agent;
         let containers = agent.watched_containers(&self.observed.pods);
-        let message = answers::command(self.request, &self.run, own, agent, &containers, command, self.now);
+        let pods = &self.observed.pods;
+        let message = answers::command(self.request, &self.run, own, agent, pods, command, self.now);
         let to = own.key_of(agent);
         self.sent.insert(to.clone());
         self.steps.push(Step::Send { to, command, message: message.into() });
