@@ -205,7 +205,8 @@ async fn a_refusal_is_passed_on_in_the_words_of_the_api_server() {
     let mut config = Config::infer().await.expect("KUBECONFIG names an API server");
     config.auth_info.impersonate = Some("nobody-in-particular".to_owned());
     let client = Client::try_from(config).expect("a client");
-    let refused = Cluster::new(client).namespace(&fixture.namespace).fresh().await.expect_err("a refusal");
+    let refused =
+        Cluster::new(client, "stillpoint-system").namespace(&fixture.namespace).fresh().await.expect_err("a refusal");
     let sentence = format!("{refused:#}");
     let begins =
         ["claims", "pods"].map(|what| format!("the {what} of namespace {} could not be read: ", fixture.namespace));

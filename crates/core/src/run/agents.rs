@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::slice;
 
-use super::facts::{ContainerMount, PodFacts, RunningContainer};
+use super::facts::{PodFacts, RunningContainer};
 use stillpoint_api::AgentPlace;
 
 /// The identity of an agent, by which its session is known: the UID of the pod that it runs in, as the API server gave it at
@@ -58,17 +58,6 @@ pub enum AgentRef {
         /// The pods that mount the member.
         watched: Vec<PodRef>,
     },
-}
-
-/// A running container that mounts a member, through which an agent of the node finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// UID of the pod.
-    pub pod_uid: String,
-    /// The runtime's id of the container, without its scheme.
-    pub container: String,
-    /// Where the container mounts the claim.
-    pub path: String,
 }
 
 impl From<&PodFacts> for PodRef {
@@ -150,14 +139,6 @@ impl AgentRef {
             Self::Node { .. } => "",
         }
     }
-
-    /// Where the containers that it watches mount the claim of this name; none where its own container does.
-    pub fn places(&self, claim: &str, pods: &BTreeMap<String, PodFacts>) -> Vec<Place> {
-        match self {
-            Self::Sidecar { .. } => Vec::new(),
-            Self::Node { .. } => self.watched_pods(pods).flat_map(|pod| places(pod, claim)).collect(),
-        }
-    }
 }
 
 impl fmt::Display for AgentRef {
@@ -167,15 +148,6 @@ impl fmt::Display for AgentRef {
             Self::Node { node, .. } => write!(f, "the agent of node {node}"),
         }
     }
-}
-
-fn places(pod: &PodFacts, claim: &str) -> Vec<Place> {
-    let mounts = pod.container_mounts.get(claim).into_iter().flatten();
-    let place = |mount: &ContainerMount| {
-        let container = pod.containers.iter().find(|container| container.name == mount.container)?;
-        Some(Place { pod_uid: pod.uid.clone(), container: container.id.clone(), path: mount.path.clone() })
-    };
-    mounts.filter_map(place).collect()
 }
 
 /// One agent's part in one member: what commands and answers are about.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::agents::{AgentKey, AgentRef, AssignmentKey, Place};
+use super::agents::{AgentKey, AgentRef, AssignmentKey};
 use super::epochs::outranks;
 use super::facts::{PodFacts, RunningContainer};
 use super::observed::{Answer, AnswerContent};
@@ -11,7 +11,7 @@ use super::state::{Command, Member, Moment, Request, Run};
 use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
-use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection, Reason};
+use stillpoint_api::{AgentPlace, Blocker, BlockingLock, BlockingProcess, Protection, Reason};
 
 /// Why a report was not taken as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,11 +171,7 @@ pub fn command(
                 .into_iter()
                 .map(|RunningContainer { name, id }| wire::Container { name, id })
                 .collect(),
-            places: agent
-                .places(&member.claim.name, pods)
-                .into_iter()
-                .map(|Place { pod_uid, container, path }| wire::Place { pod_uid, container_id: container, path })
-                .collect(),
+            kubelet_volume: kubelet_volume(member, agent),
             prepare_timeout_ms: milliseconds(left),
             hold_timeout_ms: milliseconds(request.hold_timeout),
             ..wire::Prepare::default()
@@ -184,6 +180,15 @@ pub fn command(
         Command::Release => controller_message::Command::Release(wire::Release { attempt }),
     };
     wire::ControllerMessage { command: Some(command) }
+}
+
+fn kubelet_volume(member: &Member, agent: &AgentRef) -> Option<wire::KubeletVolume> {
+    let watched = match agent.place() {
+        AgentPlace::Sidecar => return None,
+        AgentPlace::Node => agent.watched(),
+    };
+    let pod_uids = watched.iter().map(|pod| pod.uid.clone()).collect();
+    Some(wire::KubeletVolume { name: member.volume.clone(), pod_uids })
 }
 
 fn milliseconds(duration: Duration) -> u32 {

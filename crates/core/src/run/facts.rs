@@ -65,15 +65,6 @@ pub struct AgentMount {
     pub sub_path: bool,
 }
 
-/// How a container mounts a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerMount {
-    /// Name of the container.
-    pub container: String,
-    /// Where.
-    pub path: String,
-}
-
 /// A pod that can write: it has a node and is not finished.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodFacts {
@@ -91,8 +82,6 @@ pub struct PodFacts {
     pub has_agent: bool,
     /// How the agent mounts claims, by claim name.
     pub agent_mounts: BTreeMap<String, AgentMount>,
-    /// How its other containers mount claims, by claim name.
-    pub container_mounts: BTreeMap<String, Vec<ContainerMount>>,
     /// Whether its phase is `Running`: all its containers were created.
     pub running: bool,
     /// Running containers but the agent's own.
@@ -127,12 +116,9 @@ impl PodFacts {
                 Some((volume.name, claim))
             })
             .collect();
-        let init_containers = spec.init_containers.unwrap_or_default();
-        let agent = init_containers.iter().find(|container| container.name == AGENT_CONTAINER);
-        let agent_mounts = agent.map(|agent| agent_mounts(agent, &claim_of_volume)).unwrap_or_default();
-        let others = init_containers.iter().chain(&spec.containers);
-        let container_mounts =
-            container_mounts(others.filter(|container| container.name != AGENT_CONTAINER), &claim_of_volume);
+        let agent =
+            spec.init_containers.unwrap_or_default().into_iter().find(|container| container.name == AGENT_CONTAINER);
+        let agent_mounts = agent.as_ref().map(|agent| agent_mounts(agent, &claim_of_volume)).unwrap_or_default();
         let statuses = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
         let statuses: Vec<ContainerStatus> = statuses.into_iter().flatten().flatten().collect();
         Some(Self {
@@ -143,7 +129,6 @@ impl PodFacts {
             claims: claim_of_volume.into_values().collect(),
             has_agent: agent.is_some(),
             agent_mounts,
-            container_mounts,
             running: running_phase,
             restarts: statuses.iter().filter_map(restarts).collect(),
             containers: statuses.into_iter().filter_map(running).collect(),
@@ -168,21 +153,6 @@ fn agent_mounts(agent: &ContainerSpec, claim_of_volume: &BTreeMap<String, String
         // A mount of the whole volume wins over one of a part.
         if !sub_path || !mounts.contains_key(claim) {
             mounts.insert(claim.clone(), mount);
-        }
-    }
-    mounts
-}
-
-fn container_mounts<'a>(
-    containers: impl Iterator<Item = &'a ContainerSpec>,
-    claim_of_volume: &BTreeMap<String, String>,
-) -> BTreeMap<String, Vec<ContainerMount>> {
-    let mut mounts: BTreeMap<String, Vec<ContainerMount>> = BTreeMap::new();
-    for container in containers {
-        for mount in container.volume_mounts.iter().flatten() {
-            let Some(claim) = claim_of_volume.get(&mount.name) else { continue };
-            let mount = ContainerMount { container: container.name.clone(), path: mount.mount_path.clone() };
-            mounts.entry(claim.clone()).or_default().push(mount);
         }
     }
     mounts

@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::jiff::Timestamp;
 
-use super::super::agents::Place;
-use super::super::facts::{AgentMount, ContainerMount, RunningContainer};
+use super::super::answers;
+use super::super::facts::{AgentMount, RunningContainer};
 use super::super::fixtures::{classes, request};
+use super::super::state::{Command, Moment, Run};
 use super::*;
-use stillpoint_api::{AgentPlace, ClaimName, DeletionPolicy, Replication, Suspension};
+use crate::wire::{KubeletVolume, controller_message};
+use stillpoint_api::{AgentPlace, ClaimName, DeletionPolicy, Replication, ReplicationStatus, Suspension};
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -112,25 +115,30 @@ fn on_a_node() -> Group {
         (pod.has_agent, pod.node) = (false, Some("n1".into()));
         pod.agent_mounts.clear();
         pod.containers = vec![RunningContainer { name: "db".into(), id: format!("id-{}", pod.name) }];
-        let mount = ContainerMount { container: "db".into(), path: format!("/of/{}", pod.name) };
-        pod.container_mounts = pod.claims.iter().map(|claim| (claim.clone(), vec![mount.clone()])).collect();
     }
     group
+}
+
+fn agent_of(member: &Member) -> &AgentRef {
+    &member.assignments[0].agent
 }
 
 #[test]
 fn an_agent_of_the_node_is_asked_about_all_pods_there_that_have_no_sidecar() {
     let group = on_a_node();
     let members = resolved(&group).unwrap();
-    let agent = &members[0].assignments[0].agent;
+    let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+    let run = Run::new(members, ReplicationStatus::default(), now);
+    let (member, agent) = (&run.members[0], agent_of(&run.members[0]));
     assert_eq!((agent.to_string(), agent.key().as_str()), ("the agent of node n1".into(), "uid-agent"));
-    assert_eq!((members[0].mounts.len(), members[0].assignments.len(), members[0].uncovered()), (2, 1, None));
+    assert_eq!((member.mounts.len(), member.assignments.len(), member.uncovered()), (2, 1, None));
+    assert_eq!(agent_of(&run.members[1]).watched().len(), 1);
     let pods = group.candidates.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
-    let place =
-        |pod: &str| Place { pod_uid: format!("uid-{pod}"), container: format!("id-{pod}"), path: format!("/of/{pod}") };
-    assert_eq!(agent.places("a", &pods), [place("db-a"), place("reader")]);
-    assert_eq!(agent.watched_containers(&pods).len(), 2);
-    assert_eq!(members[1].assignments[0].agent.places("b", &pods), [place("db-b")]);
+    let sent = answers::command(&group.request, &run, member, agent, &pods, Command::Prepare, now);
+    let Some(controller_message::Command::Prepare(sent)) = sent.command else { panic!("another command") };
+    let pod_uids = vec!["uid-db-a".into(), "uid-reader".into()];
+    assert_eq!(sent.kubelet_volume, Some(KubeletVolume { name: "pv-a".into(), pod_uids }));
+    assert_eq!((sent.containers.len(), sent.mount_path), (2, String::new()));
 }
 
 #[test]
