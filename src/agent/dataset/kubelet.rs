@@ -100,7 +100,11 @@ fn find(wanted: impl Fn(&Mount) -> bool) -> io::Result<Vec<Seen>> {
 
 fn seen_by(pid: i32, wanted: &impl Fn(&Mount) -> bool) -> io::Result<Vec<Seen>> {
     let table = File::open(format!("/proc/{pid}/mountinfo"))?;
-    let mounts = mounts(table, &mut Vec::new(), wanted)?;
+    let mut mounts = mounts(table, &mut Vec::new(), wanted)?;
+    // Of several at one place the last covers the others.
+    mounts.reverse();
+    let mut places = HashSet::new();
+    mounts.retain(|mount| places.insert(mount.mount_point.clone()));
     Ok(mounts.into_iter().map(|mount| Seen { pid, mount }).collect())
 }
 
