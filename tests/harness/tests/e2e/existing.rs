@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::group::{Group, LockHolder, Member, three_filesystems};
-use harness::manifests::LOCKED_FILE;
+use harness::manifests::{LOCKED_FILE, second_pod};
 use harness::replication::{of_claims, replicate};
 use harness::restore::{Cut, judge};
 use stillpoint_api::{AgentPlace, Phase, Protection};
@@ -55,6 +55,29 @@ fn a_sidecar_and_an_agent_of_a_node_hold_together_and_each_names_who_holds_a_loc
         ensure!(run.phases().last() == Some(&Phase::Done), "seen: {:?}", run.seen);
         let agents: Vec<_> = run.status().members.iter().map(|member| member.agent).collect();
         ensure!(agents == [Some(AgentPlace::Sidecar), Some(AgentPlace::Node)], "{agents:?}");
+        group.written(20).await.map(drop)
+    })
+}
+
+#[test]
+fn a_volume_that_pods_of_one_node_mount_in_part_is_cut_and_the_pod_with_a_lock_is_named() -> Result<()> {
+    on_cluster("shared", async |place| {
+        let [one, _] = place.cluster.two_nodes()?;
+        let member = Member::new("a", one, "loop-ext4").without_agent().in_directory("db");
+        let group = Group::start(place, vec![member.clone()], |_| {}).await?;
+        let other = member.with_lock_holders(&[FLOCK]);
+        place.create(&second_pod("other", &other)?).await?;
+        group.pod_ready("other").await?;
+        group.lock_in_pod("other").await?;
+        let mut wanted = of_claims("blocked", &group.claims());
+        wanted.spec.suspension.prepare_timeout = std::time::Duration::from_secs(3).into();
+        let run = replicate(place, &wanted, |_| {}).await?;
+        let blocker = run.member("a")?.blockers.into_iter().next().context("no blocker")?;
+        ensure!(blocker.reason == "LockHeld" && blocker.pod.as_deref() == Some("other"), "{blocker:?}");
+
+        group.end_pod("other").await?;
+        let run = replicate(place, &of_claims("free", &group.claims()), |_| {}).await?;
+        ensure!(run.phases().last() == Some(&Phase::Done), "seen: {:?}", run.seen);
         group.written(20).await.map(drop)
     })
 }
