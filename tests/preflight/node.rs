@@ -18,10 +18,10 @@ fn mount(what: &Path, place: &Path) {
     run("mount", &["--bind", text(what), text(place)]);
 }
 
-fn find(pods: &[&str]) -> Result<dataset::Dataset, Blocker> {
+fn find(pods: &[&str]) -> Result<dataset::Dataset, Box<Blocker>> {
     let pod_uids = pods.iter().map(|pod| (*pod).to_owned()).collect();
     let kubelet_volume = Some(KubeletVolume { name: "pv".to_owned(), pod_uids });
-    dataset::find(&Prepare { kubelet_volume, ..Prepare::default() })
+    dataset::find(&Prepare { kubelet_volume, ..Prepare::default() }).map_err(Box::new)
 }
 
 #[test]
