@@ -128,6 +128,7 @@ install: load ## Stillpoint (with Helm) and the test storage driver, into the te
 	    --set image.repository=$(IMAGES)/stillpoint,image.tag=$(TAG) \
 	    --set-string 'controller.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
 	    --set-string 'guardian.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
+	    --set-string 'agent.podAnnotations.stillpoint\.io/image=$(call checksum,stillpoint)' \
 	    --wait --timeout 3m
 	$(IN_CLUSTER) kubectl rollout status daemonset/loop-csi --namespace loop-csi --timeout 3m
 

@@ -26,7 +26,7 @@ struct Cli {
 enum Command {
     /// Decide about replications and command the agents. Runs in a Deployment.
     Controller(controller::Args),
-    /// Suspend and resume the writes of the claims that this pod mounts. Runs as a native sidecar in a storage pod.
+    /// Suspend and resume the writes to claims. Runs on every node, or as a native sidecar in a storage pod.
     Agent(agent::Args),
     /// Give writes back when an agent cannot: at the deadline, or when the agent is gone. Runs on every node.
     Guardian(guardian::Args),

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use kube::core::ApiResource;
 use serde_json::{Value, json};
-use stillpoint_api::ConsistencyGroupReplication;
+use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::replica::KINDS;
 use support::generated::{assert_generated, in_checkout};
 use support::versions::oldest_kubernetes;
@@ -79,7 +79,7 @@ fn optional_parts_follow_their_values() {
     let digest = format!("image.digest=sha256:{}", "0".repeat(64));
     let rendered = render(&[
         "--set",
-        "crds.install=false,rbac.aggregateToUserRoles=false,controller.networkPolicy.enabled=true",
+        "crds.install=false,rbac.aggregateToUserRoles=false,controller.networkPolicy.enabled=true,agent.enabled=false",
         "--set",
         &digest,
         "--set",
@@ -89,6 +89,7 @@ fn optional_parts_follow_their_values() {
     let kinds: Vec<_> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
     assert!(!kinds.contains(&"CustomResourceDefinition") && !kinds.contains(&"Namespace"), "{kinds:?}");
     assert!(kinds.contains(&"NetworkPolicy"), "{kinds:?}");
+    assert!(documents.iter().all(|document| document["metadata"]["name"] != "stillpoint-agent"), "no agents on nodes");
     assert_eq!(kinds.iter().filter(|kind| **kind == "ClusterRole").count(), 1, "only the controller's own");
     assert!(!kinds.contains(&"ResourceQuota"), "no priority class, no quota for it: {kinds:?}");
     let deployment = find(&documents, "Deployment", "stillpoint-controller");
@@ -102,9 +103,11 @@ fn pods_go_to_linux_nodes_with_a_kubelet() {
     let manifests = manifests();
     let pod = |kind, name| &find(&manifests, kind, name)["spec"]["template"]["spec"];
     let guardian = pod("DaemonSet", "stillpoint-guardian");
-    for pod in [guardian, pod("Deployment", "stillpoint-controller")] {
+    let agent = pod("DaemonSet", "stillpoint-agent");
+    for pod in [guardian, agent, pod("Deployment", "stillpoint-controller")] {
         assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
     }
+    assert_eq!((&agent["affinity"], &agent["tolerations"]), (&guardian["affinity"], &guardian["tolerations"]));
     let terms = &guardian["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     let left_out = terms["nodeSelectorTerms"][0]["matchExpressions"].as_array().expect("expressions");
     for (key, value) in [("type", "virtual-kubelet"), ("eks.amazonaws.com/compute-type", "fargate")] {
@@ -120,7 +123,8 @@ fn a_quota_admits_the_priority_classes_that_the_pods_have() {
     let quota = &find(&manifests, "ResourceQuota", "stillpoint-priority")["spec"];
     let scope = &quota["scopeSelector"]["matchExpressions"][0];
     assert_eq!((&scope["scopeName"], &scope["operator"]), (&json!("PriorityClass"), &json!("In")));
-    for (kind, name) in [("Deployment", "stillpoint-controller"), ("DaemonSet", "stillpoint-guardian")] {
+    let guardian = ("DaemonSet", "stillpoint-guardian");
+    for (kind, name) in [("Deployment", "stillpoint-controller"), guardian, ("DaemonSet", "stillpoint-agent")] {
         let class = &find(&manifests, kind, name)["spec"]["template"]["spec"]["priorityClassName"];
         assert!(scope["values"].as_array().expect("classes").contains(class), "{class}");
     }
@@ -262,6 +266,35 @@ fn the_guardian_has_no_grant_and_no_token() {
     let security = &pod["containers"][0]["securityContext"];
     assert!(security["privileged"].is_null());
     assert_eq!(security["capabilities"], json!({"drop": ["ALL"], "add": ["SYS_ADMIN"]}));
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+}
+
+#[test]
+fn an_agent_of_a_node_has_no_grant_one_token_for_the_controller_and_three_capabilities() {
+    let manifests = manifests();
+    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+        for binding in manifests.iter().filter(|document| document["kind"] == kind) {
+            assert!(!binding["subjects"].to_string().contains("stillpoint-agent"), "{binding}");
+        }
+    }
+    let template = &find(&manifests, "DaemonSet", "stillpoint-agent")["spec"]["template"];
+    assert_eq!(
+        template["metadata"]["labels"][labels::COMPONENT],
+        labels::NODE_AGENT,
+        "or the controller does not know it"
+    );
+    let pod = &template["spec"];
+    assert_eq!((&pod["automountServiceAccountToken"], &pod["hostPID"]), (&json!(false), &json!(true)));
+    assert!(pod["hostNetwork"].is_null() && pod["hostIPC"].is_null());
+    let token = json!({"audience": labels::TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token"});
+    assert_eq!(pod["volumes"][1]["projected"]["sources"], json!([{"serviceAccountToken": token}]));
+    let hosts: Vec<_> =
+        pod["volumes"].as_array().expect("volumes").iter().filter_map(|it| it["hostPath"]["path"].as_str()).collect();
+    assert_eq!(hosts, ["/run/stillpoint", "/run/stillpoint-agent"], "no volume, and no directory of the kubelet");
+    let security = &pod["containers"][0]["securityContext"];
+    assert!(security["privileged"].is_null());
+    let capabilities = json!({"drop": ["ALL"], "add": ["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"]});
+    assert_eq!(security["capabilities"], capabilities);
     assert_eq!(security["readOnlyRootFilesystem"], true);
 }
 

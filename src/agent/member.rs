@@ -15,6 +15,7 @@ use rustix::io::{Errno, Result as KernelResult};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
+use super::Reach;
 use super::dataset::Dataset;
 use super::freezer::{FAILED_MEANWHILE, Freezer, Order};
 use super::locks::{self, Sightings};
@@ -392,6 +393,7 @@ fn equip(request: &wire::Prepare, settings: &Settings) -> Result<Equipment, Vec<
         claim_uid: claim_uid.to_owned(),
         mount_path: dataset.mount_path.clone(),
         device: dataset.device,
+        reach: if request.kubelet_volume.is_some() { Reach::Node } else { Reach::Pod },
         boot_id,
         freezer: freezer.identity(),
         undo: Some(method.undo()),

@@ -1,4 +1,4 @@
-//! The agent: it stands beside the data, suspends writes to the members of one pod and gives them back.
+//! The agent: it stands beside the data, suspends writes to the members of one pod, or of the pods of one node, and gives them back.
 //!
 //! [`session`] hears the controllers' commands, [`member`] carries them out for one claim as its [`hold`] decides, the
 //! [`freezer`] does what can hang as a [`method`] says, [`dataset`] says what may be frozen and [`locks`] who stands in the way. What is about to
@@ -22,19 +22,34 @@ use std::time::Duration;
 
 use anyhow::bail;
 use recovery::Recovery;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::note;
 use stillpoint_core::kernels;
 use stillpoint_core::limits::{MAX_AGENT_MEMBERS, MAX_HOLD, MAX_MEMBER_THREADS};
 
-/// Suspends writes to the volumes of its pod when a controller asks, and gives them back. Runs as a native sidecar in every
-/// pod whose volumes are replicated, with the capabilities SYS_ADMIN and SYS_PTRACE, and mounts those volumes.
+/// What an agent can reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reach {
+    /// The volumes that its own container mounts.
+    #[default]
+    Pod,
+    /// The volumes that the kubelet of its node has mounted for pods.
+    Node,
+}
+
+/// Suspends writes to volumes when a controller asks, and gives them back. Runs once on every node (--node), or as a native sidecar in
+/// a pod whose volumes are replicated, with the capabilities SYS_ADMIN, SYS_PTRACE and DAC_READ_SEARCH.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Host and port of the controllers. Every address of the host is called; the certificate must be for this host.
     #[arg(long, value_name = "HOST:PORT")]
     pub controller: String,
+    /// Serve the volumes of all pods of this node instead of those that this container mounts. Needs a pod with hostPID: true.
+    #[arg(long)]
+    pub node: bool,
     /// PEM certificates that the controller's certificate is verified against.
     #[arg(long, value_name = "PATH")]
     pub ca_file: PathBuf,
@@ -90,7 +105,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tell_kernel();
     // Before any controller can ask for anything.
     let recovery = Recovery::begin(&args.record_dir);
-    offer::begin(args.guardian.clone());
+    offer::begin(args.guardian.clone(), if args.node { Reach::Node } else { Reach::Pod });
     let settings = member::Settings {
         guardian: args.guardian,
         max_hold: Duration::from_secs(args.max_hold),

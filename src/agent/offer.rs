@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
+use super::Reach;
 use super::method::METHODS;
 use crate::guardian::client;
 use stillpoint_core::limits::{OFFER_RETRY, OFFER_TIMEOUT};
@@ -15,18 +16,19 @@ use stillpoint_core::limits::{OFFER_RETRY, OFFER_TIMEOUT};
 /// Stack of the thread: it opens and sends, and logs.
 const STACK: usize = 256 * 1024;
 
-/// Shows the guardian all that earlier agents of this pod may have left suspended, on a thread that may hang with the storage.
-pub fn begin(guardian: PathBuf) {
+/// Shows the guardian all that earlier agents of this pod, or node, may have left suspended, on a thread that may hang with the storage.
+pub fn begin(guardian: PathBuf, reach: Reach) {
     let started =
-        std::thread::Builder::new().name("offer".to_owned()).stack_size(STACK).spawn(move || offer(&guardian));
+        std::thread::Builder::new().name("offer".to_owned()).stack_size(STACK).spawn(move || offer(&guardian, reach));
     if let Err(error) = started {
         tracing::error!(%error, "cannot start the thread that shows the guardian what it may owe");
     }
 }
 
-fn offer(guardian: &Path) {
+fn offer(guardian: &Path, reach: Reach) {
     let begun = Instant::now();
-    let left = METHODS.iter().flat_map(|method| method.may_be_left().into_iter().map(|left| (method.undo(), left)));
+    let left =
+        METHODS.iter().flat_map(|method| method.may_be_left(reach).into_iter().map(|left| (method.undo(), left)));
     for (undo, left) in left {
         loop {
             let label = format!("{} of an agent that starts", left.what);

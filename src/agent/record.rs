@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{Access, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::Reach;
 use super::dataset::{Dataset, mount_of};
 use super::procfs::{self, Device, stat};
 use super::quiesce::Owed;
@@ -29,6 +30,9 @@ pub struct Record {
     pub mount_path: PathBuf,
     /// The device that was mounted there, by mountinfo.
     pub device: Device,
+    /// How `mount_path` is meant.
+    #[serde(default)]
+    pub reach: Reach,
     /// The boot in which this was written; a freeze does not outlive it.
     pub boot_id: String,
     /// The process that will suspend.
@@ -174,6 +178,7 @@ mod tests {
             claim_uid: claim_uid.to_owned(),
             mount_path: "/data/\"ä".into(),
             device: Device { major: 7, minor: 3 },
+            reach: Reach::Pod,
             boot_id: "b".to_owned(),
             freezer: Process { pid: 17, started: 4711 },
             undo: Some(Undo::Thaw),
@@ -307,7 +312,7 @@ mod tests {
         ) {
             let (major, minor, pid, started) = numbers;
             let (mount_path, device, freezer) = (mount_path.into(), Device { major, minor }, Process { pid, started });
-            let record = Record { claim, claim_uid, mount_path, device, boot_id, freezer, undo: Some(Undo::Thaw), owed: None };
+            let record = Record { claim, claim_uid, mount_path, device, reach: Reach::Node, boot_id, freezer, undo: Some(Undo::Thaw), owed: None };
             prop_assert_eq!(Record::parse(&serde_json::to_vec(&record).unwrap()), Some(record));
         }
     }

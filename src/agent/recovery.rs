@@ -163,7 +163,7 @@ fn still_there(record: &Record, undo: Undo) -> Result<OwnedFd, Absent> {
     if note::boot_id().map_err(unknown)? != record.boot_id {
         return Err(Absent::Void("the machine was booted since, and no freeze outlives that".to_owned()));
     }
-    let dataset = dataset::open(&record.mount_path).map_err(|why| Absent::Unknown(why.message))?;
+    let dataset = dataset::find_again(record.reach, &record.mount_path).map_err(Absent::Unknown)?;
     if dataset.device != record.device {
         let why = format!("device {} is mounted there now, not {}", dataset.device, record.device);
         return Err(Absent::Void(why));

@@ -164,12 +164,16 @@ async fn lead(
     let terms = Terms::new(args.lease_duration.into());
     let acquire = Leadership::acquire(client, &args.namespace, &identity, terms);
     let Some(mut leadership) = stop.run_until_cancelled(acquire).await else { return Ok(()) };
-    let config =
-        replication::Config { hold_ceiling: args.hold_ceiling.into(), max_runs: MAX_RUNS, instance: identity.clone() };
+    let config = replication::Config {
+        hold_ceiling: args.hold_ceiling.into(),
+        max_runs: MAX_RUNS,
+        namespace: args.namespace.clone(),
+        instance: identity.clone(),
+    };
     let (everywhere, published) = watch::channel(String::new());
     tokio::select! {
         () = replication::run(client.clone(), sessions.clone(), config, leadership.tenure(), stop.clone()) => {}
-        () = publish::publish(client.clone(), keeper.known(), everywhere) => bail!("publishing of the CA ended"),
+        () = publish::publish(client.clone(), &args.namespace, keeper.known(), everywhere) => bail!("publishing of the CA ended"),
         never = keeper.rotate(published) => match never {},
         // Another controller may lead from here on.
         lost = leadership.keep() => return Err(lost),

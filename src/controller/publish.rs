@@ -1,4 +1,5 @@
-//! Publishes the CA certificates as a ConfigMap into every namespace that opts in, and takes them back when one opts out.
+//! Publishes the CA certificates as a ConfigMap into every namespace that opts in and the controller's own, and takes them back when one
+//! opts out.
 //!
 //! Needs the verbs `list` and `watch` on Namespaces, and on ConfigMaps named `stillpoint-ca`: `list`, `watch`, `create`,
 //! `patch` and `delete`. A rule with `resourceNames` allows all of them: the watch selects by name, and server-side apply
@@ -29,7 +30,12 @@ const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// Keeps the ConfigMaps in step with what is `known`, for ever, and says in `everywhere` which bundle all of them carry that
 /// are not somebody else's. Trouble with the API server is logged and waited out.
-pub async fn publish(client: Client, mut known: watch::Receiver<Arc<Stored>>, everywhere: watch::Sender<String>) {
+pub async fn publish(
+    client: Client,
+    home: &str,
+    mut known: watch::Receiver<Arc<Stored>>,
+    everywhere: watch::Sender<String>,
+) {
     let mut changes = changes(&client);
     let mut cluster = Cluster::default();
     let mut told: BTreeSet<String> = BTreeSet::new();
@@ -53,7 +59,9 @@ pub async fn publish(client: Client, mut known: watch::Receiver<Arc<Stored>>, ev
             changed = known.changed() => if changed.is_err() { return },
             () = retry => {}
         }
-        let Some((opted_in, published)) = cluster.look() else { continue };
+        let Some((mut opted_in, published)) = cluster.look() else { continue };
+        // The node agents run there.
+        opted_in.insert(home.to_owned());
         let certificate = known.borrow_and_update().bundle();
         let (steps, foreign) = plan(&opted_in, &published, &certificate);
         for namespace in foreign.difference(&told) {

@@ -11,6 +11,7 @@ mod cuts;
 mod endings;
 mod events;
 mod goodbyes;
+mod nodes;
 mod patience;
 mod phases;
 mod proof;

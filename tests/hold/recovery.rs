@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
+use stillpoint::agent::Reach;
 use stillpoint::agent::procfs::Device;
 use stillpoint::agent::record::{Process, Record};
 use stillpoint::fsfreeze;
@@ -122,6 +123,7 @@ async fn a_void_record_and_garbage_thaw_nothing() {
             claim_uid,
             mount_path,
             device,
+            reach: Reach::Pod,
             boot_id: boot_id.to_owned(),
             freezer,
             undo: Some(Undo::Thaw),
@@ -146,6 +148,7 @@ async fn a_void_record_and_garbage_thaw_nothing() {
         claim_uid: "valid".to_owned(),
         mount_path: volume.mount.clone(),
         device,
+        reach: Reach::Pod,
         boot_id: boot,
         freezer: Process { pid: i32::MAX, started: 0 },
         undo: Some(Undo::Thaw),

@@ -6,6 +6,7 @@
 mod blindness;
 mod exclusive;
 mod locks;
+mod node;
 
 use support::kernel::{looking, roles, volume};
 

@@ -28,6 +28,12 @@ app.kubernetes.io/name: stillpoint
 app.kubernetes.io/component: guardian
 {{- end }}
 
+{{/* What selects the node agents' pods. */}}
+{{- define "stillpoint.agent.selector" -}}
+app.kubernetes.io/name: stillpoint
+app.kubernetes.io/component: node-agent
+{{- end }}
+
 {{/* The image, by digest where one is set. */}}
 {{- define "stillpoint.image" -}}
 {{- with .Values.image -}}

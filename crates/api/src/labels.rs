@@ -39,6 +39,10 @@ pub const OPT_IN_VALUE: &str = "enabled";
 pub const CA_CONFIG_MAP: &str = "stillpoint-ca";
 /// Name of the agent's container in a storage pod's `initContainers` (a native sidecar, `restartPolicy: Always`).
 pub const AGENT_CONTAINER: &str = "stillpoint-agent";
+/// Label of the pods of the node agents, in the controller's own namespace alone.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// Value of [`COMPONENT`] for node agents.
+pub const NODE_AGENT: &str = "node-agent";
 /// Finalizer that lets the controller give writes back and deal with replicas before an object goes away.
 pub const FINALIZER: &str = "stillpoint.io/release";
 /// The audience that an agent's projected token must be bound to.

@@ -112,10 +112,10 @@ const _: () = assert!(20 * 1000 / LOCK_POLL.as_millis() < REPORTS_PER_SECOND as 
 pub const REPORTS_BURST: u32 = 1_000;
 const _: () = assert!(REPORTS_BURST >= REPORTS_PER_SECOND);
 /// Commands queued for one session; a session that does not take them is closed.
-pub const SESSION_QUEUE: usize = 256;
+pub const SESSION_QUEUE: usize = 768;
 const _: () = {
     const COMMANDS: usize = ["Prepare", "Suspend", "Release"].len();
-    assert!(SESSION_QUEUE >= COMMANDS * MAX_AGENT_MEMBERS, "every member of a pod may be commanded at once");
+    assert!(SESSION_QUEUE >= COMMANDS * MAX_AGENT_MEMBERS, "every member of an agent may be commanded at once");
     assert!(MEMBER_QUEUE >= 2 * COMMANDS, "an agent may hear of a whole round at once, and of the next one");
 };
 /// Answers queued for one run.
@@ -201,9 +201,10 @@ pub const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(2);
 pub const MAX_GUARDIAN_MESSAGE: usize = 512;
 /// Holds that one guardian watches over.
 pub const MAX_GUARDED: usize = 256;
-/// Members that one agent serves: the claims of one pod.
-pub const MAX_AGENT_MEMBERS: usize = 32;
-const _: () = assert!(MAX_GUARDED >= MAX_MEMBERS && MAX_GUARDED >= MAX_AGENT_MEMBERS, "a group may lie on one node");
+/// Members that one agent serves: the claims of one pod, or those of the pods of one node that are members of runs at the same time.
+pub const MAX_AGENT_MEMBERS: usize = 256;
+const _: () =
+    assert!(MAX_GUARDED >= MAX_AGENT_MEMBERS && MAX_AGENT_MEMBERS >= MAX_MEMBERS, "a group may lie on one node");
 /// Controller replicas that one agent talks to.
 pub const MAX_CONTROLLERS: usize = 8;
 /// How often an agent looks for new controller replicas.

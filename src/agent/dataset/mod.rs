@@ -4,6 +4,7 @@ mod device;
 mod exclusive;
 mod fuse;
 mod health;
+mod kubelet;
 mod loops;
 mod operations;
 mod overlay;
@@ -15,10 +16,11 @@ use stillpoint_api::Reason;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::Reach;
 use super::procfs::mountinfo::{self, Mount};
 use super::procfs::{self, Device, fdinfo};
 use stillpoint_core::blocker::blocker;
-use stillpoint_core::wire::Blocker;
+use stillpoint_core::wire::{Blocker, Prepare};
 
 pub use exclusive::{can_be_frozen, exclusive};
 pub use health::Health;
@@ -34,10 +36,55 @@ pub struct Dataset {
     pub device: Device,
     /// Type of the filesystem, like `xfs`.
     pub filesystem: String,
-    /// Where the agent's container mounts the claim.
+    /// Where the agent's container mounts the claim; of an agent of the node, where the kubelet does.
     pub mount_path: PathBuf,
     /// What of the filesystem is mounted there; `/` is all of it.
     pub mount_root: PathBuf,
+}
+
+/// Opens the dataset that an order is about: where the kubelet has mounted it, or where the agent's own container does.
+///
+/// # Errors
+/// Why it cannot be opened.
+#[expect(clippy::result_large_err, reason = "made once per attempt; a box would only be in the way")]
+pub fn find(order: &Prepare) -> Result<Dataset, Blocker> {
+    match &order.kubelet_volume {
+        Some(volume) => kubelet::open(volume),
+        None => open(Path::new(&order.mount_path)),
+    }
+}
+
+/// Opens again what an agent of this reach had opened at this path.
+///
+/// # Errors
+/// A sentence.
+pub fn find_again(reach: Reach, mount_path: &Path) -> Result<Dataset, String> {
+    match reach {
+        Reach::Pod => open(mount_path).map_err(|why| why.message),
+        Reach::Node => kubelet::open_again(mount_path).map_err(|error| error.to_string()),
+    }
+}
+
+/// The datasets of whole filesystems that can be frozen and that an agent of this reach may meet, each once.
+pub fn candidates(reach: Reach) -> Vec<Dataset> {
+    let is_one = |mount: &Mount| mount.root == Path::new("/") && can_be_frozen(&mount.filesystem);
+    match reach {
+        Reach::Pod => mounted(is_one),
+        Reach::Node => kubelet::all(is_one).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot read the mounts of the node");
+            Vec::new()
+        }),
+    }
+}
+
+/// What is mounted in the agent's own container.
+fn mounted(is_wanted: impl Fn(&Mount) -> bool) -> Vec<Dataset> {
+    let table = procfs::read(Path::new("/proc/thread-self/mountinfo")).ok();
+    let Some(mut mounts) = table.and_then(|table| mountinfo::parse(&table)) else { return Vec::new() };
+    mounts.retain(is_wanted);
+    mounts.sort_by_key(|mount| mount.device);
+    mounts.dedup_by_key(|mount| mount.device);
+    mounts.iter().filter_map(|mount| open(&mount.mount_point).ok()).collect()
 }
 
 /// Opens the mount point of a claim and finds out what is mounted there. Works on a frozen filesystem too.
@@ -67,14 +114,21 @@ pub fn open(mount_path: &Path) -> Result<Dataset, Blocker> {
 
 /// The mount through which a descriptor was opened. By its id, because paths can be mounted over.
 pub(super) fn mount_of(descriptor: impl AsFd) -> std::io::Result<Mount> {
-    let not_understood = || std::io::Error::other("/proc is not understood");
-    // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
-    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_fd().as_raw_fd())))?;
-    let id =
-        fdinfo::parse(&String::from_utf8_lossy(&info)).and_then(|info| info.mount_id).ok_or_else(not_understood)?;
+    let id = id_of(descriptor)?;
     let table = procfs::read(Path::new("/proc/thread-self/mountinfo"))?;
     let mounts = mountinfo::parse(&table).ok_or_else(not_understood)?;
     mounts.into_iter().find(|mount| mount.id == id).ok_or_else(|| std::io::Error::other("it is not mounted any more"))
+}
+
+/// The id of the mount through which a descriptor was opened.
+fn id_of(descriptor: impl AsFd) -> std::io::Result<u64> {
+    // Mounts belong to the calling thread, so /proc/thread-self is right wherever /proc/self may not be.
+    let info = procfs::read(Path::new(&format!("/proc/thread-self/fdinfo/{}", descriptor.as_fd().as_raw_fd())))?;
+    fdinfo::parse(&String::from_utf8_lossy(&info)).and_then(|info| info.mount_id).ok_or_else(not_understood)
+}
+
+fn not_understood() -> std::io::Error {
+    std::io::Error::other("/proc is not understood")
 }
 
 fn cannot_open(path: &Path, errno: Errno) -> Blocker {

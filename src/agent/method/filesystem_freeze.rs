@@ -1,15 +1,14 @@
 //! The kernel's filesystem freeze as a method: see [`crate::fsfreeze`].
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use stillpoint_api::Reason;
 
 use rustix::io::{Errno, Result};
 
 use super::{Handles, Left, Method};
+use crate::agent::Reach;
 use crate::agent::dataset::{self, Dataset};
-use crate::agent::procfs::{self, mountinfo};
 use crate::fsfreeze::freeze;
 use crate::undo::{self, Undo};
 use stillpoint_core::blocker::blocker;
@@ -29,10 +28,10 @@ impl Method for FilesystemFreeze {
     }
 
     fn open(&self, order: &wire::Prepare) -> std::result::Result<Handles, Vec<wire::Blocker>> {
-        let dataset = dataset::open(Path::new(&order.mount_path)).map_err(|why| vec![why])?;
+        let dataset = dataset::find(order).map_err(|why| vec![why])?;
         dataset::exclusive(&dataset)?;
         let handle = dataset.root.try_clone().map_err(|error| {
-            vec![blocker(Reason::NotMounted, &format!("the agent cannot keep {:?} open: {error}", order.mount_path))]
+            vec![blocker(Reason::NotMounted, &format!("the agent cannot keep {:?} open: {error}", dataset.mount_path))]
         })?;
         Ok(Handles { dataset, handle })
     }
@@ -73,8 +72,9 @@ impl Method for FilesystemFreeze {
         Undo::Thaw
     }
 
-    fn may_be_left(&self) -> Vec<Left> {
-        mounted()
+    fn may_be_left(&self, reach: Reach) -> Vec<Left> {
+        let left = |dataset: Dataset| Left { what: dataset.mount_path.display().to_string(), handle: dataset.root };
+        dataset::candidates(reach).into_iter().take(MAX_GUARDED).map(left).collect()
     }
 }
 
@@ -123,20 +123,6 @@ fn freeze_refused(errno: Errno, filesystem: &str) -> Refused {
         }
     };
     Refused::new(blocker, retryable)
-}
-
-/// The whole filesystems that can be frozen, each once.
-fn mounted() -> Vec<Left> {
-    let table = procfs::read(Path::new("/proc/thread-self/mountinfo")).ok();
-    let Some(mut mounts) = table.and_then(|table| mountinfo::parse(&table)) else { return Vec::new() };
-    mounts.retain(|mount| mount.root == Path::new("/") && dataset::can_be_frozen(&mount.filesystem));
-    mounts.sort_by_key(|mount| mount.device);
-    mounts.dedup_by_key(|mount| mount.device);
-    let open = |mount: mountinfo::Mount| {
-        let handle = dataset::open(&mount.mount_point).ok()?.root;
-        Some(Left { what: mount.mount_point.display().to_string(), handle })
-    };
-    mounts.into_iter().take(MAX_GUARDED).filter_map(open).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::syncfs;
 use rustix::io::{Errno, Result};
 
+use super::Reach;
 use super::dataset::Dataset;
 use crate::undo::Undo;
 use stillpoint_core::hold::{Act, Plan, Refused};
@@ -50,9 +51,9 @@ pub trait Method: Sync {
     /// What resumes writes, given the handle.
     fn undo(&self) -> Undo;
 
-    /// What agents that were here before may have left suspended by this method, as far as can be seen: a guardian is shown
-    /// it, which knows what is owed.
-    fn may_be_left(&self) -> Vec<Left>;
+    /// What agents of this reach that were here before may have left suspended by this method, as far as can be seen: a guardian is
+    /// shown it, which knows what is owed.
+    fn may_be_left(&self, reach: Reach) -> Vec<Left>;
 }
 
 /// What a method needs, from Prepare to the end.

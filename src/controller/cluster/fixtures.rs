@@ -104,7 +104,12 @@ impl FakeApi {
     fn answer(&self, request: &Request) -> Response {
         let query: BTreeMap<_, _> =
             request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
-        let prefix = prefix(request.uri().path());
+        // Their place is never that of a test.
+        let about = match query.get("labelSelector") {
+            Some(selector) if selector.ends_with("node-agent") => "node-agents".to_owned(),
+            _ => request.uri().path().to_owned(),
+        };
+        let prefix = prefix(&about);
         let resource = prefix.split('/').next().unwrap_or_default();
         let watch = query.contains_key("watch");
         self.asked.send_modify(|asked| asked.push(format!("{} {resource}", if watch { "WATCH" } else { "LIST" })));

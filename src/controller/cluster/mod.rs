@@ -27,14 +27,17 @@ pub use follower::{EveryReplica, EveryRun, Follower};
 use picture::{Picture, Trouble, Watched};
 use stillpoint_core::limits::LIST_CONCURRENCY;
 use stillpoint_core::replica::all_objects;
+use stillpoint_core::run::agents::PodRef;
 use stillpoint_core::run::effect::{Facts, Interest};
 use stillpoint_core::run::facts::PodFacts;
-use subject::{Claims, Pods, Replicas};
+use subject::{Claims, NodeAgent, NodeAgents, Pods, Replicas};
 
 /// The picture of one cluster. A clone is another handle on the same picture.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// The controller's own namespace, in which the node agents run.
+    home: String,
     /// Permits to read a page.
     pages: Arc<Semaphore>,
     watched: Arc<Mutex<InUse>>,
@@ -46,6 +49,7 @@ struct InUse {
     namespaces: HashMap<String, Weak<Watches>>,
     /// By kind.
     replicas: HashMap<String, Weak<Watched<Replicas>>>,
+    node_agents: Weak<Watched<NodeAgents>>,
 }
 
 /// The replicas of the cluster, of every resource that there may be.
@@ -59,9 +63,14 @@ struct Watches {
 }
 
 impl Cluster {
-    /// Watches nothing yet.
-    pub fn new(client: Client) -> Self {
-        Self { client, pages: Arc::new(Semaphore::new(LIST_CONCURRENCY)), watched: Arc::default() }
+    /// Watches nothing yet. `home` is the controller's own namespace.
+    pub fn new(client: Client, home: &str) -> Self {
+        Self {
+            client,
+            home: home.to_owned(),
+            pages: Arc::new(Semaphore::new(LIST_CONCURRENCY)),
+            watched: Arc::default(),
+        }
     }
 
     /// Uses a namespace: its claims and its pods that mount claims are watched while any handle on it or [`Follower`] of it
@@ -76,7 +85,7 @@ impl Cluster {
             in_use.namespaces.insert(name.to_owned(), Arc::downgrade(&watches));
             watches
         });
-        Namespace { watches, replicas: self.replicas_of(&mut in_use) }
+        Namespace { watches, replicas: self.replicas_of(&mut in_use), node_agents: self.node_agents_of(&mut in_use) }
     }
 
     /// Every replica of the cluster, as it is now and whenever it changes. They are watched once, for all runs too.
@@ -111,6 +120,16 @@ impl Cluster {
         all_objects().into_iter().map(watched).collect()
     }
 
+    fn node_agents_of(&self, in_use: &mut InUse) -> Arc<Watched<NodeAgents>> {
+        in_use.node_agents.upgrade().unwrap_or_else(|| {
+            let api = Api::namespaced(self.client.clone(), &self.home);
+            let picture = Picture::new(api, format!("of namespace {}", self.home), self.pages.clone());
+            let watched = Arc::new(Watched::start(picture));
+            in_use.node_agents = Arc::downgrade(&watched);
+            watched
+        })
+    }
+
     fn watch(&self, name: &str) -> Watches {
         let place = format!("of namespace {name}");
         let claims = Picture::new(Api::namespaced(self.client.clone(), name), place.clone(), self.pages.clone());
@@ -124,6 +143,7 @@ impl Cluster {
 pub struct Namespace {
     watches: Arc<Watches>,
     replicas: Made,
+    node_agents: Arc<Watched<NodeAgents>>,
 }
 
 impl Namespace {
@@ -137,6 +157,8 @@ impl Namespace {
         tokio::try_join!(async { claims.refresh().await.map_err(|trouble| claims.error(&trouble)) }, async {
             pods.refresh().await.map_err(|trouble| pods.error(&trouble))
         },)?;
+        // An agent that is gone shows by its session.
+        self.node_agents.look().await.map_err(|trouble| self.node_agents.error(&trouble))?;
         Ok(self.facts())
     }
 
@@ -144,7 +166,9 @@ impl Namespace {
     fn facts(&self) -> Facts {
         let Watches { claims, pods, .. } = &*self.watches;
         let (claims, pods) = (claims.table().facts(), pods.table().facts());
-        Facts { claims: (*claims).clone(), pods: (*pods).clone(), ..Facts::default() }
+        let node_agents = self.node_agents.table().facts();
+        let node_agents = by_node(node_agents.values());
+        Facts { claims: (*claims).clone(), pods: (*pods).clone(), node_agents, ..Facts::default() }
     }
 
     /// The pods that mount what a run is about, at least as new as this call.
@@ -193,6 +217,13 @@ impl Namespace {
     pub fn follow(&self, replication_uid: &str, interest: &Interest) -> Follower {
         Follower::new(&self.watches, &self.replicas, replication_uid, interest)
     }
+}
+
+/// The agent of each node. While one takes the place of another, the new one.
+fn by_node<'a>(agents: impl Iterator<Item = &'a NodeAgent>) -> BTreeMap<String, PodRef> {
+    let mut agents: Vec<&NodeAgent> = agents.collect();
+    agents.sort_by_key(|agent| !agent.deleting);
+    agents.into_iter().map(|agent| (agent.node.clone(), agent.pod.clone())).collect()
 }
 
 #[cfg(test)]

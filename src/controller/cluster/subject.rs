@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use stillpoint_api::labels;
 use stillpoint_core::limits::{LIST_PAGE, WATCH_TIMEOUT};
+use stillpoint_core::run::agents::PodRef;
 use stillpoint_core::run::facts::{Claim, PodFacts};
 use stillpoint_core::run::stub::Stub;
 
@@ -89,6 +90,39 @@ impl Subject for Pods {
     }
 }
 
+/// The pods of node agents, in the controller's own namespace, by UID. Whoever may make pods there may make agents.
+pub enum NodeAgents {}
+
+/// A pod of a node agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeAgent {
+    /// The pod.
+    pub pod: PodRef,
+    /// Its node.
+    pub node: String,
+    /// It is about to end, and another one takes its place.
+    pub deleting: bool,
+}
+
+impl Subject for NodeAgents {
+    type Object = Pod;
+    type Fact = NodeAgent;
+    const WHAT: &'static str = "node agents";
+    // NODE_AGENT as the value of COMPONENT; a test sees that they agree.
+    const LABELS: Option<&'static str> = Some("app.kubernetes.io/component=node-agent");
+    const FIELDS: Option<&'static str> = Pods::FIELDS;
+
+    fn key(pod: &Pod) -> String {
+        pod.uid().unwrap_or_default()
+    }
+
+    fn fact(pod: Pod) -> Option<NodeAgent> {
+        let deleting = pod.metadata.deletion_timestamp.is_some();
+        let facts = PodFacts::of(pod)?;
+        Some(NodeAgent { pod: PodRef::from(&facts), node: facts.node?, deleting })
+    }
+}
+
 /// The objects of one resource in the cluster that replications made, by [`replica_key`].
 pub enum Replicas {}
 
@@ -129,4 +163,14 @@ impl Subject for Runs {
 /// The key of a replica. No name has a slash, so all of a namespace follow each other.
 pub fn replica_key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_agents_are_found_by_the_label_that_the_chart_gives_them() {
+        assert_eq!(NodeAgents::LABELS, Some(&*format!("{}={}", labels::COMPONENT, labels::NODE_AGENT)));
+    }
 }

@@ -13,7 +13,7 @@ use stillpoint_core::run::effect::Input;
 
 /// A namespace of which both watches have begun.
 async fn watched(api: &FakeApi) -> (Cluster, Namespace) {
-    let cluster = Cluster::new(api.client());
+    let cluster = Cluster::new(api.client(), "stillpoint-system");
     let shop = cluster.namespace("shop");
     shop.fresh().await.unwrap();
     for kind in [CLAIMS, PODS, SNAPSHOTS] {
@@ -224,7 +224,7 @@ async fn a_refusal_is_one_sentence_that_names_the_namespace() {
     let says = "persistentvolumeclaims is forbidden: User \"stillpoint\" cannot list resource";
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": says, "code": 403});
     api.refuse(Some((CLAIMS, StatusCode::FORBIDDEN, &status.to_string())));
-    let error = Cluster::new(api.client()).namespace("shop").fresh().await.err().unwrap();
+    let error = Cluster::new(api.client(), "stillpoint-system").namespace("shop").fresh().await.err().unwrap();
     assert_eq!(format!("{error:#}"), format!("the claims of namespace shop could not be read: {says}"));
 }
 
@@ -236,7 +236,7 @@ async fn without_the_snapshot_api_there_are_no_replicas_until_it_is_there() {
     api.put(SNAPSHOTS, snapshot("shop", "cut", "uid"));
     api.put(SNAPSHOTS, snapshot("shop-2", "theirs", "uid"));
     api.put(SNAPSHOTS, snapshot("shopping", "more", "uid"));
-    let cluster = Cluster::new(api.client());
+    let cluster = Cluster::new(api.client(), "stillpoint-system");
     let (shop, mut every) = (cluster.namespace("shop"), cluster.every_replica());
     shop.refresh_replicas().await.unwrap();
     assert!(shop.follow("uid", &interest()).facts().replicas.is_empty());

@@ -16,7 +16,7 @@ use crate::controller::sessions::Sessions;
 /// What runs are given, by a controller that leads for ever in this epoch.
 pub fn context(client: Client, epoch: u64) -> Context {
     Context {
-        cluster: Cluster::new(client.clone()),
+        cluster: Cluster::new(client.clone(), "stillpoint-system"),
         events: Events::start(client.clone(), "test".to_owned()),
         client,
         sessions: Sessions::default(),

@@ -31,6 +31,8 @@ pub struct Config {
     pub hold_ceiling: Duration,
     /// Replications that need their agents at the same time; others wait in `Pending`.
     pub max_runs: usize,
+    /// The controller's own namespace, in which the node agents run.
+    pub namespace: String,
     /// The name of this controller's pod, as the reporter of Kubernetes Events.
     pub instance: String,
 }
@@ -38,7 +40,7 @@ pub struct Config {
 /// Works on all replications of the cluster until `shutdown` is cancelled; returns when every run has resumed its writes.
 /// What fails is tried again.
 pub async fn run(client: Client, sessions: Sessions, config: Config, tenure: Tenure, shutdown: CancellationToken) {
-    let cluster = Cluster::new(client.clone());
+    let cluster = Cluster::new(client.clone(), &config.namespace);
     let every_replica = cluster.every_replica();
     let context = shell::Context {
         cluster,

@@ -28,6 +28,8 @@ pub struct Member {
     pub agent: bool,
     /// Whether its agent finds the guardian of the node.
     pub guardian: bool,
+    /// The directory of the volume that the pod mounts; empty: all of it.
+    pub sub_path: &'static str,
     /// Further containers of the pod that can hold a lock on the volume.
     pub lock_holders: Vec<LockHolder>,
 }
@@ -36,12 +38,17 @@ impl Member {
     /// A member whose pod has an agent.
     pub fn new(name: &str, node: &str, storage_class: &str) -> Self {
         let (name, node, storage_class) = (name.into(), node.into(), storage_class.into());
-        Self { name, node, storage_class, agent: true, guardian: true, lock_holders: Vec::new() }
+        Self { name, node, storage_class, agent: true, guardian: true, sub_path: "", lock_holders: Vec::new() }
     }
 
     /// The same without an agent.
     pub fn without_agent(self) -> Self {
         Self { agent: false, ..self }
+    }
+
+    /// The same with a pod that mounts only a directory of the volume.
+    pub fn in_directory(self, sub_path: &'static str) -> Self {
+        Self { sub_path, ..self }
     }
 
     /// The same with an agent that finds no guardian, as on a node where none runs.
@@ -121,7 +128,11 @@ impl Group {
         self.members.iter().map(|member| member.name.as_str()).collect()
     }
 
-    async fn pod_ready(&self, pod: &str) -> Result<()> {
+    /// Waits until a pod is ready.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub async fn pod_ready(&self, pod: &str) -> Result<()> {
         until(&self.place.api::<Pod>(), pod, &format!("pod {pod} to be ready"), POD, |found| {
             Ok(found.is_some_and(is_ready).then_some(()))
         })
@@ -183,8 +194,20 @@ impl Group {
     async fn lock_request(&self, member: &str, container: &str, request: &str) -> Result<()> {
         let member = self.members.iter().find(|each| each.name == member).context("no such member")?;
         let position = member.lock_holders.iter().position(|holder| holder.container == container);
-        let port = lock_port(position.with_context(|| format!("pod {} has no lock holder {container}", member.pod()))?);
-        let answer: serde_json::Value = self.ask(&member.pod(), port, "POST", request).await?;
+        let position = position.with_context(|| format!("pod {} has no lock holder {container}", member.pod()))?;
+        self.ask_lock_holder(&member.pod(), position, container, request).await
+    }
+
+    /// Lets the first lock holder of any pod take its lock.
+    ///
+    /// # Errors
+    /// It cannot be asked, or cannot take the lock.
+    pub async fn lock_in_pod(&self, pod: &str) -> Result<()> {
+        self.ask_lock_holder(pod, 0, "the lock holder", "lock").await
+    }
+
+    async fn ask_lock_holder(&self, pod: &str, position: usize, container: &str, request: &str) -> Result<()> {
+        let answer: serde_json::Value = self.ask(pod, lock_port(position), "POST", request).await?;
         ensure!(answer["locked"] == (request == "lock"), "{container} answered {answer}");
         Ok(())
     }
@@ -202,9 +225,17 @@ impl Group {
     /// # Errors
     /// The pod does not go.
     pub async fn stop_writer(&self) -> Result<()> {
+        self.end_pod(WRITER).await
+    }
+
+    /// Ends a pod.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn end_pod(&self, pod: &str) -> Result<()> {
         let pods = self.place.api::<Pod>();
-        pods.delete(WRITER, &DeleteParams::default()).await?;
-        until_gone(&pods, WRITER, "the end of the writer", DELETION).await
+        pods.delete(pod, &DeleteParams::default()).await?;
+        until_gone(&pods, pod, &format!("the end of pod {pod}"), DELETION).await
     }
 }
 

@@ -84,7 +84,7 @@ pub fn service(member: &Member) -> Result<Service> {
 /// # Errors
 /// The documented example of the agent is not what it should be.
 pub fn storage_pod(member: &Member) -> Result<Pod> {
-    let data = json!({"name": "data", "mountPath": DATA});
+    let data = json!({"name": "data", "mountPath": DATA, "subPath": member.sub_path});
     let mut containers = vec![json!({
         "name": STORE_CONTAINER,
         "image": image(WORKLOAD),
@@ -121,6 +121,20 @@ pub fn storage_pod(member: &Member) -> Result<Pod> {
         add_agent(&mut spec, member.guardian)?;
     }
     object(json!({"metadata": {"name": member.pod(), "labels": {"store": member.name}}, "spec": spec}))
+}
+
+/// A second pod that mounts a member, on the same node, with its lock holders alone.
+///
+/// # Errors
+/// None in practice: the manifest is built here.
+pub fn second_pod(name: &str, member: &Member) -> Result<Pod> {
+    let mut pod = storage_pod(&Member { agent: false, ..member.clone() })?;
+    pod.metadata.name = Some(name.to_owned());
+    pod.metadata.labels = None;
+    if let Some(spec) = &mut pod.spec {
+        spec.containers.retain(|container| container.name != STORE_CONTAINER);
+    }
+    Ok(pod)
 }
 
 /// A member's storage pod as a StatefulSet keeps it, its agent as the member has it.

@@ -148,6 +148,9 @@ pub struct MemberStatus {
     /// The node of that pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Which agent suspends its writes; unset when none is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentPlace>,
     /// How far the member is.
     pub state: MemberState,
     /// How its writes are suspended.
@@ -189,6 +192,15 @@ pub struct ClaimReference {
     pub name: String,
     /// UID; empty when no claim of that name exists.
     pub uid: String,
+}
+
+/// Where the agent of a member runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AgentPlace {
+    /// A container of the pod that mounts the member.
+    Sidecar,
+    /// A pod of its own on the node of those that mount the member.
+    Node,
 }
 
 /// How far a member is.

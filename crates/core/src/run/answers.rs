@@ -11,7 +11,7 @@ use super::state::{Command, Member, Moment, Request, Run};
 use crate::limits::{MAX_BLOCKERS, MAX_MESSAGE_CHARS, MAX_PATH_CHARS, MAX_WORD_CHARS};
 use crate::text::printable;
 use crate::wire::{self, agent_message::Report, controller_message};
-use stillpoint_api::{Blocker, BlockingLock, BlockingProcess, Protection, Reason};
+use stillpoint_api::{AgentPlace, Blocker, BlockingLock, BlockingProcess, Protection, Reason};
 
 /// Why a report was not taken as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,8 @@ pub fn accept(
     let member = run.members.iter().find(|member| member.claim.uid == attempt.member).ok_or(Rejected::Stale)?;
     let assignment = member.assignments.iter().find(|one| one.agent.has_key(agent));
     let assignment = assignment.ok_or_else(|| Rejected::NotItsPod { claim: member.claim.name.clone() })?;
-    let content = content(report, assignment.agent.watched_pod(pods)).ok_or(Rejected::Stale)?;
+    let pods: Vec<&PodFacts> = assignment.agent.watched_pods(pods).collect();
+    let content = content(report, &pods).ok_or(Rejected::Stale)?;
     Ok((member.key_of(&assignment.agent), Answer { at, content }))
 }
 
@@ -73,12 +74,12 @@ pub fn attempt_of(report: &Report) -> Option<&wire::Attempt> {
     }
 }
 
-/// What a report says of a member, whose processes are in this pod. `None` for Hello.
-fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
+/// What a report says of a member, whose processes are in these pods. `None` for Hello.
+fn content(report: Report, pods: &[&PodFacts]) -> Option<AnswerContent> {
     Some(match report {
         Report::Hello(_) => return None,
         Report::Waiting(it) => {
-            AnswerContent::Waiting { more: more(&it.blockers, it.more_blockers), blockers: blockers(it.blockers, pod) }
+            AnswerContent::Waiting { more: more(&it.blockers, it.more_blockers), blockers: blockers(it.blockers, pods) }
         }
         Report::Prepared(it) => {
             let protection = match wire::Protection::try_from(it.protection) {
@@ -91,12 +92,12 @@ fn content(report: Report, pod: Option<&PodFacts>) -> Option<AnswerContent> {
         Report::Ready(it) => {
             AnswerContent::Ready { round: it.round, suspended: Duration::from_micros(it.suspended_us) }
         }
-        Report::Pending(it) => AnswerContent::Pending { round: it.round, blockers: blockers(it.blockers, pod) },
+        Report::Pending(it) => AnswerContent::Pending { round: it.round, blockers: blockers(it.blockers, pods) },
         Report::NotReady(it) => AnswerContent::NotReady {
             round: it.round,
             retryable: it.retryable,
             more: more(&it.blockers, it.more_blockers),
-            blockers: blockers(it.blockers, pod),
+            blockers: blockers(it.blockers, pods),
             suspended: Duration::from_micros(it.suspended_us),
         },
         Report::Released(it) => AnswerContent::Released {
@@ -111,16 +112,20 @@ fn more(listed: &[wire::Blocker], more: u32) -> u32 {
     more.saturating_add(u32::try_from(listed.len().saturating_sub(MAX_BLOCKERS)).unwrap_or(u32::MAX))
 }
 
-fn blockers(blockers: Vec<wire::Blocker>, pod: Option<&PodFacts>) -> Vec<Blocker> {
-    blockers.into_iter().take(MAX_BLOCKERS).map(|blocker| name_blocker(blocker, pod)).collect()
+fn blockers(blockers: Vec<wire::Blocker>, pods: &[&PodFacts]) -> Vec<Blocker> {
+    blockers.into_iter().take(MAX_BLOCKERS).map(|blocker| name_blocker(blocker, pods)).collect()
 }
 
 /// Offsets in a file are signed (`off_t`), and so are numbers in a CRD: what is beyond cannot be stored.
 const LAST_BYTE: u64 = i64::MAX as u64;
 
 /// Agents know containers by id; people know them by name.
-fn name_blocker(blocker: wire::Blocker, pod: Option<&PodFacts>) -> Blocker {
-    let container = pod.and_then(|pod| pod.containers.iter().find(|container| container.id == blocker.container_id));
+fn name_blocker(blocker: wire::Blocker, pods: &[&PodFacts]) -> Blocker {
+    let mut containers = pods.iter().flat_map(|pod| pod.containers.iter().map(|container| (*pod, container)));
+    let found = containers.find(|(_, container)| container.id == blocker.container_id);
+    // Who watches a single pod means that one.
+    let only = || if let [pod] = pods { Some(*pod) } else { None };
+    let (pod, container) = found.map_or_else(|| (only(), None), |(pod, container)| (Some(pod), Some(container)));
     let word = |text: &str| printable(text, MAX_WORD_CHARS);
     Blocker {
         reason: word(&blocker.reason),
@@ -145,7 +150,7 @@ pub fn command(
     run: &Run,
     member: &Member,
     agent: &AgentRef,
-    containers: &[RunningContainer],
+    pods: &BTreeMap<String, PodFacts>,
     command: Command,
     now: Moment,
 ) -> wire::ControllerMessage {
@@ -161,10 +166,12 @@ pub fn command(
             attempt,
             claim: member.claim.name.clone(),
             mount_path: agent.mount_path().to_owned(),
-            containers: containers
-                .iter()
-                .map(|container| wire::Container { name: container.name.clone(), id: container.id.clone() })
+            containers: agent
+                .watched_containers(pods)
+                .into_iter()
+                .map(|RunningContainer { name, id }| wire::Container { name, id })
                 .collect(),
+            kubelet_volume: kubelet_volume(member, agent),
             prepare_timeout_ms: milliseconds(left),
             hold_timeout_ms: milliseconds(request.hold_timeout),
             ..wire::Prepare::default()
@@ -173,6 +180,15 @@ pub fn command(
         Command::Release => controller_message::Command::Release(wire::Release { attempt }),
     };
     wire::ControllerMessage { command: Some(command) }
+}
+
+fn kubelet_volume(member: &Member, agent: &AgentRef) -> Option<wire::KubeletVolume> {
+    let watched = match agent.place() {
+        AgentPlace::Sidecar => return None,
+        AgentPlace::Node => agent.watched(),
+    };
+    let pod_uids = watched.iter().map(|pod| pod.uid.clone()).collect();
+    Some(wire::KubeletVolume { name: member.volume.clone(), pod_uids })
 }
 
 fn milliseconds(duration: Duration) -> u32 {

@@ -48,8 +48,8 @@ pub struct Assignment {
     pub told_to_suspend: Option<Moment>,
     /// The containers that it was told to see.
     pub asked_containers: Vec<RunningContainer>,
-    /// How often the containers of its pod had restarted when it was asked first.
-    pub restarts_before: Option<BTreeMap<String, u32>>,
+    /// How often the containers that it watches had restarted when it was first asked, by the pod's UID and the container's name.
+    pub restarts_before: Option<BTreeMap<(String, String), u32>>,
     /// Containers of its pod that restart again and again.
     pub flapping: Vec<Blocker>,
     /// It refused a round before: the others are not suspended before it is.

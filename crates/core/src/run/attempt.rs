@@ -56,7 +56,7 @@ impl AttemptDriver {
         facts: Facts,
         agents: BTreeSet<AgentKey>,
     ) -> Self {
-        let Facts { claims, pods, replicas } = facts;
+        let Facts { claims, pods, replicas, .. } = facts;
         Self {
             request,
             run,

@@ -311,7 +311,7 @@ impl Driver {
         };
         if let Some(status) = object.status.as_ref().filter(|status| is_under_way(status)) {
             let request = self.request(&object);
-            let run = resume(&request, status, &facts.pods, now);
+            let run = resume(&request, status, &facts.pods, &facts.node_agents, now);
             let claims = run.members.iter().map(|member| member.claim.uid.clone()).collect();
             self.effects.push(Effect::Reserve { claims, whole: false });
             return self.guard(Beginning { request, run, object, taken_over: true });
@@ -366,6 +366,7 @@ impl Driver {
             facts: of_kind,
             taken: reserved,
             pods: facts.pods.into_values().collect(),
+            node_agents: facts.node_agents,
             claims: facts.claims.into_values().collect(),
         };
         let request = self.request(&object);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::DynamicObject;
 use stillpoint_api::ConsistencyGroupReplication;
 
-use super::agents::{AgentKey, AssignmentKey};
+use super::agents::{AgentKey, AssignmentKey, PodRef};
 use super::facts::{Claim, PodFacts};
 use super::happened::Happened;
 use super::rehearsal::{Rehearsed, Room};
@@ -44,6 +44,8 @@ pub struct Facts {
     pub claims: BTreeMap<String, Claim>,
     /// Unfinished pods that have claims, by UID.
     pub pods: BTreeMap<String, PodFacts>,
+    /// The agents of nodes: their pods, by the node.
+    pub node_agents: BTreeMap<String, PodRef>,
     /// The objects that the replication's replicas consist of.
     pub replicas: BTreeMap<ObjectName, DynamicObject>,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::core::{Selector, SelectorExt};
 
-use super::agents::AgentRef;
+use super::agents::{AgentRef, PodRef};
 use super::assignments::Mount;
 use super::facts::{Claim, PodFacts};
 use super::state::{Member, Request, Verdict};
@@ -25,6 +25,8 @@ pub struct Candidates {
     pub claims: Vec<Claim>,
     /// The pods of the namespace that can write.
     pub pods: Vec<PodFacts>,
+    /// The agents of nodes: their pods, by the node.
+    pub node_agents: BTreeMap<String, PodRef>,
     /// CSI drivers by the name of the PersistentVolume; a volume without one is missing.
     pub drivers: BTreeMap<String, String>,
     /// What the kind of replica that is asked for reads of the cluster.
@@ -187,9 +189,8 @@ fn resolve_member(
     let volume = check_bound(claim)?;
     check_filesystem(claim)?;
     check_not_taken(candidates, claim)?;
-    let pod = find_pod(candidates, claim)?;
-    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
-    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
+    let Cover { pods, agent } = cover(candidates, claim)?;
+    let (mounts, agents) = (pods.into_iter().map(Mount::from).collect(), agent.into_iter().collect());
     let reference = ClaimReference { name: claim.name.clone(), uid: claim.uid.clone() };
     let mut member = Member::new(reference, mounts, agents);
     member.driver = candidates.drivers.get(volume).cloned().unwrap_or_default();
@@ -260,50 +261,81 @@ fn check_not_taken(candidates: &Candidates, claim: &Claim) -> Result<(), Verdict
     ))
 }
 
-/// The one pod that mounts the claim, if any does, and whose agent reaches it.
-fn find_pod<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Option<&'a PodFacts>, Verdict> {
+/// Who writes to a member, and who is asked about it.
+struct Cover<'a> {
+    pods: Vec<&'a PodFacts>,
+    agent: Option<AgentRef>,
+}
+
+/// Finds the pods that mount the claim, if any do, and the agent that sees all of them: the sidecar of the only pod, or the agent of
+/// the node.
+fn cover<'a>(candidates: &'a Candidates, claim: &Claim) -> Result<Cover<'a>, Verdict> {
     let pods: Vec<&PodFacts> = candidates.pods.iter().filter(|pod| pod.claims.contains(&claim.name)).collect();
-    let pod = match pods.as_slice() {
-        [] => return Ok(None),
-        [pod] => pod,
-        // Agents of different pods do not see each other's processes, so none of them can say that no lock is held.
-        [first, second, ..] => {
-            return Err(Verdict::new(
-                Reason::MountedByMorePods,
-                format!(
-                    "PersistentVolumeClaim {} is mounted by {} pods ({}, {}, …); a member may be mounted by one pod only, because an agent sees the locks of its own pod",
-                    claim.name,
-                    pods.len(),
-                    first.name,
-                    second.name
-                ),
-            ));
+    let Some(first) = pods.first() else { return Ok(Cover { pods, agent: None }) };
+    if let [pod] = pods.as_slice()
+        && pod.agent_mounts.get(&claim.name).is_some_and(|mount| !mount.sub_path)
+    {
+        let agent = Some(AgentRef::sidecar(pod, &claim.name));
+        return Ok(Cover { pods, agent });
+    }
+    // Each node has a filesystem of its own over the same files, and what suspends one says nothing of the other.
+    if let Some(other) = pods.iter().find(|pod| pod.node != first.node) {
+        return Err(mounted_by_more(claim, &pods, other, "on several nodes"));
+    }
+    let node = first.node.as_deref().unwrap_or_default();
+    match (candidates.node_agents.get(node), pods.as_slice()) {
+        (Some(own), _) => {
+            let agent = Some(AgentRef::node(node, own, &pods));
+            Ok(Cover { pods, agent })
         }
-    };
-    let mount = pod.agent_mounts.get(&claim.name);
-    match mount {
-        None if pod.has_agent => Err(Verdict::new(
+        (None, [pod]) => Err(uncovered(claim, pod, node)),
+        (None, [_, second, ..]) => Err(mounted_by_more(
+            claim,
+            &pods,
+            second,
+            &format!("and node {node} has no agent, which could see all of them"),
+        )),
+        (None, []) => Ok(Cover { pods, agent: None }),
+    }
+}
+
+fn mounted_by_more(claim: &Claim, pods: &[&PodFacts], second: &PodFacts, why: &str) -> Verdict {
+    let first = pods.first().map_or("", |pod| &pod.name);
+    let more = if pods.len() > 2 { ", …" } else { "" };
+    Verdict::new(
+        Reason::MountedByMorePods,
+        format!(
+            "PersistentVolumeClaim {} is mounted by {} pods ({first}, {}{more}) {why}; a member may be mounted by one pod with a sidecar, or by pods of one node that has an agent",
+            claim.name,
+            pods.len(),
+            second.name
+        ),
+    )
+}
+
+/// Why no agent sees the writes of the only pod.
+fn uncovered(claim: &Claim, pod: &PodFacts, node: &str) -> Verdict {
+    let claim = &claim.name;
+    let PodFacts { name, has_agent, agent_mounts, .. } = pod;
+    match agent_mounts.get(claim) {
+        None if *has_agent => Verdict::new(
             Reason::AgentDoesNotMount,
             format!(
-                "the container stillpoint-agent of pod {} does not mount PersistentVolumeClaim {}; add a volumeMount of the whole volume, readOnly is enough",
-                pod.name, claim.name
+                "the container stillpoint-agent of pod {name} does not mount PersistentVolumeClaim {claim}, and node {node} has no agent; add a volumeMount of the whole volume, readOnly is enough"
             ),
-        )),
-        None => Err(Verdict::new(
+        ),
+        None => Verdict::new(
             Reason::NoAgent,
             format!(
-                "pod {} mounts PersistentVolumeClaim {} but has no agent; add the sidecar stillpoint-agent to its initContainers",
-                pod.name, claim.name
+                "pod {name} mounts PersistentVolumeClaim {claim}, and neither the pod nor node {node} has an agent; let the DaemonSet stillpoint-agent run on the node, or add the sidecar stillpoint-agent to the pod's initContainers"
             ),
-        )),
-        Some(mount) if mount.sub_path => Err(Verdict::new(
+        ),
+        Some(_) => Verdict::new(
             Reason::AgentMountsSubPath,
             format!(
-                "the container stillpoint-agent of pod {} mounts PersistentVolumeClaim {} with a subPath and does not see the whole filesystem; mount it without",
-                pod.name, claim.name
+                "the container stillpoint-agent of pod {name} mounts PersistentVolumeClaim {claim} with a subPath and does not see the whole filesystem, and node {node} has no agent; mount it without"
             ),
-        )),
-        Some(_) => Ok(Some(pod)),
+        ),
     }
 }
 

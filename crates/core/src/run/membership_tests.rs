@@ -1,11 +1,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::jiff::Timestamp;
 
-use super::super::facts::AgentMount;
+use super::super::answers;
+use super::super::facts::{AgentMount, RunningContainer};
 use super::super::fixtures::{classes, request};
+use super::super::state::{Command, Moment, Run};
 use super::*;
-use stillpoint_api::{ClaimName, DeletionPolicy, Replication, Suspension};
+use crate::wire::{KubeletVolume, controller_message};
+use stillpoint_api::{AgentPlace, ClaimName, DeletionPolicy, Replication, ReplicationStatus, Suspension};
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -70,6 +74,7 @@ fn group() -> Group {
         },
         request: request(),
         candidates: Candidates {
+            node_agents: BTreeMap::new(),
             claims: vec![claim("a"), claim("b"), claim("c")],
             pods: vec![pod("db-a", "a"), pod("db-b", "b")],
             drivers: ["a", "b", "c"].map(|name| (format!("pv-{name}"), "csi.example".into())).into(),
@@ -99,6 +104,67 @@ fn members_are_resolved_to_uids_volumes_pods_and_classes() {
     let agent = &member.assignments[0].agent;
     assert_eq!((&*member.mounts[0].uid, agent.mount_path()), ("uid-db-a", "/data"));
     assert_eq!(agent.key().as_str(), "uid-db-a");
+}
+
+/// The group with an agent on the node of its pods, and without sidecars; a second pod mounts the first claim.
+fn on_a_node() -> Group {
+    let mut group = group();
+    group.candidates.node_agents = [("n1".into(), PodRef { name: "agent-x".into(), uid: "uid-agent".into() })].into();
+    group.candidates.pods.push(pod("reader", "a"));
+    for pod in &mut group.candidates.pods {
+        (pod.has_agent, pod.node) = (false, Some("n1".into()));
+        pod.agent_mounts.clear();
+        pod.containers = vec![RunningContainer { name: "db".into(), id: format!("id-{}", pod.name) }];
+    }
+    group
+}
+
+fn agent_of(member: &Member) -> &AgentRef {
+    &member.assignments[0].agent
+}
+
+#[test]
+fn an_agent_of_the_node_is_asked_about_all_pods_there_that_have_no_sidecar() {
+    let group = on_a_node();
+    let members = resolved(&group).unwrap();
+    let now = Moment { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+    let run = Run::new(members, ReplicationStatus::default(), now);
+    let (member, agent) = (&run.members[0], agent_of(&run.members[0]));
+    assert_eq!((agent.to_string(), agent.key().as_str()), ("the agent of node n1".into(), "uid-agent"));
+    assert_eq!((member.mounts.len(), member.assignments.len(), member.uncovered()), (2, 1, None));
+    assert_eq!(agent_of(&run.members[1]).watched().len(), 1);
+    let pods = group.candidates.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+    let sent = answers::command(&group.request, &run, member, agent, &pods, Command::Prepare, now);
+    let Some(controller_message::Command::Prepare(sent)) = sent.command else { panic!("another command") };
+    let pod_uids = vec!["uid-db-a".into(), "uid-reader".into()];
+    assert_eq!(sent.kubelet_volume, Some(KubeletVolume { name: "pv-a".into(), pod_uids }));
+    assert_eq!((sent.containers.len(), sent.mount_path), (2, String::new()));
+}
+
+#[test]
+fn a_sidecar_that_mounts_the_volume_is_asked_before_the_agent_of_the_node() {
+    let mut group = on_a_node();
+    group.candidates.pods.truncate(2);
+    group.candidates.pods[0] = PodFacts { node: Some("n1".into()), ..pod("db-a", "a") };
+    let members = resolved(&group).unwrap();
+    let places: Vec<AgentPlace> = members.iter().map(|member| member.assignments[0].agent.place()).collect();
+    assert_eq!(places, [AgentPlace::Sidecar, AgentPlace::Node]);
+    // One that sees a part alone is not.
+    let part = AgentMount { path: "/x".into(), sub_path: true };
+    group.candidates.pods[0].agent_mounts.insert("a".into(), part);
+    assert_eq!(resolved(&group).unwrap()[0].assignments[0].agent.place(), AgentPlace::Node);
+}
+
+#[test]
+fn pods_on_several_nodes_and_nodes_without_an_agent_are_refused() {
+    let mut group = on_a_node();
+    group.candidates.pods[2].node = Some("n2".into());
+    assert_eq!(resolved(&group).unwrap_err(), "MountedByMorePods");
+    let mut group = on_a_node();
+    group.candidates.node_agents.clear();
+    assert_eq!(resolved(&group).unwrap_err(), "MountedByMorePods");
+    group.candidates.pods.truncate(2);
+    assert_eq!(resolved(&group).unwrap_err(), "NoAgent");
 }
 
 #[test]

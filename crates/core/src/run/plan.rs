@@ -201,8 +201,9 @@ impl<'a> Draft<'a> {
     fn send_to(&mut self, member: usize, one: usize, command: Command) {
         let own = &self.run.members[member];
         let agent = &own.assignments[one].agent;
-        let containers = agent.watched_pod(&self.observed.pods).map(|pod| pod.containers.clone()).unwrap_or_default();
-        let message = answers::command(self.request, &self.run, own, agent, &containers, command, self.now);
+        let containers = agent.watched_containers(&self.observed.pods);
+        let pods = &self.observed.pods;
+        let message = answers::command(self.request, &self.run, own, agent, pods, command, self.now);
         let to = own.key_of(agent);
         self.sent.insert(to.clone());
         self.steps.push(Step::Send { to, command, message: message.into() });

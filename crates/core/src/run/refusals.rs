@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint_api::{Blocker, MemberState, Reason};
+use stillpoint_api::{AgentPlace, Blocker, MemberState, Reason};
 
 use super::agents::AgentRef;
 use super::observed::Observed;
@@ -87,34 +87,35 @@ impl Draft<'_> {
 
 /// Why an agent says nothing of the claim of this name, as far as it can be seen from here.
 fn silence(agent: &AgentRef, claim: &str, observed: &Observed) -> Blocker {
-    let pod = &agent.own_pod().name;
-    let seen = agent.watched_pod(&observed.pods);
-    let running = seen.is_some_and(|pod| pod.running);
-    let (reason, message) = if !running {
+    let watched: Vec<&str> = agent.watched().iter().map(|pod| &*pod.name).collect();
+    let (pod, logs) = (watched.first().copied().unwrap_or_default(), logs_of(agent));
+    let (reason, message) = if !agent.sees_running_pods(&observed.pods) {
         (
             Reason::PodNotRunning,
             format!("pod {pod}, which mounts PersistentVolumeClaim {claim}, is not running; see why it does not start"),
         )
     } else if !observed.connected.contains(&agent.key()) {
-        let what_to_do = match seen {
+        let what_to_do = match agent.watched_pods(&observed.pods).next() {
             Some(pod) if pod.node_dns => {
                 "the pod asks its node's DNS server, which does not know the controller's Service; set dnsPolicy: ClusterFirstWithHostNet on a pod with hostNetwork: true, else ClusterFirst"
             }
-            _ => "see the logs of its container stillpoint-agent",
+            _ => &logs,
         };
         (
             Reason::AgentNotConnected,
             format!(
-                "{agent}, which mounts PersistentVolumeClaim {claim}, is not connected to the controller; {what_to_do}"
+                "{agent}, which is asked about PersistentVolumeClaim {claim}, is not connected to the controller; {what_to_do}"
             ),
         )
     } else {
-        (
-            Reason::AgentSilent,
-            format!(
-                "{agent} did not answer for PersistentVolumeClaim {claim} in time; see the logs of its container stillpoint-agent"
-            ),
-        )
+        (Reason::AgentSilent, format!("{agent} did not answer for PersistentVolumeClaim {claim} in time; {logs}"))
     };
-    Blocker { reason: reason.into(), message, pod: Some(pod.clone()), ..Blocker::default() }
+    Blocker { reason: reason.into(), message, pod: Some(pod.to_owned()), ..Blocker::default() }
+}
+
+fn logs_of(agent: &AgentRef) -> String {
+    match agent.place() {
+        AgentPlace::Sidecar => "see the logs of its container stillpoint-agent".to_owned(),
+        AgentPlace::Node => format!("see the logs of its pod {}, in Stillpoint's own namespace", agent.own_pod().name),
+    }
 }

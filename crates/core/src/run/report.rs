@@ -96,6 +96,7 @@ fn member_status(member: &Member) -> MemberStatus {
         driver: member.driver.clone(),
         pod: mount.map(|pod| pod.name.clone()),
         node: mount.and_then(|pod| pod.node.clone()),
+        agent: member.assignments.first().map(|one| one.agent.place()),
         state: standing.state,
         method: standing.method,
         protection: standing.protection,

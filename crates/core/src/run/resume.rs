@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::agents::AgentRef;
+use super::agents::{AgentRef, PodRef};
 use super::assignments::{Mount, Standing};
 use super::facts::PodFacts;
 use super::state::{CleanUp, Command, Member, Moment, Request, Run, Stage, Verdict};
-use stillpoint_api::{HoldStatus, MemberState, MemberStatus, Mode, Phase, Reason, ReplicationStatus};
+use stillpoint_api::{AgentPlace, HoldStatus, MemberState, MemberStatus, Mode, Phase, Reason, ReplicationStatus};
 
 /// Whether a stored status declares an attempt that was begun and has not ended.
 pub fn is_under_way(status: &ReplicationStatus) -> bool {
@@ -21,14 +21,20 @@ pub fn is_under_way(status: &ReplicationStatus) -> bool {
 /// A hold that was not proven cannot be any more: the order of messages was lost with the controller that saw it. Then
 /// everything that was asked is released and everything that was cut is void. Where the proof is stored and replicas are only
 /// not usable yet, the run goes on.
-pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<String, PodFacts>, now: Moment) -> Run {
+pub fn resume(
+    request: &Request,
+    status: &ReplicationStatus,
+    pods: &BTreeMap<String, PodFacts>,
+    node_agents: &BTreeMap<String, PodRef>,
+    now: Moment,
+) -> Run {
     let mut by_name: HashMap<&str, Vec<&PodFacts>> = HashMap::new();
     for pod in pods.values() {
         by_name.entry(&pod.name).or_default().push(pod);
     }
     let members = status.members.iter().map(|member| {
         let pods = member.pod.as_deref().and_then(|name| by_name.get(name));
-        resume_member(member, pods.map_or(&[], Vec::as_slice))
+        resume_member(member, pods.map_or(&[], Vec::as_slice), node_agents)
     });
     let members = members.collect();
     let mut run = Run::new(members, status.clone(), now);
@@ -57,11 +63,13 @@ pub fn resume(request: &Request, status: &ReplicationStatus, pods: &BTreeMap<Str
 }
 
 /// One member; `pods` have the name of the pod that mounted it.
-fn resume_member(status: &MemberStatus, pods: &[&PodFacts]) -> Member {
+fn resume_member(status: &MemberStatus, pods: &[&PodFacts], node_agents: &BTreeMap<String, PodRef>) -> Member {
     let claim = status.persistent_volume_claim.clone();
-    let pod = pods.iter().copied().find(|pod| pod.agent_mounts.contains_key(&claim.name));
-    let mounts = pod.iter().map(|pod| Mount::from(*pod)).collect();
-    let agents = pod.iter().map(|pod| AgentRef::sidecar(pod, &claim.name)).collect();
+    let pod = pods.iter().copied().find(|pod| pod.claims.contains(&claim.name));
+    let agent = pod.and_then(|pod| resume_agent(status, pod, node_agents));
+    // Without an agent that could be asked, nobody can say of the pod's writes more than the status does.
+    let mounts = pod.filter(|_| agent.is_some()).map(Mount::from).into_iter().collect();
+    let agents = agent.into_iter().collect();
     let mut member = Member::new(claim, mounts, agents);
     member.volume.clone_from(&status.volume);
     member.driver.clone_from(&status.driver);
@@ -87,6 +95,19 @@ fn resume_member(status: &MemberStatus, pods: &[&PodFacts]) -> Member {
         });
     }
     member
+}
+
+/// The agent that was asked, as it is now. One of a node may have another pod by now: a release does no harm.
+fn resume_agent(status: &MemberStatus, pod: &PodFacts, node_agents: &BTreeMap<String, PodRef>) -> Option<AgentRef> {
+    let claim = &status.persistent_volume_claim.name;
+    match status.agent {
+        Some(AgentPlace::Node) => {
+            let node = pod.node.as_deref()?;
+            Some(AgentRef::node(node, node_agents.get(node)?, &[pod]))
+        }
+        // A status of an older version says nothing of it.
+        Some(AgentPlace::Sidecar) | None => pod.agent_mounts.contains_key(claim).then(|| AgentRef::sidecar(pod, claim)),
+    }
 }
 
 /// Puts the times of the earlier process onto this one's clocks. Only differences between them are shown.

@@ -62,7 +62,7 @@ fn a_hold_that_was_not_proven_is_void() {
         (Phase::Replicating, 0, Phase::Failed),
     ] {
         let mut observed = found();
-        let run = resume(&request(), &status(phase), &observed.pods, now());
+        let run = resume(&request(), &status(phase), &observed.pods, &BTreeMap::new(), now());
         let first = plan(&request(), &run, &observed, now());
         let releases = first.steps.iter().filter(
             |step| matches!(step, Step::Send { command: Command::Release, to, .. } if to.agent.as_str() == "pod"),
@@ -88,7 +88,7 @@ fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
         (1, vec![kept], Phase::Failed),
     ] {
         let mut observed = found();
-        let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
+        let run = resume(&request, &status(Phase::Checking), &observed.pods, &BTreeMap::new(), now());
         let run = plan(&request, &run, &observed, now()).run;
         let let_go = AnswerContent::Released { unbroken: false, reason: String::new(), suspended: Duration::ZERO };
         let agent = AssignmentKey::new("claim", AgentKey::of_pod("pod"));
@@ -107,7 +107,7 @@ fn a_change_of_the_leader_costs_an_attempt_and_no_more() {
 fn who_does_not_answer_a_new_leader_may_still_suspend_and_is_not_asked_again() {
     let request = Request { retry: Some(Retry::default()), ..request() };
     let mut observed = found();
-    let run = resume(&request, &status(Phase::Checking), &observed.pods, now());
+    let run = resume(&request, &status(Phase::Checking), &observed.pods, &BTreeMap::new(), now());
     let mut run = plan(&request, &run, &observed, now()).run;
     observed.removed = Some(Removed { found: 0, left: Vec::new() });
     for after in [crate::limits::RELEASE_TIMEOUT, request.hold_timeout + crate::limits::HOLD_GRACE] {
@@ -134,7 +134,7 @@ fn a_proven_cut_goes_on() {
     status.consistency = Some(Consistency::Crash);
     status.members[0].replica =
         Some(ReplicaStatus { kind: "VolumeSnapshot".into(), name: "snapshot".into(), ..ReplicaStatus::default() });
-    let run = resume(&request(), &status, &found().pods, now());
+    let run = resume(&request(), &status, &found().pods, &BTreeMap::new(), now());
     assert!(matches!(run.stage, Stage::AwaitingUsable { .. }));
     assert_eq!(run.members[0].replica, status.members[0].replica);
     // Before the watch has listed, a snapshot that is not known is not missing.
@@ -146,7 +146,7 @@ fn a_proven_cut_goes_on() {
 fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
     let mut status = full();
     status["members"][0]["replica"] = json!({"volumeSnapshotName": "snapshot", "readyToUse": false});
-    let run = resume(&request(), &serde_json::from_value(status).unwrap(), &found().pods, now());
+    let run = resume(&request(), &serde_json::from_value(status).unwrap(), &found().pods, &BTreeMap::new(), now());
     let name = fixtures::replica(&run.members[0]);
     let mut observed = found();
     observed.replicas.insert(name.clone(), fixtures::snapshot(None));
@@ -158,7 +158,7 @@ fn a_replica_that_an_earlier_version_stored_gets_its_kind_and_name() {
 #[test]
 fn a_pod_that_is_gone_stops_nothing() {
     let observed = Observed { watching: true, removed: Some(Removed::default()), ..Observed::default() };
-    let run = resume(&request(), &status(Phase::Ready), &observed.pods, now());
+    let run = resume(&request(), &status(Phase::Ready), &observed.pods, &BTreeMap::new(), now());
     let plan = plan(&request(), &run, &observed, now());
     assert!(plan.run.phase().is_final() || matches!(plan.run.stage, Stage::Abandoning { .. }));
     let plan = super::super::plan::plan(&request(), &plan.run, &observed, now());
@@ -277,7 +277,7 @@ fn turn_to_end(status: &ReplicationStatus) -> Result<Phase, TestCaseError> {
     observed.recorded = true;
     observed.proof_stored = status.consistency.is_some();
     let mut now = now();
-    let mut run = resume(&request(), status, &observed.pods, now);
+    let mut run = resume(&request(), status, &observed.pods, &BTreeMap::new(), now);
     for member in &run.members {
         let snapshot = json!({
             "metadata": {},

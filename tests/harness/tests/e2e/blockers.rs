@@ -94,21 +94,6 @@ fn every_kind_of_lock_is_blamed_on_its_holder() -> Result<()> {
 }
 
 #[test]
-fn a_pod_without_an_agent_is_named() -> Result<()> {
-    on_cluster("no-agent", async |place| {
-        let [one, two] = place.cluster.two_nodes()?;
-        let members = vec![Member::new("a", one, "loop-ext4"), Member::new("b", two, "loop-xfs").without_agent()];
-        let group = Group::start(place, members, |_| {}).await?;
-        let run = aborted(place, &group, &impatient("uncovered", &group)).await?;
-        let conditions = run.status().conditions;
-        let ready = conditions.iter().find(|condition| condition.type_ == "Ready").context("no condition Ready")?;
-        ensure!(ready.reason == "NoAgent" && ready.message.contains("pod store-b"), "{ready:?}");
-        ensure!(run.status().hold.is_none(), "writes were suspended: {:?}", run.status());
-        Ok(())
-    })
-}
-
-#[test]
 fn a_missing_class_is_found_before_anything_is_suspended() -> Result<()> {
     on_cluster("no-class", async |place| {
         let [one, _] = place.cluster.two_nodes()?;

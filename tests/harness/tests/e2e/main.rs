@@ -6,6 +6,7 @@
 mod blockers;
 mod disturbed;
 mod ends;
+mod existing;
 mod faults;
 mod happy;
 mod restore;

@@ -585,6 +585,7 @@ impl Leaders {
             claims: claims.collect(),
             pods: members.map(pod).map(|pod| (pod.uid.clone(), pod)).collect(),
             replicas: shown.collect(),
+            ..Facts::default()
         }
     }
 

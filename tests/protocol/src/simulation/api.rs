@@ -217,6 +217,7 @@ impl World {
             claims: self.store.claims.clone(),
             pods: self.store.pods.clone(),
             replicas: if replicas { untyped::objects(&self.store.replicas()) } else { [].into() },
+            ..Facts::default()
         }
     }
 

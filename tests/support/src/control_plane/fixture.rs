@@ -58,6 +58,21 @@ impl Fixture {
         fixture
     }
 
+    /// The same with the controllers' own namespace in the place of the test's.
+    pub async fn of_the_system(&self) -> Self {
+        let Self { client, controllers, system, .. } = self;
+        let fixture = Self {
+            client: client.clone(),
+            namespace: system.clone(),
+            controllers: controllers.clone(),
+            system: system.clone(),
+        };
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let apply = PatchParams::apply("control-plane-tests").force();
+        fixture.api::<ServiceAccount>().patch("default", &apply, &Patch::Apply(account)).await.expect("an account");
+        fixture
+    }
+
     /// Objects of one kind in the test's namespace.
     pub fn api<K>(&self) -> Api<K>
     where

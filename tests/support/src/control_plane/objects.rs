@@ -63,6 +63,11 @@ pub async fn pod_with_agent(fixture: &Fixture, name: &str) -> Pod {
 
 /// A running pod whose application mounts a claim, with the given `initContainers`.
 pub async fn running_pod(fixture: &Fixture, name: &str, claim: &str, init_containers: Value) -> Pod {
+    running_pod_on(fixture, "node-1", name, claim, init_containers).await
+}
+
+/// The same on this node.
+pub async fn running_pod_on(fixture: &Fixture, node: &str, name: &str, claim: &str, init_containers: Value) -> Pod {
     let sidecars: Vec<Value> = init_containers
         .as_array()
         .expect("a list")
@@ -73,7 +78,7 @@ pub async fn running_pod(fixture: &Fixture, name: &str, claim: &str, init_contai
         .create::<Pod>(json!({
             "metadata": {"name": name},
             "spec": {
-                "nodeName": "node-1",
+                "nodeName": node,
                 "shareProcessNamespace": true,
                 "initContainers": init_containers,
                 "containers": [{
@@ -92,6 +97,16 @@ pub async fn running_pod(fixture: &Fixture, name: &str, claim: &str, init_contai
     });
     let patch = Patch::Merge(json!({"status": status}));
     fixture.api().patch_status(name, &PatchParams::default(), &patch).await.expect("the pod runs")
+}
+
+/// A pod that says that it is the agent of a node, in the namespace of the fixture.
+pub async fn node_agent_pod(fixture: &Fixture, node: &str) -> Pod {
+    fixture
+        .create::<Pod>(json!({
+            "metadata": {"name": format!("agent-{node}"), "labels": {labels::COMPONENT: labels::NODE_AGENT}},
+            "spec": {"nodeName": node, "containers": [{"name": "agent", "image": "stillpoint"}]},
+        }))
+        .await
 }
 
 /// The application's container of a running pod is another one now, after so many restarts.

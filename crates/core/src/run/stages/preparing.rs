@@ -1,5 +1,7 @@
 //! Agents look, and writes go on.
 
+use std::collections::BTreeMap;
+
 use stillpoint_api::{Blocker, MemberState, Reason};
 
 use super::super::assignments::Assignment;
@@ -29,8 +31,9 @@ impl Draft<'_> {
     }
 
     fn wants_prepare(&self, member: &Member, one: &Assignment) -> bool {
-        let running = one.agent.watched_pod(&self.observed.pods).is_some_and(|pod| pod.running);
-        running && self.is_connected(one) && (one.asked.is_none() || self.was_lost(member, one))
+        one.agent.sees_running_pods(&self.observed.pods)
+            && self.is_connected(one)
+            && (one.asked.is_none() || self.was_lost(member, one))
     }
 
     /// Whoever had prepared and was lost must prepare again.
@@ -63,20 +66,30 @@ impl Draft<'_> {
 
     /// A container that started after an agent was told what to see is one that the agent does not look for.
     pub fn has_other_containers(&self, one: &Assignment) -> bool {
-        let pod = one.agent.watched_pod(&self.observed.pods);
-        one.asked.is_some() && pod.is_some_and(|pod| pod.containers != one.asked_containers)
+        let pods = &self.observed.pods;
+        let there = one.agent.watched_pods(pods).next().is_some();
+        one.asked.is_some() && there && one.agent.watched_containers(pods) != one.asked_containers
     }
 
     fn name_flapping(&mut self) {
         let pods = &self.observed.pods;
         for one in self.run.assignments_mut() {
-            let Some(pod) = one.agent.watched_pod(pods) else { continue };
-            let before = one.restarts_before.get_or_insert_with(|| pod.restarts.clone());
-            let since = |name: &str, now: u32| now.saturating_sub(before.get(name).copied().unwrap_or(0));
-            let flapping = pod.restarts.iter().filter(|(name, now)| since(name, **now) >= FLAPPING_RESTARTS);
-            one.flapping = flapping.map(|(name, _)| flaps(pod, name)).collect();
+            let now = restarts(one, pods);
+            let before = one.restarts_before.get_or_insert_with(|| now.clone());
+            let since = |key, now: &u32| now.saturating_sub(before.get(key).copied().unwrap_or(0));
+            let flapping = now.iter().filter(|(key, now)| since(key, now) >= FLAPPING_RESTARTS);
+            one.flapping = flapping.filter_map(|((uid, name), _)| Some(flaps(pods.get(uid)?, name))).collect();
         }
     }
+}
+
+/// How often the containers that an agent watches have restarted, by the pod's UID and the container's name.
+fn restarts(one: &Assignment, pods: &BTreeMap<String, PodFacts>) -> BTreeMap<(String, String), u32> {
+    let mut all = BTreeMap::new();
+    for pod in one.agent.watched_pods(pods) {
+        all.extend(pod.restarts.iter().map(|(name, count)| ((pod.uid.clone(), name.clone()), *count)));
+    }
+    all
 }
 
 fn flaps(pod: &PodFacts, container: &str) -> Blocker {
