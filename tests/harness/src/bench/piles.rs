@@ -280,7 +280,7 @@ async fn until_said(client: &Client, wanted: &[Wanted], phases: &[&str], progres
             let event = events.try_next().await?.context("the watch of the replications ended")?;
             let (Event::Apply(object) | Event::InitApply(object)) = event else { continue };
             let said = object.data["status"]["phase"].as_str().is_some_and(|phase| phases.contains(&phase));
-            if said && open.remove(object.name_any().as_str()) && open.len() % 100 == 0 {
+            if said && open.remove(object.name_any().as_str()) && open.len().is_multiple_of(100) {
                 progress(&format!("{} of {all} objects are {phases:?}", all - open.len()));
             }
         }
