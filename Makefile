@@ -1,4 +1,5 @@
-# `make help` lists the targets. The cluster is this checkout's own and needs no container engine. CLUSTER=kind takes kind;
+# `make help` lists the targets. The cluster is this checkout's own and needs no container engine. K8S=1.35 takes another version of
+# Kubernetes than the newest (those of tests/cluster/go). CLUSTER=kind takes kind;
 # CLUSTER=existing STILLPOINT_KUBECONFIG=FILE IMAGES=REGISTRY/PATH TAG=TAG takes a cluster that is there, for load, install,
 # demo, e2e and torn (tests/cluster/cluster --help).
 
@@ -25,13 +26,16 @@ BIN := target/$(TARGET)/release
 BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate model)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo test lint unit kernel control-plane model model-long simulation e2e chaos chaos-short torn bench crds manifests pictures images load install cluster clean-cluster FORCE
+.PHONY: help demo demo-kind test lint unit kernel control-plane model model-long simulation e2e e2e-kind chaos chaos-short torn bench crds manifests pictures images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: install $(BIN)/demo ## a cluster, an application on three volumes, and consistent cuts of it
 	$(IN_CLUSTER) $(BIN)/demo
+
+demo-kind: ## the same on kind; without a container engine one is made from Debian packages (needs root)
+	$(MAKE) CLUSTER=kind demo
 
 test: lint unit kernel control-plane model simulation ## everything that a change must pass; a cluster that it brings up it takes down
 	@! $(CLUSTER_TOOL) status | grep --quiet 'cluster: *down' || fresh=yes; \
@@ -68,6 +72,9 @@ control-plane: ## tests against a real API server without nodes
 
 e2e: install ## tests on a real cluster with real filesystems
 	$(IN_CLUSTER) $(TEST) --test e2e -- --test-threads 3
+
+e2e-kind: ## the same on kind; KIND_IMAGE names another node image
+	$(MAKE) CLUSTER=kind e2e
 
 chaos: install $(BIN)/chaos ## 200 faults, one after the other, while a group is cut; CHAOS_ARGS="--only KIND --phase PHASE --seed N" for one
 	$(IN_CLUSTER) $(BIN)/chaos $(CHAOS_ARGS)

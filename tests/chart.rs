@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use stillpoint_api::{ConsistencyGroupReplication, labels};
 use stillpoint_core::replica::KINDS;
 use support::generated::{assert_generated, in_checkout};
-
-const KUBE_VERSION: &str = "1.34.0";
+use support::versions::oldest_kubernetes;
 
 fn read(file: &str) -> String {
     std::fs::read_to_string(in_checkout(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
@@ -38,7 +37,7 @@ fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
 fn render(arguments: &[&str]) -> Result<String, String> {
     let chart = in_checkout("charts/stillpoint");
     let output = Command::new("helm")
-        .args(["template", "stillpoint", "--namespace", "stillpoint-system", "--kube-version", KUBE_VERSION])
+        .args(["template", "stillpoint", "--namespace", "stillpoint-system", "--kube-version", &oldest_kubernetes()])
         .args(arguments)
         .arg(chart)
         .output()

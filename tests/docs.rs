@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use stillpoint_api::Reason;
+use support::versions::{minor, of_module, oldest_kubernetes};
 
 fn path(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), file].iter().collect()
@@ -142,6 +143,64 @@ fn what_has_to_be_said_is_said() {
     ] {
         assert!(read(&path(page)).contains(words), "{page} does not say {words}");
     }
+}
+
+/// The words between quotation marks from `from` to the next `to`.
+fn quoted(file: &str, from: &str, to: &str) -> BTreeSet<String> {
+    let code = read(&path(file));
+    let rest = code.split(from).nth(1).unwrap_or_else(|| panic!("{file} has no {from}"));
+    let part = rest.split(to).next().unwrap_or_default();
+    part.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// What the first cells of the rows of a section name as code, where the second cell says `how`.
+fn named_in<'page>(page: &'page str, section: &str, how: &str) -> BTreeSet<&'page str> {
+    let rest = page.split(&format!("\n## {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));
+    let rows = rest.split("\n## ").next().unwrap_or_default().lines().filter(|line| line.starts_with("| "));
+    let cells = rows.map(|row| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>());
+    cells.filter(|cells| cells.get(1) == Some(&how)).flat_map(|cells| code_items(cells[0])).collect()
+}
+
+fn borrowed(names: &BTreeSet<String>) -> BTreeSet<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn the_page_on_support_names_the_versions_that_the_tests_run_on() {
+    let page = read(&path("docs/support.md"));
+    let oldest = oldest_kubernetes();
+    assert_eq!(named_in(&page, "Kubernetes", "run here"), borrowed(&of_module("k8s.io/kubernetes")));
+    assert!(page.contains(&format!("`K8S={oldest} make e2e`")), "docs/support.md does not say how {oldest} is run");
+    let feature = format!("\"v{}\"", oldest.replace('.', "_"));
+    assert!(read(&path("Cargo.toml")).contains(&feature), "k8s-openapi has not the feature of {oldest}, {feature}");
+
+    let [containerd, runc] = ["github.com/containerd/containerd/v2", "github.com/opencontainers/runc"].map(of_module);
+    let runtimes = named_in(&page, "Container runtimes", "run here");
+    assert!(containerd.iter().chain(&runc).all(|version| runtimes.contains(&version[..])), "{containerd:?} {runc:?}");
+    for (module, words) in [
+        ("github.com/kubernetes-csi/external-snapshotter/v8", "external-snapshotter)\n"),
+        ("github.com/kubernetes-csi/external-provisioner/v6", "the CSI provisioner is "),
+        ("go.etcd.io/etcd/server/v3", "and etcd "),
+    ] {
+        let said = format!("{words}{}", minor(&of_module(module).into_iter().next().expect("a version")));
+        assert!(page.contains(&said), "docs/support.md does not say {said:?}, as the go.mod files do");
+    }
+}
+
+#[test]
+fn the_page_on_support_names_the_filesystems_and_drivers_of_the_code() {
+    let page = read(&path("docs/support.md"));
+    let ours = quoted("tests/loop-csi/src/filesystem.rs", "pub fn name(self)", "\n    }");
+    assert_eq!(named_in(&page, "Filesystems", "run here"), borrowed(&ours));
+    let accepted = quoted("src/agent/dataset/exclusive.rs", "const FREEZABLE", ";\n");
+    let others: BTreeSet<String> = accepted.difference(&ours).cloned().collect();
+    assert_eq!(named_in(&page, "Filesystems", "read only"), borrowed(&others));
+
+    let driver = quoted("tests/loop-csi/src/identity.rs", "DRIVER_NAME", "\n");
+    assert_eq!(named_in(&page, "CSI drivers", "run here"), borrowed(&driver));
+    let mut known = quoted("crates/core/src/replica/drivers.rs", "const DRIVERS", "];");
+    known.retain(|word| word.contains('.'));
+    assert_eq!(named_in(&page, "CSI drivers", "refused"), borrowed(&known));
 }
 
 /// What a cell of a table names as code.

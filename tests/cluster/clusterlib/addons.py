@@ -40,7 +40,12 @@ def coredns(cluster):
     return manifest("coredns.yaml", coredns=image_of("coredns"), dns_address=cluster.dns_address)
 
 
-def wait_for_rollout(kubeconfig, *deployments):
-    for name in deployments:
-        kubectl(kubeconfig, "--namespace=kube-system", "rollout", "status", f"deployment/{name}",
+def nodes_and_pods(kubeconfig):
+    """What `cluster status` shows of a cluster that answers."""
+    return [kubectl(kubeconfig, "get", "nodes,pods", "--all-namespaces", "--output=wide").stdout.rstrip()]
+
+
+def wait_for_rollout(kubeconfig, *names, kind="deployment"):
+    for name in names:
+        kubectl(kubeconfig, "--namespace=kube-system", "rollout", "status", f"{kind}/{name}",
                 f"--timeout={ROLLOUT_SECONDS}s", timeout=ROLLOUT_SECONDS + 10)

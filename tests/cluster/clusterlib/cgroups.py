@@ -16,9 +16,14 @@ from .programs import ClusterError
 MOUNT = Path("/sys/fs/cgroup")
 
 
+def is_unified():
+    """Whether this machine has cgroup v2 alone."""
+    return (MOUNT / "cgroup.controllers").exists()
+
+
 def hierarchies():
     """The mounted hierarchies: one on a pure cgroup v2 machine, about ten on a hybrid one."""
-    if (MOUNT / "cgroup.controllers").exists():
+    if is_unified():
         return [MOUNT]
     found = []
     for line in Path("/proc/self/mounts").read_text().splitlines():

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status, toolchain
+from . import components, external, image, lifecycle, machines, node, parts, standalone_api, status, toolchain, versions
 from .identity import DEFAULT_NODES, Identity
 from .programs import ClusterError
 
@@ -29,12 +29,14 @@ An image of your own:
   tests/cluster/cluster load hello.tar
 
 Another kind of cluster:
-  CLUSTER=kind tests/cluster/cluster up         the same commands on kind, where Docker and kind are
+  CLUSTER=kind tests/cluster/cluster up         the same commands on kind
   STILLPOINT_KUBECONFIG=~/.kube/config tests/cluster/cluster up     use a cluster that is there; it is never taken down
 
 Environment:
   STILLPOINT_CACHE       where built parts are kept (default: $XDG_CACHE_HOME/stillpoint, else ~/.cache/stillpoint)
   CLUSTER                native (default), kind, or existing
+  K8S                    version of Kubernetes, such as 1.35 (default: the newest of those below tests/cluster/go)
+  KIND_IMAGE             with kind: the image of its nodes (default: kind's own; without an engine, one made here)
   STILLPOINT_KUBECONFIG  the kubeconfig of an existing cluster; given, it means CLUSTER=existing
   STILLPOINT_IMAGES      with an existing cluster: what stands before the images' names in its registry
   STILLPOINT_TAG         and their tag
@@ -72,7 +74,7 @@ def parser():
     made.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
 
     made = command("node-exec", node_exec, "run a command in a node's namespaces, such as: node-exec node1 -- losetup --list")
-    made.add_argument("machine", metavar="NODE", help="node1, node2, … or control-plane")
+    made.add_argument("machine", metavar="NODE", help="node1, node2, … or control-plane; with kind, a node's name")
     made.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     made = command("pid", pid, "print the pid of a component, such as: pid node1 kubelet; or of a machine's init")
     made.add_argument("machine", metavar="NODE|control-plane")
@@ -90,8 +92,14 @@ def parser():
 
 def main():
     options = parser().parse_args()
+    cluster = Identity.of(CHECKOUT)
     try:
-        return options.action(Identity.of(CHECKOUT), options) or 0
+        versions.chosen()
+        if options.action not in (build, up, api_up):  # The others are about what is there.
+            other = external.chosen(cluster)
+            running = other.running_version() if other else lifecycle.running_version(cluster)
+            os.environ[versions.VARIABLE] = running or versions.chosen()
+        return options.action(cluster, options) or 0
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
@@ -132,9 +140,7 @@ def kubeconfig(cluster, _options):
 
 def env(cluster, _options):
     other = external.chosen(cluster)
-    exports = {"KUBECONFIG": (other or cluster).kubeconfig}
-    if not other:
-        exports["STILLPOINT_AUDIT_LOG"] = cluster.audit_log
+    exports = other.exports if other else {"KUBECONFIG": cluster.kubeconfig, "STILLPOINT_AUDIT_LOG": cluster.audit_log}
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(str(value))}")
     print(f"export PATH={shlex.quote(str(parts.programs_directory()))}:\"$PATH\"")
@@ -156,6 +162,7 @@ def load(cluster, options):
 
 
 def make_image(_cluster, options):
+    image.check_name(options.name)
     files = []
     for pair in options.file:
         source, colon, target = pair.rpartition(":")
@@ -172,17 +179,23 @@ def node_exec(cluster, options):
     argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
     if not argv:
         raise ClusterError("nothing to run: cluster node-exec NODE -- COMMAND")
-    entry = machines.entry(cluster, options.machine)
+    other = external.chosen(cluster)
+    entry, environment = other.entry(options.machine) if other else (machines.entry(cluster, options.machine), os.environ)
     sys.stdout.flush()
-    os.execvp(entry[0], [*entry, *argv])
+    os.execvpe(entry[0], [*entry, *argv], environment)
 
 
 def pid(cluster, options):
-    print(status.pid(cluster, options.machine, options.component))
+    other = external.chosen(cluster)
+    print(other.pid(options.machine, options.component) if other else status.pid(cluster, options.machine, options.component))
 
 
 def restart(cluster, options):
-    components.restart(cluster, options.component, options.node)
+    other = external.chosen(cluster)
+    if other:
+        other.restart(options.component, options.node)
+    else:
+        components.restart(cluster, options.component, options.node)
 
 
 def api_up(cluster, options):

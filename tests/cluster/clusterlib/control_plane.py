@@ -36,8 +36,7 @@ class ApiServer:
     def etcd_command(self):
         here = f"http://127.0.0.1:{self.etcd_port}"
         # A crash of the machine may lose this data. A test cluster has none to lose.
-        return ["/usr/bin/etcd", "--name=default", f"--data-dir={self.data}/etcd", "--unsafe-no-fsync", "--logger=zap",
-                "--log-level=warn", f"--listen-client-urls={here}", f"--advertise-client-urls={here}",
+        return [parts.program("etcd"), "--name=default", f"--data-dir={self.data}/etcd", "--unsafe-no-fsync", "--log-level=warn", f"--listen-client-urls={here}", f"--advertise-client-urls={here}",
                 f"--listen-peer-urls=http://127.0.0.1:{self.etcd_peer_port}",
                 f"--initial-advertise-peer-urls=http://127.0.0.1:{self.etcd_peer_port}",
                 f"--initial-cluster=default=http://127.0.0.1:{self.etcd_peer_port}"]

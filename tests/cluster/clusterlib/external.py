@@ -1,4 +1,4 @@
-"""Clusters that we do not make ourselves: kind, and one that is there already. The same commands work on them."""
+"""Which cluster the commands work on: our own, kind's (kind.py), or one that is there already, which is here."""
 
 import json
 import os
@@ -6,13 +6,12 @@ import tarfile
 from pathlib import Path
 
 from . import addons, parts
-from .programs import ClusterError, clean_environment, run, say
+from .kind import Kind
+from .programs import ClusterError, say
 
 # Where the test storage driver's pods find its sidecars, and everything else of this checkout.
 SIDECARS = ("csi-provisioner", "csi-snapshotter")
 DEFAULT_PREFIX, DEFAULT_TAG = "localhost", "dev"
-
-KIND = Path(__file__).resolve().parent.parent / "kind"
 
 
 def chosen(cluster):
@@ -31,37 +30,6 @@ def chosen(cluster):
     raise ClusterError(f"CLUSTER={kind}: use native, kind or existing")
 
 
-class Kind:
-    """A kind cluster, named after the checkout."""
-
-    def __init__(self, cluster):
-        self.name = f"stillpoint-{cluster.id}"
-        self.kubeconfig = parts.cache() / "kind" / f"{cluster.id}.kubeconfig"
-
-    def up(self, count):
-        parts.build()
-        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-        self.script("up", str(count))
-        self.load([archive for archive in parts.archives() if archive.stem not in ("pause", "coredns")])  # kind has its own
-        addons.apply_crds(self.kubeconfig)
-        addons.apply(self.kubeconfig, addons.snapshot_controller())
-        addons.wait_for_rollout(self.kubeconfig, "snapshot-controller")
-
-    def load(self, archives):
-        self.script("load", *map(str, archives))
-
-    def down(self):
-        self.script("down")
-        self.kubeconfig.unlink(missing_ok=True)
-
-    def status(self):
-        return nodes_and_pods(self.kubeconfig)
-
-    def script(self, *words):
-        environment = clean_environment(KIND_CLUSTER=self.name, KIND_KUBECONFIG=str(self.kubeconfig), PATH=os.environ["PATH"])
-        run([KIND / "kind.sh", *words], env=environment, timeout=900)
-
-
 class Existing:
     """A cluster that somebody else made. We look, and say what it lacks; we change nothing and take nothing down."""
 
@@ -71,6 +39,7 @@ class Existing:
 
     def __init__(self, kubeconfig):
         self.kubeconfig = kubeconfig
+        self.exports = {"KUBECONFIG": kubeconfig}
 
     def up(self, _count):
         if not self.kubeconfig.is_file():
@@ -98,11 +67,23 @@ class Existing:
         say(f"{self.kubeconfig} is not ours, so it stays as it is")
 
     def status(self):
-        return nodes_and_pods(self.kubeconfig)
+        answer = addons.kubectl(self.kubeconfig, "get", "--raw=/readyz", "--request-timeout=5s", check=False)
+        if answer.returncode != 0:
+            return ["cluster: down", f"kubeconfig: {self.kubeconfig}", answer.stderr.strip()]
+        return ["cluster:    up", f"kubeconfig: {self.kubeconfig}", "", *addons.nodes_and_pods(self.kubeconfig)]
 
+    def running_version(self):
+        """Not known, and it decides nothing."""
+        return None
 
-def nodes_and_pods(kubeconfig):
-    return [addons.kubectl(kubeconfig, "get", "nodes,pods", "--all-namespaces", "--output=wide").stdout.rstrip()]
+    def entry(self, _node):
+        raise ClusterError(f"the nodes of {self.kubeconfig} are not ours: this is for CLUSTER=native and CLUSTER=kind")
+
+    def pid(self, node, _component):
+        self.entry(node)
+
+    def restart(self, _component, only_node=None):
+        self.entry(only_node)
 
 
 def pushed_name(name, prefix, tag):

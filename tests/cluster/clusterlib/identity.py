@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTROL_PLANE = "control-plane"
+ENGINE = "engine"  # The machine that holds a Docker of our own, for CLUSTER=kind.
 MAX_NODES = 8
 DEFAULT_NODES = 2
 API_PORT = 6443
 
 STATE_ROOT = Path("/var/lib/stillpoint-cluster")
 
-# A cluster gets one /20 of 10.64.0.0 – 10.255.255.255: /24 number 0 for the machines, 1 for Services, 8 … 15 for Pods.
+# A cluster gets one /20 of 10.64.0.0 – 10.255.255.255: /24 number 0 for the machines, 1 for Services, 2 for the
+# containers of an engine, 8 … 15 for Pods.
 FIRST_SLOT = int(ipaddress.ip_address("10.64.0.0"))
 SLOTS = (256 - 64) * 16
 
@@ -31,8 +33,16 @@ class Identity:
     @classmethod
     def of(cls, checkout):
         checkout = Path(checkout).resolve()
-        digest = hashlib.sha256(str(checkout).encode()).hexdigest()
+        return cls.drawn(checkout, str(checkout))
+
+    @classmethod
+    def drawn(cls, checkout, text):
+        digest = hashlib.sha256(text.encode()).hexdigest()
         return cls(checkout, digest[:8], int(digest[8:16], 16) % SLOTS)
+
+    def beside(self, kind):
+        """Another cluster of the same checkout, which shares no name and no address with this one."""
+        return Identity.drawn(self.checkout, f"{self.checkout} {kind}")
 
     @property
     def scope(self):
@@ -53,6 +63,11 @@ class Identity:
     @property
     def logs(self):
         return self.state / "logs"
+
+    @property
+    def kubernetes(self):
+        """A file that names the minor version of Kubernetes."""
+        return self.state / "kubernetes"
 
     @property
     def kubeconfig(self):
@@ -80,6 +95,11 @@ class Identity:
     @property
     def service_network(self):
         return self._subnet(1)
+
+    @property
+    def container_network(self):
+        """Where a Docker of our own puts its containers, which are kind's nodes."""
+        return self._subnet(2)
 
     @property
     def pod_network(self):

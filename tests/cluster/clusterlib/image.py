@@ -20,7 +20,6 @@ EPOCH = "1970-01-01T00:00:00Z"
 def write_archive(out, *, name, files=(), layers=(), entrypoint=(), command=(), env=(), user="", workdir="/"):
     """Write the image `name` to `out`. `files` are pairs of a path here and a path in the image; `layers` are tar files
     (such as a root filesystem by mmdebstrap) that come below them."""
-    check_name(name)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown, toolchain
+from . import addons, cgroups, control_plane, machines, node, parts, sysctls, teardown, toolchain, versions
 from .identity import CONTROL_PLANE, MAX_NODES
 from .programs import ClusterError, run, say, wait_until
 
@@ -15,7 +15,7 @@ NODE_READY_SECONDS = 90
 
 
 def up(cluster, count):
-    """Bring the cluster up with `count` nodes, unless it is. What is half there, or has another size, is made anew."""
+    """Bring the cluster up with `count` nodes, unless it is. What is half there, or has another size or version, is made anew."""
     if not 1 <= count <= MAX_NODES:
         raise ClusterError(f"--nodes {count}: a cluster has 1 to {MAX_NODES} nodes")
     require_machine()
@@ -39,6 +39,7 @@ def create(cluster, nodes):
     check_network(cluster)
     load_kernel_modules()
     cluster.logs.mkdir(parents=True)
+    cluster.kubernetes.write_text(versions.chosen())
     sysctls.remember(cluster)
     cgroups.create(cluster.scope, [each.name for each in nodes])
 
@@ -86,8 +87,8 @@ def exists(cluster):
 
 
 def is_healthy(cluster, count):
-    """All components run, the API server is ready and all nodes are."""
-    if not cluster.kubeconfig.exists():
+    """All components run, of the version that is wanted, the API server is ready and all nodes are."""
+    if not cluster.kubeconfig.exists() or running_version(cluster) != versions.chosen():
         return False
     expected = components(cluster, count)
     if any(machines.component_pid(cluster, machine, component) is None for machine, component in expected):
@@ -95,6 +96,11 @@ def is_healthy(cluster, count):
     if not control_plane.api_server(cluster).is_ready():
         return False
     return ready_nodes(cluster.kubeconfig) == {each.name for each in cluster.nodes(count)}
+
+
+def running_version(cluster):
+    """The minor version of Kubernetes that the cluster was made of; None when there is no cluster."""
+    return cluster.kubernetes.read_text() if cluster.kubernetes.exists() else None
 
 
 def components(cluster, count):

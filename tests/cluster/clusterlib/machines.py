@@ -8,6 +8,8 @@ of the host (such as Docker's) does not sit between the nodes. No machine has a 
 route, forwards nothing.
 """
 
+from pathlib import Path
+
 from . import daemons, parts
 from .identity import CONTROL_PLANE
 from .programs import ClusterError, run, wait_until
@@ -62,6 +64,19 @@ def start_machine(cluster, machine):
     wait_until(f"the init of {machine} (log: {log})", lambda: init_pid(cluster, machine), seconds=10, every=0.01)
     run_in(cluster, machine, ["hostname", machine])
     run_in(cluster, machine, ["ip", "link", "set", "lo", "up"])
+    for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
+        # A copy of the host's mount would keep the host from detaching the loop device.
+        run_in(cluster, machine, ["umount", "--no-mtab", "--lazy", mount_point], check=False)
+
+
+def loop_mounts(mountinfo):
+    """Where loop devices are mounted, deepest first."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split()[1].startswith("/dev/loop"):
+            found.append(before.split()[4].encode().decode("unicode_escape"))
+    return sorted(found, reverse=True)
 
 
 def start_switch(cluster, nodes):
@@ -75,13 +90,18 @@ def start_switch(cluster, nodes):
     for node in nodes:
         inside("route", "add", str(node.pod_network), "via", node.address)
 
-    run(["ip", "link", "add", cluster.host_interface, "type", "veth", "peer", "name", "host",
-         "netns", init_pid(cluster, CONTROL_PLANE)])
+    connect_host(cluster, CONTROL_PLANE)
     inside("link", "set", "host", "master", BRIDGE, "up")
-    run(["ip", "address", "add", f"{cluster.host_address}/{prefix}", "dev", cluster.host_interface])
-    run(["ip", "link", "set", cluster.host_interface, "up"])
     for node in nodes:  # Tests on the host talk to Pods, and a controller on the host is reached from Pods.
         run(["ip", "route", "add", str(node.pod_network), "via", node.address])
+
+
+def connect_host(cluster, machine):
+    """The host's wire to a machine, in which its end is called `host`."""
+    run(["ip", "link", "add", cluster.host_interface, "type", "veth", "peer", "name", "host",
+         "netns", init_pid(cluster, machine)])
+    run(["ip", "address", "add", f"{cluster.host_address}/{cluster.machine_network.prefixlen}", "dev", cluster.host_interface])
+    run(["ip", "link", "set", cluster.host_interface, "up"])
 
 
 def connect_node(cluster, node, nodes):

@@ -8,9 +8,8 @@ Inside, every path is the standard one (/var/lib/kubelet, /run/containerd, …),
 """
 
 import json
-from pathlib import Path
 
-from . import certificates, control_plane, machines, parts
+from . import certificates, cgroups, control_plane, machines, parts
 from .programs import run, wait_until
 
 COMPONENTS = ("containerd", "kubelet", "kube-proxy")
@@ -37,7 +36,7 @@ def prepare(node):
     (setup / "ca.crt").write_bytes((keys / "ca.crt").read_bytes())
     (setup / "containerd.toml").write_text(containerd_config())
     for file, content in (("kubelet.json", kubelet_config(node)), ("kube-proxy.json", kube_proxy_config(node)),
-                          ("cni/10-pods.conflist", cni_config(node))):
+                          ("cni/10-pods.conflist", cni_config(node.pod_network))):
         (setup / file).write_text(json.dumps(content, indent=2))
 
 
@@ -48,7 +47,7 @@ def start(node, nodes):
     mount_paths(node)
     start_component(node, "containerd")
     wait_until(f"containerd on {node.name} (log: {machines.component_log(cluster, node.name, 'containerd')})",
-               lambda: machines.run_in(cluster, node.name, ["ctr", "version"], check=False).returncode == 0,
+               lambda: machines.run_in(cluster, node.name, [f"{BIN}/ctr", "version"], check=False).returncode == 0,
                seconds=CONTAINERD_SECONDS)
     load(node, parts.archives())
     start_component(node, "kubelet")
@@ -59,9 +58,6 @@ def mount_paths(node):
     """Give the node its own directories, then let mounts inside it propagate, as CSI needs."""
     # --no-mtab: or the first of them would leave /run/mount on the host.
     inside = lambda *words: machines.run_in(node.cluster, node.name, ["mount", "--no-mtab", *words])
-    for mount_point in loop_mounts(Path("/proc/self/mountinfo").read_text()):
-        # A copy of the host's mount would keep the host from detaching the loop device.
-        machines.run_in(node.cluster, node.name, ["umount", "--no-mtab", "--lazy", mount_point], check=False)
     lib = node.state / "lib"
     inside("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     inside("--bind", node.state / "log", "/var/log")
@@ -73,16 +69,6 @@ def mount_paths(node):
     inside("--make-rshared", "/")
 
 
-def loop_mounts(mountinfo):
-    """Where loop devices are mounted, deepest first."""
-    found = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        if after.split()[1].startswith("/dev/loop"):
-            found.append(before.split()[4].encode().decode("unicode_escape"))
-    return sorted(found, reverse=True)
-
-
 def start_component(node, component):
     machines.start_daemon(node.cluster, node.name, component, command(node, component),
                           env={"PATH": f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
@@ -90,7 +76,7 @@ def start_component(node, component):
 
 def command(node, component):
     if component == "containerd":
-        return ["/usr/bin/containerd", "--config", f"{SETUP}/containerd.toml"]
+        return [f"{BIN}/containerd", "--config", f"{SETUP}/containerd.toml"]
     if component == "kubelet":
         return [f"{BIN}/kubelet", f"--config={SETUP}/kubelet.json", f"--kubeconfig={SETUP}/kubelet.kubeconfig",
                 f"--hostname-override={node.name}", f"--node-ip={node.address}", "--v=2"]
@@ -101,7 +87,7 @@ def load(node, archives):
     """Import image archives into the node's containerd."""
     for archive in archives:
         with open(archive, "rb") as content:
-            machines.run_in(node.cluster, node.name, ["ctr", "--namespace", "k8s.io", "images", "import",
+            machines.run_in(node.cluster, node.name, [f"{BIN}/ctr", "--namespace", "k8s.io", "images", "import", "--local",
                                                       "--snapshotter", snapshotter(), "-"], stdin=content, timeout=600)
 
 
@@ -114,46 +100,50 @@ def snapshotter():
 def containerd_config():
     # Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, and runc would die of trying.
     return f"""\
-version = 2
+version = 3
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
-                    "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
+                    "io.containerd.snapshotter.v1.devmapper"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{parts.PREFIX}/pause:1"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "{snapshotter()}"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{parts.PREFIX}/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   tolerate_missing_hugetlb_controller = true
   disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{snapshotter()}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "{SETUP}/cni"
 """
 
 
-def cni_config(node):
+def cni_config(pod_network):
+    """How Pods of a node get their network: a bridge, and addresses of the node's share."""
     return {
         "cniVersion": "0.4.0", "name": "pods",
         "plugins": [{
             "type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": False, "hairpinMode": True,
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": str(node.pod_network)}]],
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": str(pod_network)}]],
                      "routes": [{"dst": "0.0.0.0/0"}]},
         }],
     }
 
 
 def kubelet_config(node):
-    return {
+    config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "address": "0.0.0.0",
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True},
                            "x509": {"clientCAFile": f"{SETUP}/ca.crt"}},
         "authorization": {"mode": "Webhook"},
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
-        "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup_root, "failCgroupV1": False,
+        "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup_root,
         "failSwapOn": False,
         # A developer's disk is often nearly full, and that is no reason to evict a test.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%",
@@ -163,9 +153,11 @@ def kubelet_config(node):
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         "oomScoreAdj": 0,
         # Tests kill containers, often the same one: it must come back at once, and not after five minutes.
-        "featureGates": {"KubeletCrashLoopBackOffMax": True},
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     }
+    if not cgroups.is_unified():  # A kubelet refuses cgroup v1 unless it is told not to, since Kubernetes 1.35.
+        config["failCgroupV1"] = False
+    return config
 
 
 def kube_proxy_config(node):

@@ -1,11 +1,12 @@
 """The parts of the cluster that no Debian package holds: compiled once from Go modules, kept outside the tree.
 
-    <cache>/parts/<key>/bin      programs
+    <cache>/parts/<key>/bin      programs, those of Kubernetes of one version
     <cache>/parts/<key>/images   image archives of what runs in pods
     <cache>/parts/<key>/crds     the snapshot API, as its Go module ships it
     <cache>/go-build             our Go build cache; modules stay in Go's own module cache
 
-The key covers everything that decides the result. A directory with a key is complete: it was renamed into place.
+The key covers everything that decides the result, so each version of Kubernetes has a directory of its own. A directory with a key
+is complete: it was renamed into place. What two versions share is linked anew for each, but compiled once.
 """
 
 import fcntl
@@ -22,13 +23,14 @@ from pathlib import Path
 from . import image, toolchain
 from .programs import ClusterError, clean_environment, run, say
 from .progress import Progress, compiled_package
+from .versions import chosen, graph, newest, versions
 
 HERE = Path(__file__).resolve().parent.parent
 PREFIX = "localhost/stillpoint-parts"
 
-# Two module graphs: the snapshot controllers need a Kubernetes library newer than the one the cluster is made of.
-MODULES = (HERE / "go", HERE / "go-snapshotter")
 SNAPSHOT_CLIENT = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+KUBERNETES = "k8s.io/kubernetes"
+RUNC = "github.com/opencontainers/runc"
 PAUSE = HERE / "config" / "pause.c"
 
 # No debug data, from compiler or linker: a fifth of the time and most of the size.
@@ -36,29 +38,20 @@ BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
 LINK_FLAGS = "-s -w"
 
 
+# runc is C in its first steps, and gives containers their seccomp profile by a C library. Static, because the cache may serve several
+# machines.
+RUNC_FLAGS = ("-tags=seccomp,netgo,osusergo,urfave_cli_no_docs",)
+RUNC_LINK_FLAGS = f"{LINK_FLAGS} -linkmode=external -extldflags=-static"
+
+
 @dataclass(frozen=True)
-class Versions:
-    """What the go.mod files ask for."""
+class Build:
+    """What one `go build` makes: packages of one module graph, with the same flags."""
 
-    go: str
-    kubernetes: str
-    provisioner: str
-    snapshotter: str
-    coredns: str
-    helm: str
-
-
-def versions():
-    main, snapshotter = ((module / "go.mod").read_text() for module in MODULES)
-    find = lambda text, module: re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", text, re.M).group(1)
-    return Versions(
-        go=max((re.search(r"^go (\S+)", text, re.M).group(1) for text in (main, snapshotter)), key=toolchain.number),
-        kubernetes=find(main, "k8s.io/kubernetes"),
-        provisioner=find(main, "github.com/kubernetes-csi/external-provisioner/v5"),
-        snapshotter=find(snapshotter, "github.com/kubernetes-csi/external-snapshotter/v8"),
-        coredns=find(main, "github.com/coredns/coredns"),
-        helm=find(main, "helm.sh/helm/v3"),
-    )
+    module: Path
+    wanted: tuple
+    flags: tuple
+    cgo: bool = False
 
 
 def images():
@@ -83,9 +76,10 @@ def cache():
 
 
 def key():
-    digest = hashlib.sha256(repr((BUILD_FLAGS, link_flags(), images())).encode())
+    made = builds()
+    digest = hashlib.sha256(repr((BUILD_FLAGS, [(each.wanted, each.flags) for each in made], images())).encode())
     inputs = [PAUSE, HERE / "clusterlib" / "image.py"]
-    for module in MODULES:
+    for module in sorted({each.module for each in made}):
         inputs += sorted(path for path in module.rglob("*") if path.is_file())
     for path in inputs:
         digest.update(f"{path.relative_to(HERE)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -159,54 +153,81 @@ def build_all(target):
     scratch.rename(target)
 
 
-def go_environment(go):
+def go_environment(go, cgo=False):
     """Our own build cache, so that removing <cache> removes all we made; the user's module cache, which is checked anyway."""
     keep = {name: os.environ[name] for name in ("GOPROXY", "GOSUMDB", "GOMODCACHE", "GOPATH", "HTTPS_PROXY", "https_proxy",
                                                 "NO_PROXY", "no_proxy") if name in os.environ}
-    return clean_environment(**keep, CGO_ENABLED="0", GOCACHE=str(cache() / "go-build"), GOFLAGS="-mod=readonly", GOWORK="off",
-                             GOTOOLCHAIN="local", PATH=f"{go.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}")
+    return clean_environment(**keep, CGO_ENABLED=str(int(cgo)), GOCACHE=str(cache() / "go-build"), GOFLAGS="-mod=readonly",
+                             GOWORK="off", GOTOOLCHAIN="local", PATH=f"{go.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}")
+
+
+def builds():
+    """Every `go build` there is to do, for the version of Kubernetes that is wanted."""
+    own, shared = graph(chosen()), graph(newest())
+    return [Build(own, kubernetes_programs(own), (f"-ldflags={link_flags()}",)),
+            Build(shared, other_programs(shared), (f"-ldflags={link_flags()}",)),
+            Build(shared, (RUNC,), (*RUNC_FLAGS, f"-ldflags={RUNC_LINK_FLAGS}"), cgo=True)]
+
+
+def tools(module):
+    """The packages that go.mod names as tools."""
+    block = re.search(r"^tool \((.*?)^\)", (module / "go.mod").read_text(), re.M | re.S)
+    return tuple(block.group(1).split())
+
+
+def kubernetes_programs(module):
+    return tuple(each for each in tools(module) if each.startswith(f"{KUBERNETES}/"))
+
+
+def other_programs(module):
+    """The other tools, and the main packages that lie beside go.mod; without runc, which is built in another way."""
+    named = (each for each in tools(module) if not each.startswith(f"{KUBERNETES}/") and each != RUNC)
+    return *named, *(f"./{main.parent.name}" for main in sorted(module.glob("*/main.go")))
 
 
 def build_go(go, out):
-    """All Go programs, with one bar over both module graphs."""
-    environment = go_environment(go)
-    needed = []
-    for module in MODULES:
-        say(f"looking at the modules of {module.name} (the first time, they are downloaded)")
-        needed.append(len(run([go, "list", "-deps", *targets(module)], cwd=module, env=environment, timeout=1800)
-                          .stdout.splitlines()))
-    progress = Progress("Go parts", sum(needed))
-    for module in MODULES:
-        command = [str(go), "build", "-v", *BUILD_FLAGS, f"-ldflags={link_flags()}", "-o", f"{out}/", *targets(module)]
-        messages = []
-        with subprocess.Popen(command, cwd=module, env=environment, text=True, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE) as compiler:
-            for line in compiler.stderr:
-                package = compiled_package(line)
-                if package:
-                    progress.step(package)
-                else:
-                    messages.append(line.rstrip())
-        if compiler.returncode != 0:
-            raise ClusterError("\n".join([f"`go build` failed in {module}:", *messages[-20:]]))
+    """All Go programs, with one bar over everything."""
+    say(f"looking at the modules of Kubernetes {chosen()} (the first time, they are downloaded)")
+    made = builds()
+    needed = {(each.module, package) for each in made for package in packages(go, each.module, each.wanted, go_environment(go, each.cgo))}
+    progress = Progress("Go parts", len(needed))
+    for each in made:
+        compile_go(go, each.module, each.wanted, out, go_environment(go, each.cgo), progress, each.flags)
     progress.finish()
 
 
-def targets(module):
-    """What to build: the `tool` lines of go.mod, and the main packages that lie beside it."""
-    return ["tool", *(f"./{main.parent.name}" for main in sorted(module.glob("*/main.go")))]
+def packages(go, module, wanted, environment):
+    """The packages that it takes to build what is wanted of a module."""
+    return run([go, "list", "-deps", *wanted], cwd=module, env=environment, timeout=1800).stdout.splitlines()
+
+
+def compile_go(go, module, wanted, out, environment, progress, flags=None):
+    """Build what is wanted of a module into the directory `out`."""
+    flags = flags or (f"-ldflags={link_flags()}",)
+    command = [str(go), "build", "-v", *BUILD_FLAGS, *flags, "-o", f"{out}/", *wanted]
+    messages = []
+    with subprocess.Popen(command, cwd=module, env=environment, text=True, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as compiler:
+        for line in compiler.stderr:
+            package = compiled_package(line)
+            if package:
+                progress.step(package)
+            else:
+                messages.append(line.rstrip())
+    if compiler.returncode != 0:
+        raise ClusterError("\n".join([f"`go build` failed in {module}:", *messages[-20:]]))
 
 
 def link_flags():
-    """Kubernetes and Helm refuse some work when they do not know their version."""
-    kubernetes, helm = versions().kubernetes, versions().helm
-    major, minor, _ = kubernetes.removeprefix("v").split(".")
+    """Kubernetes and Helm refuse some work when they do not know their version; nodes show that of containerd."""
+    found = versions()
+    major, minor, _ = found.kubernetes.removeprefix("v").split(".")
     stamp = "k8s.io/component-base/version"
-    return " ".join([LINK_FLAGS, f"-X {stamp}.gitVersion={kubernetes}", f"-X {stamp}.gitMajor={major}",
-                     f"-X {stamp}.gitMinor={minor}", f"-X helm.sh/helm/v3/internal/version.version={helm}"])
+    return " ".join([LINK_FLAGS, f"-X {stamp}.gitVersion={found.kubernetes}", f"-X {stamp}.gitMajor={major}",
+                     f"-X {stamp}.gitMinor={minor}", f"-X helm.sh/helm/v3/internal/version.version={found.helm}",
+                     f"-X github.com/containerd/containerd/v2/version.Version={found.containerd}"])
 
 
 def snapshot_crd_directory(go):
-    module = MODULES[1]
-    found = run([go, "list", "-m", "-f", "{{.Dir}}", SNAPSHOT_CLIENT], cwd=module, env=go_environment(go)).stdout.strip()
+    found = run([go, "list", "-m", "-f", "{{.Dir}}", SNAPSHOT_CLIENT], cwd=graph(newest()), env=go_environment(go)).stdout.strip()
     return Path(found) / "config" / "crd"

@@ -1,9 +1,14 @@
 """Running other programs, and waiting for conditions."""
 
+import collections
 import os
 import subprocess
 import sys
+import threading
 import time
+
+
+LINES_OF_A_FAILURE = 15
 
 
 class ClusterError(Exception):
@@ -40,6 +45,28 @@ def run(argv, *, stdin=None, input=None, check=True, timeout=120, env=None, cwd=
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise ClusterError(f"failed with status {done.returncode}: {' '.join(argv)}\n{said}")
     return done
+
+
+def follow(argv, *, timeout, input=None, env=None):
+    """Run a program that takes its time, and show the user each line of it as it comes. A failure repeats the last ones."""
+    argv = [str(word) for word in argv]
+    last = collections.deque(maxlen=LINES_OF_A_FAILURE)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          env=env or clean_environment()) as process:
+        clock = threading.Timer(timeout, process.kill)
+        clock.start()
+        try:
+            if input:
+                process.stdin.write(input)
+            process.stdin.close()
+            for line in filter(None, map(str.strip, process.stdout)):
+                last.append(line)
+                say(line)
+        finally:
+            clock.cancel()
+    if process.returncode != 0:
+        said = "\n".join(last)
+        raise ClusterError(f"failed with status {process.returncode} (it has {timeout} s): {' '.join(argv)}\n{said}")
 
 
 def wait_until(what, condition, *, seconds, every=0.1):

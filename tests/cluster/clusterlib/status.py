@@ -19,7 +19,7 @@ def report(cluster):
              f"API server: {cluster.api_url}", f"logs:       {cluster.logs}",
              f"processes:  {len(cgroups.processes(cluster.scope))}", "", *table(rows)]
     if control_plane.api_server(cluster).is_ready():
-        lines += ["", addons.kubectl(cluster.kubeconfig, "get", "nodes,pods", "--all-namespaces", "--output=wide").stdout.rstrip()]
+        lines += ["", *addons.nodes_and_pods(cluster.kubeconfig)]
     return lines
 
 

@@ -3,23 +3,25 @@
 Works from what the kernel says, not from records of ours, so it works after any crash.
 """
 
+import os
 import shutil
 from pathlib import Path
 
 from . import cgroups, daemons, loops, sysctls
-from .identity import CONTROL_PLANE, MAX_NODES
+from .identity import CONTROL_PLANE, ENGINE, MAX_NODES
 from .machines import INIT, init_daemon
 from .programs import ClusterError, run, wait_until
 
 KILL_SECONDS = 30
 
 
-def down(cluster):
-    """Everything of the cluster; fine to call when there is nothing."""
-    scope = cluster.scope
-    thaw_loops(cluster.state)
-    kill_all(scope, lambda: thaw_loops(cluster.state))
-    loops.release(cluster.state)
+def down(cluster, images=None):
+    """Everything of the cluster; fine to call when there is nothing. Images of loop devices lie below its state, or below
+    the part of it that is given as `images`."""
+    scope, images = cluster.scope, images or cluster.state
+    thaw_loops(images)
+    kill_all(scope, lambda: thaw_loops(images))
+    loops.release(images)
     run(["ip", "link", "delete", cluster.host_interface], check=False)  # Gone already, unless the cluster was half made.
     cgroups.remove(scope)
     sysctls.restore(cluster)
@@ -29,7 +31,7 @@ def down(cluster):
 def kill_all(scope, unblock=lambda: None):
     """Kill every process of the scope. A writer to a frozen filesystem, or a process in a frozen group, cannot die before
     it is thawed, and an agent may freeze once more while we are at it: so thaw again until nobody is left."""
-    machines = [CONTROL_PLANE, *(f"node{number}" for number in range(1, MAX_NODES + 1))]
+    machines = [CONTROL_PLANE, ENGINE, *(f"node{number}" for number in range(1, MAX_NODES + 1))]
     inits = set()
 
     def gone():
@@ -48,7 +50,7 @@ def kill_all(scope, unblock=lambda: None):
 
 
 def thaw_loops(state):
-    if state.exists():
+    if os.path.exists(state):
         for device in loops.of(state):
             loops.thaw(device, state)
 

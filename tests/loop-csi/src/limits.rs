@@ -34,6 +34,9 @@ pub const LOOP_RETRY: Duration = Duration::from_millis(20);
 /// Loop devices looked at when searching for the one that serves an image.
 pub const LOOP_DEVICES_MAX: u32 = 4096;
 
+/// Access to the node of a loop device that the driver makes: its owner and its group read and write, as udev sets it.
+pub const LOOP_NODE_MODE: u32 = 0o660;
+
 /// Longest delay that a test may ask for in a VolumeSnapshotClass.
 pub const FAULT_DELAY_MAX: Duration = Duration::from_secs(600);
 

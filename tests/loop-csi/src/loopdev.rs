@@ -4,12 +4,14 @@
 //! even if the driver dies between attaching and mounting. See loop(4).
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::ffi::c_void;
+use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
 
@@ -116,11 +118,7 @@ pub fn attach(image: &Path) -> Result<LoopDevice> {
         // SAFETY: GetFree matches the request's kernel definition.
         let number = unsafe { ioctl::ioctl(&control, GetFree) }.context("asking for a free loop device")?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
+        let device = open(number, &path)?;
         match configure(device.as_fd(), &file) {
             Ok(()) => return Ok(LoopDevice { path, _open: device }),
             Err(Errno::BUSY) => std::thread::sleep(limits::LOOP_RETRY),
@@ -130,6 +128,38 @@ pub fn attach(image: &Path) -> Result<LoopDevice> {
         }
     }
     bail!("no loop device could be had in {} attempts: other processes keep taking them", limits::LOOP_ATTEMPTS)
+}
+
+/// Opens a loop device. Where the node has a /dev of its own, as a container has, only those devices are in it that were there
+/// when it started: what a younger one lacks is made.
+fn open(number: u32, path: &Path) -> Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).open(path);
+    let opened = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_node(number, path)?;
+            open()
+        }
+        opened => opened,
+    };
+    opened.with_context(|| format!("opening {}", path.display()))
+}
+
+fn make_node(number: u32, path: &Path) -> Result<()> {
+    let shown = format!("/sys/block/loop{number}/dev");
+    let said = fs::read_to_string(&shown).with_context(|| format!("reading {shown}"))?;
+    let (major, minor) = device_number(&said).with_context(|| format!("{shown} says {said:?}, which is no device"))?;
+    let device = rustix::fs::makedev(major, minor);
+    match rustix::fs::mknodat(CWD, path, FileType::BlockDevice, limits::LOOP_NODE_MODE.into(), device) {
+        // Another process of this node was faster.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("making {}", path.display())),
+    }
+}
+
+/// Major and minor number, as sysfs writes them: `7:12`.
+fn device_number(said: &str) -> Option<(u32, u32)> {
+    let (major, minor) = said.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn configure(device: BorrowedFd<'_>, image: &File) -> Result<(), Errno> {
@@ -202,6 +232,14 @@ mod tests {
     fn structures_have_the_kernels_size() {
         assert_eq!(size_of::<LoopInfo64>(), 232);
         assert_eq!(size_of::<LoopConfig>(), 304);
+    }
+
+    #[test]
+    fn device_numbers_of_sysfs_are_read() {
+        assert_eq!(device_number("7:12\n"), Some((7, 12)));
+        for wrong in ["", "7", "7:", "seven:1", "7:-1"] {
+            assert_eq!(device_number(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

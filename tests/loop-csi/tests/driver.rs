@@ -2,10 +2,10 @@
 
 mod harness;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +23,8 @@ use loop_csi::pluginregistration::registration_client::RegistrationClient;
 use loop_csi::pluginregistration::{InfoRequest, RegistrationStatus};
 use loop_csi::tools::Tools;
 use loop_csi::{image, loopdev, mounts, registration};
+use rustix::fs::{CWD, FileType, mknodat};
+use rustix::mount::{MountFlags, mount};
 use tonic::Code;
 
 /// Snapshots a volume while it is written to, restores it beside the running source, and takes everything away again.
@@ -66,6 +68,21 @@ fn live_a_whole_life(fs: FsType) {
 #[test]
 fn ext4_lives_a_whole_life() {
     live_a_whole_life(FsType::Ext4);
+}
+
+#[test]
+fn a_loop_device_that_the_nodes_dev_lacks_is_made() {
+    enter_private_mounts();
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    // As in a container that is older than every loop device.
+    let control = fs::metadata("/dev/loop-control").unwrap().rdev();
+    mount("none", "/dev", "tmpfs", MountFlags::empty(), None).unwrap();
+    mknodat(CWD, "/dev/loop-control", FileType::CharacterDevice, 0o600.into(), control).unwrap();
+
+    let device = loopdev::attach(&image).unwrap();
+    assert_eq!(loopdev::attached_to(&image).unwrap(), [device.path()]);
 }
 
 #[test]

@@ -5,3 +5,4 @@
 pub mod control_plane;
 pub mod generated;
 pub mod kernel;
+pub mod versions;
