@@ -19,7 +19,8 @@ fn graphs() -> Vec<String> {
 pub fn of_module(module: &str) -> BTreeSet<String> {
     let graphs = graphs();
     let lines = graphs.iter().flat_map(|graph| graph.lines()).filter(|line| !line.contains("// indirect"));
-    let versions = lines.filter_map(|line| line.trim().trim_start_matches("require ").strip_prefix(module)?.strip_prefix(" v"));
+    let versions =
+        lines.filter_map(|line| line.trim().trim_start_matches("require ").strip_prefix(module)?.strip_prefix(" v"));
     let found: BTreeSet<String> = versions.map(str::to_owned).collect();
     assert!(!found.is_empty(), "no go.mod below tests/cluster/go requires {module}");
     found
