@@ -99,7 +99,6 @@ def snapshotter():
 
 def containerd_config():
     # Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, and runc would die of trying.
-    # Pods and `ctr images import` each have a setting of their own for where layers go; an import into any other fails.
     return f"""\
 version = 3
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
@@ -112,9 +111,6 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   snapshotter = "{snapshotter()}"
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = "{parts.PREFIX}/pause:1"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux"
-  snapshotter = "{snapshotter()}"
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   tolerate_missing_hugetlb_controller = true
