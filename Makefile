@@ -26,7 +26,7 @@ BIN := target/$(TARGET)/release
 BINARIES := $(addprefix $(BIN)/,stillpoint stillpoint-workload loop-csi demo torn chaos hold-bench simulate model)
 ARCHIVES := $(addprefix target/images/,stillpoint.tar stillpoint-workload.tar stillpoint-loop-csi.tar)
 
-.PHONY: help demo demo-kind test lint unit kernel control-plane model simulation e2e e2e-kind chaos chaos-short torn bench crds manifests pictures images load install cluster clean-cluster FORCE
+.PHONY: help demo demo-kind test lint workflow unit kernel control-plane model simulation e2e e2e-kind chaos chaos-short torn bench crds manifests pictures images load install cluster clean-cluster FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: lint unit kernel control-plane model simulation ## everything that a chang
 # Crates without IO, and what would bring it in.
 PURE := stillpoint-api stillpoint-core
 IO := ^(tokio|mio|kube-client|kube-runtime|tonic|hyper|axum|rcgen|rustls|socket2|nix|libc) v|^rustix feature "(fs|net|process|thread|mount|event|pipe|system|termios|time)"
+
+workflow: ## the form of the workflow for hosted runners (needs Go)
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 lint: ## formatting and clippy, warnings are errors; crates that decide stay without IO
 	$(CARGO) fmt --all --check
@@ -95,6 +98,10 @@ bench: $(BIN)/hold-bench target/images/stillpoint.tar ## how long writes are sus
 
 model: $(BIN)/model ## every state of the protocol, within bounds; and that taking any one guard out is noticed
 	$(BIN)/model $(MODEL_ARGS)
+	$(BIN)/model --members 2 --leaders 1 --retry
+	$(BIN)/model --members 2 --leaders 1 --deletion
+	$(BIN)/model --members 1 --retry --deletion
+	$(BIN)/model --members 1 --faults 2
 	for guard in acknowledged-guardian epoch-check release-vote ask-before-release; do \
 	    $(BIN)/model --members 2 --threads 1 --without $$guard || exit 1; \
 	done

@@ -254,3 +254,17 @@ fn every_word_of_the_glossary_is_that_of_the_code() {
     assert!(missing.is_empty(), "docs/glossary.md: the sources have no {missing:?}");
     assert!(items.len() > 60, "the tables were not understood: {} items", items.len());
 }
+
+/// The workflow runs nothing that a person cannot run by the same words.
+#[test]
+fn the_steps_of_the_workflow_are_make_targets() {
+    let makefile = read(&path("Makefile"));
+    let workflow = read(&path(".github/workflows/test.yaml"));
+    let steps: Vec<&str> = workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")).collect();
+    assert!(steps.len() >= 4, "{steps:?}");
+    for step in steps {
+        let target = step.split_once("make ").map_or("", |(_, target)| target);
+        let is_one = !target.is_empty() && makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+        assert!(is_one, "{step:?} does not run a target of the Makefile");
+    }
+}

@@ -85,6 +85,7 @@ pub fn start(settings: Settings, claim_uid: &str) -> Running {
     let member = Member {
         hold: Hold::new(settings.max_hold),
         record: Arc::new(record::Slot::new(&settings.records, claim_uid)),
+        claim_uid: claim_uid.to_owned(),
         settings,
         equipment: None,
         preflight: 0,
@@ -92,6 +93,7 @@ pub fn start(settings: Settings, claim_uid: &str) -> Running {
         quiescing: None,
         sightings: Sightings::default(),
         sessions: HashMap::new(),
+        put_off: Vec::new(),
         idle: Arc::clone(&idle),
     };
     Running { inbox, task: tokio::spawn(member.run(messages)), idle }
@@ -100,6 +102,7 @@ pub fn start(settings: Settings, claim_uid: &str) -> Running {
 struct Member {
     hold: Hold,
     settings: Settings,
+    claim_uid: String,
     record: Arc<record::Slot>,
     equipment: Option<Equipment>,
     /// The preflight whose equipment is wanted; what an older one brings is dropped.
@@ -109,6 +112,8 @@ struct Member {
     quiescing: Option<AbortHandle>,
     sightings: Sightings,
     sessions: HashMap<Session, mpsc::Sender<wire::AgentMessage>>,
+    /// Releases that wait until what an earlier agent left suspended is given back; the last one of each session.
+    put_off: Vec<(Session, Command)>,
     /// Whether nothing is going on, for others to see.
     idle: Arc<AtomicBool>,
 }
@@ -142,6 +147,8 @@ enum Work {
     Settled,
     Quiesced(Result<(), Refused>),
     Unquiesced(Result<(), String>),
+    /// Nothing of an earlier agent is being given back any more, or that takes long.
+    Recovered,
     /// Nobody waits for it.
     Forgotten,
 }
@@ -156,6 +163,10 @@ impl Member {
                 message = inbox.recv(), if !stopping => match message {
                     Some(Message::Command(session, reports, command)) => {
                         self.sessions.insert(session, reports);
+                        if self.is_to_wait(&command) {
+                            self.put_off(session, *command);
+                            continue;
+                        }
                         Event::Command(session, *command)
                     }
                     Some(Message::SessionLost(session)) => {
@@ -217,9 +228,40 @@ impl Member {
             Work::Settled => Outcome::Settled,
             Work::Quiesced(quiesced) => Outcome::Quiesced(quiesced),
             Work::Unquiesced(unquiesced) => Outcome::Unquiesced(unquiesced),
+            Work::Recovered => return self.recovered(),
             Work::Forgotten => return None,
         };
         Some(Event::Done(ticket, outcome))
+    }
+
+    /// *Released* says that writes go on, which is not so while something of an earlier agent is being given back.
+    fn is_to_wait(&self, command: &Command) -> bool {
+        matches!(command, Command::Release(_)) && self.settings.recovery.is_under_way(&self.claim_uid)
+    }
+
+    fn put_off(&mut self, session: Session, command: Command) {
+        if self.put_off.is_empty() {
+            self.await_recovery();
+        }
+        self.put_off.retain(|(other, _)| *other != session);
+        self.put_off.push((session, command));
+    }
+
+    fn await_recovery(&mut self) {
+        let (recovery, claim_uid) = (Arc::clone(&self.settings.recovery), self.claim_uid.clone());
+        self.work.spawn_blocking(move || {
+            recovery.wait(&claim_uid, RECOVERY_TIMEOUT);
+            (0, Work::Recovered)
+        });
+    }
+
+    fn recovered(&mut self) -> Option<Event> {
+        let over = !self.settings.recovery.is_under_way(&self.claim_uid);
+        let next = if over { self.put_off.pop() } else { None };
+        if !self.put_off.is_empty() {
+            self.await_recovery();
+        }
+        next.map(|(session, command)| Event::Command(session, command))
     }
 
     fn act(&mut self, action: Action) {
@@ -494,5 +536,37 @@ fn log(report: &Report) {
         Report::Hello(_) | Report::Waiting(_) | Report::Prepared(_) => tracing::debug!(?report, "reported"),
         Report::Pending(_) => tracing::warn!(?report, "reported"),
         Report::Ready(_) | Report::NotReady(_) | Report::Released(_) => tracing::info!(?report, "reported"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    /// "Released" says that writes go on, and another attempt may follow it.
+    #[tokio::test]
+    async fn a_release_is_answered_when_nothing_of_an_earlier_agent_is_suspended_any_more() {
+        let recovery = Recovery::of_claim("claim");
+        let settings = Settings {
+            guardian: PathBuf::new(),
+            max_hold: Duration::from_secs(1),
+            records: std::env::temp_dir(),
+            recovery: Arc::clone(&recovery),
+        };
+        let member = start(settings, "claim");
+        let (reports, mut heard) = mpsc::channel(MEMBER_QUEUE);
+        let attempt = wire::Attempt { member: "claim".to_owned(), epoch: 1, number: 1, ..wire::Attempt::default() };
+        let release = Box::new(Command::Release(attempt));
+        member.inbox.send(Message::Command(1, reports, release)).await.unwrap();
+        while member.inbox.capacity() < member.inbox.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+        assert!(heard.try_recv().is_err(), "it says nothing while an earlier agent's freeze may stand");
+        assert!(!member.is_idle(), "it is not forgotten meanwhile");
+        recovery.ended("claim");
+        let report = heard.recv().await.unwrap().report;
+        assert!(matches!(report, Some(Report::Released(released)) if !released.unbroken));
     }
 }

@@ -57,7 +57,20 @@ impl Recovery {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    fn ended(&self, claim_uid: &str) {
+    /// Whether something of this claim is still being given back.
+    pub fn is_under_way(&self, claim_uid: &str) -> bool {
+        self.set().contains(claim_uid)
+    }
+
+    /// One in which this claim is being given back.
+    #[cfg(test)]
+    pub fn of_claim(claim_uid: &str) -> Arc<Self> {
+        let recovery = Self::default();
+        recovery.set().insert(claim_uid.to_owned());
+        Arc::new(recovery)
+    }
+
+    pub(super) fn ended(&self, claim_uid: &str) {
         self.set().remove(claim_uid);
         self.one_ended.notify_all();
     }

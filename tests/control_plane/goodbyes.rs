@@ -224,6 +224,53 @@ async fn what_is_said_of_a_void_cut_whose_snapshot_stays_is_true() {
     assert_no_replica_is_left(&fixture).await;
 }
 
+/// The snapshot controller begins with this one, and later goes on to the next: it binds a snapshot to what it has made.
+const BEGUN: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection";
+const BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
+
+#[tokio::test]
+async fn a_snapshot_whose_content_is_just_being_made_is_deleted_when_it_is_bound() {
+    let fixture = Fixture::new("unbound").await;
+    let class = snapshot_class(&fixture, DRIVER).await;
+    for claim in ["first", "second"] {
+        bound_claim(&fixture, claim).await;
+    }
+    let run = fixture
+        .replicate(
+            "nightly",
+            json!({
+                "source": {"persistentVolumeClaimNames": ["first", "second"]},
+                "suspension": {"holdTimeout": "30s"},
+                "replication": {"volumeSnapshot": {"volumeSnapshotClassName": class}},
+            }),
+        )
+        .await;
+    fixture.wait_for_phase("nightly", Phase::Replicating).await;
+    fixture.wait_until("both are asked for", async || replicas(&fixture).await.len() == 2).await;
+    let of = async |claim| {
+        let is = |one: &VolumeSnapshot| one.spec.source.persistent_volume_claim_name.as_deref() == Some(claim);
+        replicas(&fixture).await.into_iter().find(is)
+    };
+    let first = of("first").await.expect("a snapshot").name_any();
+    let snapshots = fixture.api::<VolumeSnapshot>();
+    let finalizers = async |finalizers| {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        snapshots.patch(&first, &PatchParams::default(), &patch).await
+    };
+    finalizers(json!([BEGUN])).await.expect("begun");
+    let api = fixture.api::<ConsistencyGroupReplication>();
+    api.delete("nightly", &in_the_background()).await.expect("deleted");
+
+    // The first one is dealt with before the second one.
+    fixture.wait_until("the other one is gone", async || of("second").await.is_none()).await;
+    finalizers(json!([BEGUN, BOUND])).await.expect("an object that is not deleted may get another finalizer");
+    let deleted = async || of("first").await.is_some_and(|it| it.metadata.deletion_timestamp.is_some());
+    fixture.wait_until("it is deleted", deleted).await;
+    finalizers(json!(null)).await.expect("its content is gone");
+    wait_until_gone(&fixture, &run).await;
+    assert_no_replica_is_left(&fixture).await;
+}
+
 #[tokio::test]
 async fn where_nothing_is_to_be_cleaned_up_no_finalizer_is_left() {
     let fixture = Fixture::new("let-go").await;

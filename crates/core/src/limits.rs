@@ -270,6 +270,10 @@ const _: () = assert!(is_shorter(API_RETRY_MIN, API_RETRY_MAX));
 pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(4);
 const _: () =
     assert!(is_shorter(sum(RELEASE_TIMEOUT, REMOVAL_PATIENCE), SHUTDOWN_TIMEOUT), "a removal holds up no shutdown");
+/// How much of [`REMOVAL_PATIENCE`] is spent on replicas that are just being made; then they are deleted all the same, because
+/// whoever makes them may have died over it.
+pub const MAKING_PATIENCE: Duration = Duration::from_secs(3);
+const _: () = assert!(is_shorter(MAKING_PATIENCE, REMOVAL_PATIENCE));
 /// Longest pause before a clean-up is begun again that has left something: doubled from [`API_RETRY_MIN`] up to this.
 pub const CLEAN_UP_RETRY_MAX: Duration = Duration::from_secs(60);
 const _: () = assert!(is_shorter(API_RETRY_MAX, CLEAN_UP_RETRY_MAX));

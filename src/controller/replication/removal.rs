@@ -1,11 +1,12 @@
 //! Carries out a [`Removal`], and lets replicas go from their owner.
 
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use stillpoint_core::limits::API_TIMEOUT;
 use stillpoint_core::replica::ask::Remove;
+use stillpoint_core::replica::making;
 use stillpoint_core::replica::removal::{Ask, Deleted, Found, Left, Removal, Removed, Trouble};
 use stillpoint_core::run::sweep::attempt_of;
 
@@ -13,14 +14,16 @@ use crate::controller::api::{is_absent, sentence};
 
 /// Removes replicas of a replication, as far as it can in a time that the removal bounds.
 pub async fn remove(client: &Client, namespace: &str, mut removal: Removal) -> Removed {
-    let api = |resource| Api::namespaced_with(client.clone(), namespace, &resource);
+    let api = |resource: &ApiResource| Api::namespaced_with(client.clone(), namespace, resource);
     while let Some(ask) = removal.next_ask() {
         match ask {
             Ask::List { resource, selector } => {
-                let listed = list(&api(resource), &selector).await;
-                removal.listed(listed.map(|listed| listed.iter().map(found).collect()));
+                let listed = list(&api(&resource), &selector).await;
+                removal.listed(listed.map(|listed| listed.iter().map(|one| found(&resource, one)).collect()));
             }
-            Ask::Delete { resource, name } => removal.deleted(delete_replica(&api(resource), &name).await),
+            Ask::Delete { resource, name, version } => {
+                removal.deleted(delete_replica(&api(&resource), &name, version).await);
+            }
             Ask::Pause(pause) => tokio::time::sleep(pause).await,
         }
     }
@@ -40,7 +43,7 @@ pub async fn disown(client: &Client, namespace: &str, removes: Vec<Remove>, owne
             left.push(Left { what: format!("the {} could not be listed: {why}", resource.plural), refused });
             Vec::new()
         });
-        for replica in listed.iter().filter(|replica| found(replica).owners.iter().any(|one| one == owner)) {
+        for replica in listed.iter().filter(|replica| owners(replica).any(|one| one == owner)) {
             let others: Vec<_> = replica.owner_references().iter().filter(|one| one.uid != owner).collect();
             // The resource version makes this a change of the list that was read, not of another one.
             let patch = json!({"metadata": {"ownerReferences": others, "resourceVersion": replica.resource_version()}});
@@ -55,23 +58,26 @@ pub async fn disown(client: &Client, namespace: &str, removes: Vec<Remove>, owne
     left
 }
 
-fn found(replica: &PartialObjectMeta<DynamicObject>) -> Found {
-    let owners = replica.owner_references().iter().map(|owner| owner.uid.clone()).collect();
-    Found { name: replica.name_any(), attempt: attempt_of(replica), owners }
+fn found(resource: &ApiResource, replica: &DynamicObject) -> Found {
+    let (name, owners) = (replica.name_any(), owners(replica).map(str::to_owned).collect());
+    Found { name, attempt: attempt_of(replica), owners, making: making(resource, replica) }
 }
 
-async fn list(api: &Api<DynamicObject>, selector: &str) -> Result<Vec<PartialObjectMeta<DynamicObject>>, Trouble> {
+fn owners(replica: &DynamicObject) -> impl Iterator<Item = &str> {
+    replica.owner_references().iter().map(|owner| owner.uid.as_str())
+}
+
+async fn list(api: &Api<DynamicObject>, selector: &str) -> Result<Vec<DynamicObject>, Trouble> {
     let labelled = ListParams::default().labels(selector);
     // Without its API there are no objects.
-    Ok(asked(api.list_metadata(&labelled)).await?.map(|list| list.items).unwrap_or_default())
+    Ok(asked(api.list(&labelled)).await?.map(|list| list.items).unwrap_or_default())
 }
 
-/// Deletes one object.
-///
-/// # Errors
-/// When the API server refuses or does not answer.
-pub async fn delete_replica(api: &Api<DynamicObject>, name: &str) -> Result<Deleted, Trouble> {
-    let Some(answer) = asked(api.delete(name, &DeleteParams::default())).await? else { return Ok(Deleted::Absent) };
+/// Deletes one object, if this is its resource version.
+async fn delete_replica(api: &Api<DynamicObject>, name: &str, version: Option<String>) -> Result<Deleted, Trouble> {
+    let preconditions = version.map(|version| Preconditions { resource_version: Some(version), uid: None });
+    let how = DeleteParams { preconditions, ..DeleteParams::default() };
+    let Some(answer) = asked(api.delete(name, &how)).await? else { return Ok(Deleted::Absent) };
     // What stays for its finalizers is answered with the object as it is then.
     let stays = answer.left().is_some_and(|object| !object.finalizers().is_empty());
     Ok(if stays { Deleted::Going } else { Deleted::Gone })
@@ -119,14 +125,14 @@ mod tests {
                     delete.send(name).unwrap();
                     return json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
                 }
-                let snapshot = |name: &str, labels| json!({"metadata": {"name": name, "labels": labels}});
+                let snapshot = |name: &str, labels| json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name, "labels": labels}});
                 let items = [
                     snapshot("first", json!({labels::ATTEMPT: "1"})),
                     snapshot("second", json!({labels::ATTEMPT: "2"})),
                     snapshot("third", json!({labels::ATTEMPT: "3"})),
                     snapshot("foreign", json!({})),
                 ];
-                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items})
+                json!({"kind": "VolumeSnapshotList", "apiVersion": "snapshot.storage.k8s.io/v1", "metadata": {}, "items": items})
                     .to_string()
             }
         });

@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::removal::{delete_replica, remove};
+use super::removal::remove;
 use crate::controller::api::within;
 use crate::controller::cluster::EveryReplica;
 
@@ -33,7 +33,7 @@ pub struct Sweeper {
 
 /// Something to look at.
 enum Work {
-    Replica(ApiResource, Box<DynamicObject>),
+    Replica(Box<DynamicObject>),
     Voided(Voided),
 }
 
@@ -70,8 +70,7 @@ impl Sweeper {
 async fn follow(client: Client, sweeper: Sweeper, replicas: EveryReplica, voided: mpsc::Receiver<Voided>) {
     let voided = ReceiverStream::new(voided).map(Work::Voided).boxed();
     let replicas = stream::unfold(replicas, |mut replicas| async { Some((replicas.next().await, replicas)) });
-    let replicas =
-        replicas.flat_map(stream::iter).map(|(resource, replica)| Work::Replica(resource, Box::new(replica)));
+    let replicas = replicas.flat_map(stream::iter).map(|(_, replica)| Work::Replica(Box::new(replica)));
     let places = Semaphore::new(LATE_CONCURRENCY);
     stream::select(replicas.boxed(), voided)
         .for_each_concurrent(LATE_WAITING, |work| deal_with(&client, &sweeper, &places, work))
@@ -85,7 +84,7 @@ async fn deal_with(client: &Client, sweeper: &Sweeper, places: &Semaphore, work:
     for _ in 0..LATE_TRIES {
         let Ok(place) = places.acquire().await else { return };
         let tried = match &work {
-            Work::Replica(resource, replica) => judge(client, sweeper, resource, replica).await,
+            Work::Replica(replica) => judge(client, sweeper, replica).await,
             Work::Voided(voided) => remove_voided(client, voided).await,
         };
         drop(place);
@@ -105,12 +104,7 @@ async fn remove_voided(client: &Client, voided: &Voided) -> anyhow::Result<()> {
 }
 
 /// Deletes a replica if its attempt is void.
-async fn judge(
-    client: &Client,
-    sweeper: &Sweeper,
-    resource: &ApiResource,
-    replica: &DynamicObject,
-) -> anyhow::Result<()> {
+async fn judge(client: &Client, sweeper: &Sweeper, replica: &DynamicObject) -> anyhow::Result<()> {
     let (Some(name), Some(namespace)) = (replica.labels().get(labels::REPLICATION), replica.namespace()) else {
         return Ok(());
     };
@@ -128,9 +122,8 @@ async fn judge(
         return Ok(());
     }
     tracing::info!(name = replica.name_any(), namespace, "deletes a replica of a voided attempt that turned up late");
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, resource);
-    let name = replica.name_any();
-    let deleted = delete_replica(&api, &name).await;
-    // What its finalizers keep goes by itself.
-    deleted.map(|_| ()).map_err(|trouble| anyhow!("{} {name}: {}", resource.kind, trouble.why))
+    match Voided::by(replica) {
+        Some(voided) => remove_voided(client, &voided).await,
+        None => Ok(()),
+    }
 }

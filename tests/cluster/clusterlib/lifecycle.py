@@ -99,8 +99,10 @@ def is_healthy(cluster, count):
 
 
 def running_version(cluster):
-    """The minor version of Kubernetes that the cluster was made of; None when there is no cluster."""
-    return cluster.kubernetes.read_text() if cluster.kubernetes.exists() else None
+    """The minor version of Kubernetes that the cluster was made of; None when there is no cluster, or one whose version this
+    checkout no longer has, which must be made anew."""
+    made_of = cluster.kubernetes.read_text() if cluster.kubernetes.exists() else None
+    return made_of if made_of in versions.supported() else None
 
 
 def components(cluster, count):

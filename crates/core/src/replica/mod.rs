@@ -13,11 +13,12 @@ pub mod wishes;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kube::core::ApiResource;
+use kube::core::{ApiResource, DynamicObject};
 
 use crate::run::facts::Claim;
 use crate::run::state::Verdict;
 use ask::{Ask, Recipe, Remove, RunId};
+use removal::Making;
 use seen::{Facts, Judged, Seen};
 use stillpoint_api::{ClaimReference, ConsistencyGroupReplicationSpec, Method, Replication};
 use wishes::Wishes;
@@ -67,6 +68,9 @@ pub trait Kind: Sync {
     /// be called without members: then only the labels tell.
     fn remove(&self, run: &RunId<'_>, members: &[&ClaimReference]) -> Vec<Remove>;
 
+    /// How far one of its objects is made, as far as its deletion depends on that.
+    fn making(&self, object: &DynamicObject) -> Making;
+
     /// Why a member that is suspended so cannot have such a replica, if that is so.
     fn excludes(
         &self,
@@ -106,6 +110,12 @@ pub fn all_objects() -> Vec<ApiResource> {
         }
     }
     objects
+}
+
+/// How far an object of a resource is made, as far as its deletion depends on that.
+pub fn making(resource: &ApiResource, object: &DynamicObject) -> Making {
+    let kind = KINDS.iter().find(|kind| kind.objects().contains(resource));
+    kind.map_or(Making::Settled, |kind| kind.making(object))
 }
 
 /// What people read of a kind, as parts of sentences.

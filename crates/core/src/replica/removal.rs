@@ -1,13 +1,13 @@
 //! Removing replicas: a list, then one request for each, whatever became of the others; a few times, while waiting may help. What
 //! is left then is told, each with the reason. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::core::ApiResource;
 
 use super::ask::Remove;
-use crate::limits::REMOVAL_PATIENCE;
+use crate::limits::{MAKING_PATIENCE, REMOVAL_PATIENCE};
 use crate::pauses::Pauses;
 
 /// What a removal asks of the API server. One at a time.
@@ -26,6 +26,8 @@ pub enum Ask {
         resource: ApiResource,
         /// Its name.
         name: String,
+        /// Only if this is still its resource version.
+        version: Option<String>,
     },
     /// Wait for so long, then [`Removal::next_ask`].
     Pause(Duration),
@@ -61,6 +63,19 @@ pub struct Found {
     pub attempt: Option<u32>,
     /// UIDs of its owners.
     pub owners: Vec<String>,
+    /// How far it is made.
+    pub making: Making,
+}
+
+/// How far whoever makes a replica is with it, as far as its deletion depends on that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// Nobody had begun at this resource version: then it may be deleted.
+    NotBegun(Option<String>),
+    /// It is being made. Deleted now, it could go without what is behind it.
+    UnderWay,
+    /// It may be deleted at any time.
+    Settled,
 }
 
 /// How one deletion ended.
@@ -122,8 +137,8 @@ pub struct Removal {
 enum State {
     /// The list of the resource is next.
     Begin,
-    /// These are to be deleted, the first one now.
-    Delete(VecDeque<String>),
+    /// These are to be deleted, the first one now: by name, with the resource version that it must have.
+    Delete(BTreeMap<String, Option<String>>),
 }
 
 impl Removal {
@@ -149,8 +164,11 @@ impl Removal {
                 State::Begin => {
                     return Some(Ask::List { resource: resource.clone(), selector: selector.clone() });
                 }
-                State::Delete(names) => match names.front() {
-                    Some(name) => return Some(Ask::Delete { resource: resource.clone(), name: name.clone() }),
+                State::Delete(targets) => match targets.first_key_value() {
+                    Some((name, version)) => {
+                        let (name, version) = (name.clone(), version.clone());
+                        return Some(Ask::Delete { resource: resource.clone(), name, version });
+                    }
                     None => self.next_resource(),
                 },
             }
@@ -178,26 +196,52 @@ impl Removal {
     }
 
     /// The replicas that carry the replication's label. An error says that nothing is known; what has a name known in advance
-    /// is deleted nevertheless.
+    /// is deleted nevertheless, when no list will tell how far it is made.
+    ///
+    /// What is being made is left for the next pass, until [`MAKING_PATIENCE`] is over.
     pub fn listed(&mut self, listed: Result<Vec<Found>, Trouble>) {
         let Some(Remove { resource, names, .. }) = self.removes.get(self.at) else { return };
-        let listed = listed.unwrap_or_else(|Trouble { why, refused }| {
-            let what = format!("the {} could not be listed: {why}", resource.plural);
-            self.left.insert((resource.kind.clone(), String::new()), Left { what, refused });
-            Vec::new()
-        });
+        let patient = self.paused < MAKING_PATIENCE;
+        let mut targets = BTreeMap::new();
         // A name alone does not say who owns it.
-        let known = names.iter().filter(|_| self.scope.owned_by.is_none()).cloned();
-        let found = listed.into_iter().filter(|found| self.scope.has(found)).map(|found| found.name);
-        let all: BTreeSet<String> = known.chain(found).collect();
-        self.state = State::Delete(all.into_iter().collect());
+        let named = names.iter().filter(|_| self.scope.owned_by.is_none());
+        let named = named.map(|name| (name.clone(), None));
+        match listed {
+            Ok(listed) => {
+                targets.extend(named);
+                for found in listed.into_iter().filter(|found| self.scope.has(found)) {
+                    let version = match found.making {
+                        Making::UnderWay if patient => {
+                            targets.remove(&found.name);
+                            let what = format!(
+                                "{} {} is just being made, and is deleted after that",
+                                resource.kind, found.name
+                            );
+                            self.left.insert((resource.kind.clone(), found.name), Left { what, refused: false });
+                            continue;
+                        }
+                        Making::NotBegun(version) if patient => version,
+                        Making::NotBegun(_) | Making::UnderWay | Making::Settled => None,
+                    };
+                    targets.insert(found.name, version);
+                }
+            }
+            Err(Trouble { why, refused }) => {
+                if refused || !patient {
+                    targets.extend(named);
+                }
+                let what = format!("the {} could not be listed: {why}", resource.plural);
+                self.left.insert((resource.kind.clone(), String::new()), Left { what, refused });
+            }
+        }
+        self.state = State::Delete(targets);
     }
 
     /// How the deletion of the first one ended. An error says that nothing is known.
     pub fn deleted(&mut self, result: Result<Deleted, Trouble>) {
-        let State::Delete(names) = &mut self.state else { return };
+        let State::Delete(targets) = &mut self.state else { return };
         let kind = self.removes.get(self.at).map(|remove| remove.resource.kind.clone());
-        let Some((kind, name)) = kind.zip(names.pop_front()) else { return };
+        let Some((kind, (name, _))) = kind.zip(targets.pop_first()) else { return };
         let key = (kind.clone(), name.clone());
         if matches!(result, Ok(Deleted::Gone | Deleted::Going)) {
             self.found.insert(key.clone());

@@ -21,11 +21,11 @@ fn list(kind: &str) -> Option<Ask> {
 }
 
 fn delete(kind: &str, name: &str) -> Option<Ask> {
-    Some(Ask::Delete { resource: resource(kind), name: name.into() })
+    Some(Ask::Delete { resource: resource(kind), name: name.into(), version: None })
 }
 
 fn of(name: &str, attempt: Option<u32>) -> Found {
-    Found { name: name.to_owned(), attempt, owners: Vec::new() }
+    Found { name: name.to_owned(), attempt, owners: Vec::new(), making: Making::Settled }
 }
 
 fn refused(why: &str) -> Trouble {
@@ -122,4 +122,53 @@ fn what_goes_meanwhile_is_gone() {
     removal.listed(Ok(Vec::new()));
     removal.deleted(Ok(Deleted::Absent));
     assert_eq!((removal.next_ask(), removal.removed()), (None, Removed { found: 1, left: Vec::new() }));
+}
+
+#[test]
+fn what_is_being_made_is_deleted_after_that_or_when_that_lasts_too_long() {
+    let being_made = || Found { making: Making::UnderWay, ..of("first", Some(1)) };
+    let second = || of("second", Some(1));
+    let mut removal = Removal::new(vec![remove("Snapshot", &["first"])], Scope::up_to(1));
+    removal.listed(Ok(vec![being_made(), second()]));
+    assert_eq!(removal.next_ask(), delete("Snapshot", "second"), "nothing else waits for it");
+    removal.deleted(Ok(Deleted::Gone));
+    assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN)));
+    assert_eq!(removal.removed().left, [], "what a pass has left is no outcome yet");
+    let mut dies = removal.clone();
+
+    removal.listed(Ok(vec![of("first", Some(1))]));
+    assert_eq!(removal.next_ask(), delete("Snapshot", "first"), "it is made");
+
+    let mut paused = API_RETRY_MIN;
+    loop {
+        dies.listed(Ok(vec![being_made()]));
+        match dies.next_ask() {
+            Some(Ask::Pause(pause)) => {
+                assert!(paused < MAKING_PATIENCE, "{paused:?}");
+                paused += pause;
+            }
+            ask => break assert_eq!(ask, delete("Snapshot", "first"), "whoever makes it may have died"),
+        }
+    }
+    assert!((MAKING_PATIENCE..=REMOVAL_PATIENCE).contains(&paused), "{paused:?}");
+}
+
+#[test]
+fn what_nobody_has_begun_to_make_is_deleted_only_if_that_is_still_so() {
+    let mut removal = Removal::new(vec![remove("Snapshot", &["first"])], Scope::up_to(1));
+    removal.listed(Ok(vec![Found { making: Making::NotBegun(Some("7".into())), ..of("first", Some(1)) }]));
+    let (resource, name, version) = (resource("Snapshot"), "first".to_owned(), Some("7".to_owned()));
+    assert_eq!(removal.next_ask(), Some(Ask::Delete { resource, name, version }));
+    removal.deleted(Err(Trouble { why: "the object has been modified".into(), refused: false }));
+    assert_eq!(removal.next_ask(), Some(Ask::Pause(API_RETRY_MIN)), "it is looked at again");
+}
+
+#[test]
+fn while_a_list_may_tell_how_far_they_are_made_nothing_is_deleted_by_name_alone() {
+    for (trouble, deletes) in [(no_answer(), false), (refused("you may not list"), true)] {
+        let mut removal = Removal::new(vec![remove("Snapshot", &["first"])], Scope::up_to(1));
+        removal.listed(Err(trouble.clone()));
+        let by_name = removal.next_ask() == delete("Snapshot", "first");
+        assert_eq!(by_name, deletes, "{trouble:?}");
+    }
 }

@@ -7,6 +7,7 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
 use super::ask::{Ask, NotMade, Recipe, Remove, RunId};
+use super::removal::Making;
 use super::seen::{Cut, Facts, Judged, ObjectName, Seen};
 use super::wishes::Wishes;
 use super::{Kind, MemberFacts, Words, drivers};
@@ -16,6 +17,11 @@ use stillpoint_api::snapshot::{
     VolumeSnapshotStatus,
 };
 use stillpoint_api::{ClaimReference, Method, Reason, Replication};
+
+/// The finalizer with which the snapshot controller begins.
+const AS_SOURCE: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection";
+/// Its finalizer of a snapshot whose content goes with it.
+const BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
 
 /// The kind.
 pub struct VolumeSnapshots;
@@ -113,6 +119,10 @@ impl Kind for VolumeSnapshots {
     fn remove(&self, run: &RunId<'_>, members: &[&ClaimReference]) -> Vec<Remove> {
         vec![run.remove(resource(), members.iter().map(|claim| run.replica_name(claim)).collect())]
     }
+
+    fn making(&self, object: &DynamicObject) -> Making {
+        making(object)
+    }
 }
 
 fn resource() -> ApiResource {
@@ -178,6 +188,26 @@ fn how_far(status: &Value) -> (Cut, Option<String>) {
     let error = status.error.filter(|_| !matches!(cut, Cut::Usable { .. }));
     let message = |message: Option<String>| message.unwrap_or_else(|| "the driver gave no message".to_owned());
     (cut, error.map(|error| message(error.message)))
+}
+
+/// How far the snapshot controller is with a snapshot.
+///
+/// It puts [`AS_SOURCE`] on a snapshot before it makes the content, and [`BOUND`] after that, if the content is to go with it. Of a
+/// snapshot that is deleted in between, the snapshot controller marks the content as being deleted, deletes it and lets the
+/// snapshot go. The csi-snapshotter that begins with the content at the same moment replaces its annotations by those that it has
+/// read, so the mark is lost; without the snapshot nobody sets it again, and without it the csi-snapshotter never lets the content
+/// go. With [`BOUND`] the snapshot stays as long as the content, and the mark is set again. A snapshot that nobody has taken
+/// notice of is gone at once, and nothing is made for it (external-snapshotter 8, `syncSnapshot`,
+/// `checkandRemoveSnapshotFinalizersAndCheckandDeleteContent`, `setAnnVolumeSnapshotBeingCreated`, `shouldDelete`).
+fn making(snapshot: &DynamicObject) -> Making {
+    let finalizers = snapshot.metadata.finalizers.as_deref().unwrap_or_default();
+    let has = |finalizer: &str| finalizers.iter().any(|one| one == finalizer);
+    // A content that is kept when its snapshot goes brings no second finalizer; its cut comes after the moment all the same.
+    let is_cut = !snapshot.data["status"]["creationTime"].is_null();
+    if has(BOUND) || is_cut || snapshot.metadata.deletion_timestamp.is_some() {
+        return Making::Settled;
+    }
+    if has(AS_SOURCE) { Making::UnderWay } else { Making::NotBegun(snapshot.metadata.resource_version.clone()) }
 }
 
 /// A `VolumeSnapshotClass`, as far as the choice needs it.

@@ -169,3 +169,26 @@ fn what_is_removed_has_the_names_that_were_asked_for() {
     assert_eq!((remove.resource.kind, remove.names), (ask.name().kind, vec![ask.name().name]));
     assert_eq!(remove.selector, format!("{}=uid", labels::REPLICATION_UID));
 }
+
+#[test]
+fn a_snapshot_is_being_made_from_its_first_finalizer_to_its_second_one() {
+    let not_begun = Making::NotBegun(Some("7".to_owned()));
+    let time = "2026-01-01T00:00:00Z";
+    for (finalizers, status, deleted, expected) in [
+        (json!(null), json!(null), false, not_begun.clone()),
+        (json!(["example.com/keep"]), json!(null), false, not_begun),
+        (json!([AS_SOURCE]), json!(null), false, Making::UnderWay),
+        (json!([AS_SOURCE]), json!({"boundVolumeSnapshotContentName": "content"}), false, Making::UnderWay),
+        (json!([AS_SOURCE]), json!({"error": {"message": "busy"}}), false, Making::UnderWay),
+        (json!([AS_SOURCE, BOUND]), json!({"boundVolumeSnapshotContentName": "content"}), false, Making::Settled),
+        // Of a class that retains what is behind its snapshots.
+        (json!([AS_SOURCE]), json!({"creationTime": time}), false, Making::Settled),
+        (json!([AS_SOURCE]), json!(null), true, Making::Settled),
+    ] {
+        let metadata = json!({"name": "one", "resourceVersion": "7", "finalizers": finalizers,
+            "deletionTimestamp": if deleted { json!(time) } else { json!(null) }});
+        let object = json!({"apiVersion": "v1", "kind": "Any", "metadata": metadata, "status": status});
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        assert_eq!(VolumeSnapshots.making(&object), expected, "{finalizers} {status} {deleted}");
+    }
+}

@@ -38,6 +38,12 @@ pub struct Voided {
 }
 
 impl Voided {
+    /// What a replica of a void attempt says of its replication; `None`: it is none of ours.
+    pub fn by(replica: &impl ResourceExt) -> Option<Self> {
+        let uid = replica.labels().get(labels::REPLICATION_UID)?.clone();
+        Some(Self { namespace: replica.namespace()?, uid, last_attempt: attempt_of(replica)? })
+    }
+
     /// What removes its replicas, of every kind.
     pub fn removes(&self) -> Vec<Remove> {
         let Self { namespace, uid, last_attempt } = self;

@@ -7,7 +7,7 @@ use stillpoint_core::limits::MAX_MEMBERS;
 
 use super::objects::{agent_token, bound_claim, published_ca, running_pod, service_account};
 use super::runs::Wanted;
-use super::scripted::ScriptedAgent;
+use super::scripted::{Script, ScriptedAgent};
 use super::version::Version;
 use crate::namespace::Place;
 
@@ -68,10 +68,18 @@ impl Fleet {
     ///
     /// # Errors
     /// The controller refuses one.
-    pub async fn connect(&mut self, port: u16, mut progress: impl FnMut(usize)) -> Result<()> {
+    pub async fn connect(&mut self, port: u16, progress: impl FnMut(usize)) -> Result<()> {
+        self.connect_as(Script::Obeys, port, progress).await
+    }
+
+    /// The same with agents that follow this script.
+    ///
+    /// # Errors
+    /// The controller refuses one.
+    pub async fn connect_as(&mut self, script: Script, port: u16, mut progress: impl FnMut(usize)) -> Result<()> {
         let dial = |member: &'_ Member| {
             let (ca, token) = (self.places[member.place].1.clone(), member.token.clone());
-            async move { ScriptedAgent::connect(port, &ca, &token).await }
+            async move { ScriptedAgent::connect(port, &ca, &token, script).await }
         };
         let mut connected = stream::iter(self.members.iter().map(dial)).buffer_unordered(TOGETHER);
         let mut agents = Vec::new();
@@ -115,6 +123,11 @@ impl Fleet {
     pub fn group(&self, name: &str, size: usize, spec: impl Fn(&[String]) -> serde_json::Value) -> Wanted {
         let claims: Vec<String> = (0..size).map(claim).collect();
         Wanted { namespace: self.places[0].0.name.clone(), name: name.to_owned(), spec: spec(&claims) }
+    }
+
+    /// The CA that the first namespace was given, and the token of the first member's pod.
+    pub fn credentials(&self) -> (&str, &str) {
+        (&self.places[0].1, &self.members[0].token)
     }
 
     /// The first namespace.

@@ -51,7 +51,7 @@ pub async fn measure(version: &Version, directory: &Path, load: Load, progress: 
     let system = System::start(version, directory)?;
     let namespaces = load.agents.div_ceil(PER_NAMESPACE).min(load.runs).max(1);
     let mut fleet = Fleet::new(version, namespaces, load.agents, |done| progress(&format!("{done} pods made"))).await?;
-    let mut stages = Stages { system: &system, seen: Vec::new(), began: Instant::now() };
+    let mut stages = Stages::begin(&system);
     stages.end("no agent".to_owned()).await?;
     fleet.connect(system.port, |done| progress(&format!("{done} agents connected"))).await?;
     stages.end(format!("{} agents connected", load.agents)).await?;
@@ -68,14 +68,22 @@ pub async fn measure(version: &Version, directory: &Path, load: Load, progress: 
     Ok(stages.seen)
 }
 
-struct Stages<'a> {
+/// The stages of one controller process.
+pub(super) struct Stages<'a> {
     system: &'a System,
-    seen: Vec<Stage>,
+    /// Those that have ended.
+    pub seen: Vec<Stage>,
     began: Instant,
 }
 
-impl Stages<'_> {
-    async fn end(&mut self, what: String) -> Result<()> {
+impl<'a> Stages<'a> {
+    /// Begins the first one.
+    pub fn begin(system: &'a System) -> Self {
+        Self { system, seen: Vec::new(), began: Instant::now() }
+    }
+
+    /// Ends one when the controller is calm, and begins the next.
+    pub async fn end(&mut self, what: String) -> Result<()> {
         let took = self.began.elapsed();
         tokio::time::sleep(CALM).await;
         let controller = self.system.controller.pid();

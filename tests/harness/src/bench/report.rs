@@ -2,10 +2,12 @@
 
 pub mod holds;
 pub mod load;
+pub mod piles;
 pub mod traffic;
 
 use std::time::Duration;
 
+use super::looks::{DESCRIPTORS, Looks, PROCESSES};
 use super::measure::Processes;
 use crate::terminal::{Colour, Terminal, table};
 
@@ -17,6 +19,17 @@ pub fn memory(terminal: Terminal, versions: &[Processes]) {
         rows.extend(version.memory.iter().map(|(name, memory)| {
             vec![version.label.into(), (*name).into(), mebibytes(memory.all), mebibytes(memory.anonymous)]
         }));
+    }
+    print(terminal, &rows);
+}
+
+/// Prints how long an agent looks.
+pub fn looks(terminal: Terminal, looks: &Looks) {
+    terminal.heading(&format!("A look beside {PROCESSES} processes with {DESCRIPTORS} descriptors each"));
+    let mut rows = vec![["WRITES", "MEDIAN", "SHORTEST", ""].map(String::from).to_vec()];
+    let aim = verdict("15 ms", looks.suspended.shortest <= Duration::from_millis(15));
+    for (writes, took, aim) in [("suspended", &looks.suspended, aim), ("go on", &looks.writable, String::new())] {
+        rows.push(vec![writes.into(), milliseconds(took.median), milliseconds(took.shortest), aim]);
     }
     print(terminal, &rows);
 }

@@ -65,7 +65,7 @@ async fn follow(client: &Client, wanted: &[Wanted], mut progress: impl FnMut(usi
     let mut open: BTreeSet<(String, String)> =
         wanted.iter().map(|one| (one.namespace.clone(), one.name.clone())).collect();
     let began = Instant::now();
-    let create = try_join_all(wanted.iter().map(|one| create(client, &kind, one)));
+    let create = try_join_all(wanted.iter().map(|one| create(client, one)));
     // The watch goes on while they are created.
     let mut create = pin!(create.fuse());
     while !open.is_empty() {
@@ -87,7 +87,12 @@ async fn follow(client: &Client, wanted: &[Wanted], mut progress: impl FnMut(usi
     Ok(began.elapsed())
 }
 
-async fn create(client: &Client, kind: &ApiResource, wanted: &Wanted) -> Result<()> {
+/// Creates one.
+///
+/// # Errors
+/// It is refused.
+pub async fn create(client: &Client, wanted: &Wanted) -> Result<()> {
+    let kind = &ApiResource::erase::<ConsistencyGroupReplication>(&());
     let mut object = DynamicObject::new(&wanted.name, kind).within(&wanted.namespace);
     object.data = json!({"spec": wanted.spec});
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &wanted.namespace, kind);

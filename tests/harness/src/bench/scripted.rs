@@ -1,4 +1,4 @@
-//! Agents without a volume: real sessions over TLS, each with a token of its own pod, that are always ready.
+//! Agents without a volume: real sessions over TLS, each with a token of its own pod, that answer by a script.
 
 use anyhow::{Context, Result};
 use futures::SinkExt;
@@ -6,7 +6,7 @@ use futures::channel::mpsc;
 use stillpoint::rpc::sessions_client::SessionsClient;
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command;
-use stillpoint_core::wire::{AgentMessage, Hello, Prepared, Protection, Ready, Released};
+use stillpoint_core::wire::{AgentMessage, Hello, Prepared, Protection, Ready, Released, Waiting};
 use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Streaming};
@@ -17,6 +17,15 @@ use super::system::HOST;
 const QUEUE: usize = 16;
 /// What is said of how long writes were suspended.
 const SUSPENDED_MICROSECONDS: u64 = 1_500;
+
+/// What an agent answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// It does whatever it is told to.
+    Obeys,
+    /// It says that something stands in the way, and is never ready.
+    Waits,
+}
 
 /// A session. It ends when this is dropped.
 pub struct ScriptedAgent(JoinHandle<()>);
@@ -33,7 +42,7 @@ impl ScriptedAgent {
     ///
     /// # Errors
     /// There is no such controller, or it refuses.
-    pub async fn connect(port: u16, ca: &str, token: &str) -> Result<Self> {
+    pub async fn connect(port: u16, ca: &str, token: &str, script: Script) -> Result<Self> {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(HOST);
         let endpoint = Channel::from_shared(format!("https://127.0.0.1:{port}"))?.tls_config(tls)?;
         let channel = endpoint.connect().await.context("the controller does not take a connection")?;
@@ -43,7 +52,7 @@ impl ScriptedAgent {
         let mut request = Request::new(outgoing);
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
         let commands = SessionsClient::new(channel).open(request).await.context("the session is refused")?;
-        Ok(Self(tokio::spawn(obey(commands.into_inner(), reports))))
+        Ok(Self(tokio::spawn(obey(commands.into_inner(), reports, script))))
     }
 
     /// Whether the session goes on.
@@ -55,17 +64,21 @@ impl ScriptedAgent {
 async fn obey(
     mut commands: Streaming<stillpoint_core::wire::ControllerMessage>,
     mut reports: mpsc::Sender<AgentMessage>,
+    script: Script,
 ) {
     while let Ok(Some(message)) = commands.message().await {
         let Some(command) = message.command else { continue };
-        if reports.send(AgentMessage { report: Some(answer(command)) }).await.is_err() {
+        if reports.send(AgentMessage { report: Some(answer(command, script)) }).await.is_err() {
             return;
         }
     }
 }
 
-fn answer(command: Command) -> Report {
+fn answer(command: Command, script: Script) -> Report {
     match command {
+        Command::Prepare(prepare) if script == Script::Waits => {
+            Report::Waiting(Waiting { attempt: prepare.attempt, ..Waiting::default() })
+        }
         Command::Prepare(prepare) => Report::Prepared(Prepared {
             attempt: prepare.attempt,
             filesystem: "ext4".to_owned(),

@@ -11,11 +11,14 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::version::Version;
+use crate::limits::CONTROLLER;
 
 /// Where a controller keeps its CA and its Lease.
 pub const NAMESPACE: &str = "stillpoint-system";
 /// The certificate is for the name of the Service, so the Service is called as the machine is.
 pub const HOST: &str = "localhost";
+/// Pause between two looks at whether a controller takes connections.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a process may take to end in order. A controller that is killed would keep its Lease, and the next one wait for it.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -82,6 +85,19 @@ impl System {
         let socket = directory.join("guardian.sock");
         let guardian = Process::start(version, &["guardian", "--socket", text(&socket)?])?;
         Ok(Self { controller, guardian, program: version.program.clone(), directory: directory.into(), port: sessions })
+    }
+
+    /// Returns when the controller takes connections.
+    ///
+    /// # Errors
+    /// It does not within [`CONTROLLER`].
+    pub async fn listening(&self) -> Result<()> {
+        let listens = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(CONTROLLER, listens).await.context("the controller takes no connections")
     }
 
     /// The command of an agent that proves itself with this token.

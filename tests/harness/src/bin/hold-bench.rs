@@ -9,11 +9,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use harness::bench::floor::{self, Start};
 use harness::bench::load::{self, Load};
 use harness::bench::measure::Group;
+use harness::bench::piles::{self, Piles};
 use harness::bench::report::traffic::Counts;
 use harness::bench::system::own_program;
 use harness::bench::traffic::{Kind, Traffic};
 use harness::bench::version::Version;
-use harness::bench::{pod, report};
+use harness::bench::{looks, pod, report};
 use harness::terminal::Terminal;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,9 @@ const BASELINE_KUBECONFIG: &str = "BASELINE_KUBECONFIG";
 /// Measure Stillpoint, and compare it with another version of itself. Needs root and loop devices.
 ///
 /// hold: how long writes are suspended, against what the kernel needs anyway. requests: what a run asks of the API server.
-/// load: memory and processor time of a controller with many agents and many runs at once.
+/// load: memory and processor time of a controller with many agents and many runs at once. memory: the same beside 1,000 large
+/// ended objects, 5,000 pods, 3,000 claims and 10,000 objects that wait, while one tenant floods it. look: how long an agent
+/// looks for locks beside 1,000 processes; of the new version alone.
 ///
 /// With --baseline all of it is measured with both binaries in the same run, the holds in turns, so that both see the same
 /// noise of the machine:
@@ -62,6 +65,9 @@ struct Measurements {
     /// Runs at once of the load; the agents are shared out among them.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     runs: u16,
+    /// Percent of the objects of the part memory.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=100))]
+    piles: u16,
     /// The `stillpoint` binary of another version, to compare with.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -79,6 +85,8 @@ enum Part {
     Hold,
     Requests,
     Load,
+    Memory,
+    Look,
 }
 
 /// What this program also is, in processes of its own.
@@ -95,6 +103,10 @@ enum Role {
     FloorWarm { mounts: Vec<PathBuf> },
     #[command(hide = true)]
     Watchdog { freezer: i32, mounts: Vec<PathBuf> },
+    #[command(hide = true)]
+    Crowd,
+    #[command(hide = true)]
+    Bystander,
 }
 
 /// What the benchmark is told when its namespaces are made.
@@ -115,6 +127,8 @@ fn main() -> Result<()> {
         Some(Role::FloorCold { mounts }) => floor::run(&mounts, Start::Cold),
         Some(Role::FloorWarm { mounts }) => floor::run(&mounts, Start::Warm),
         Some(Role::Watchdog { freezer, mounts }) => floor::watch(freezer, &mounts),
+        Some(Role::Crowd) => looks::be_crowd(),
+        Some(Role::Bystander) => looks::stand_by(),
     }
 }
 
@@ -152,7 +166,13 @@ impl Measurements {
         for size in &self.sizes {
             say("--sizes", size.to_string().into());
         }
-        for (name, number) in [("--repetitions", self.repetitions), ("--agents", self.agents), ("--runs", self.runs)] {
+        let numbers = [
+            ("--repetitions", self.repetitions),
+            ("--agents", self.agents),
+            ("--runs", self.runs),
+            ("--piles", self.piles),
+        ];
+        for (name, number) in numbers {
             say(name, number.to_string().into());
         }
         let files = [("--baseline", &self.baseline), ("--baseline-crd", &self.baseline_crd), ("--image", &self.image)];
@@ -209,6 +229,12 @@ async fn measure(run: &Run) -> Result<()> {
     if wanted.asks_for(Part::Load) {
         loads(terminal, wanted, &versions, &run.directory).await?;
     }
+    if wanted.asks_for(Part::Memory) {
+        piled(terminal, wanted, &versions, &run.directory).await?;
+    }
+    if wanted.asks_for(Part::Look) {
+        report::looks(terminal, &looks::measure(&run.directory)?);
+    }
     sizes(terminal, wanted, &versions)
 }
 
@@ -263,6 +289,20 @@ async fn loads(terminal: Terminal, wanted: &Measurements, versions: &[Version], 
         step.done("");
     }
     report::load::print_all(terminal, load, &all);
+    Ok(())
+}
+
+async fn piled(terminal: Terminal, wanted: &Measurements, versions: &[Version], directory: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    for version in versions {
+        let step = terminal.step(&format!("memory, {} version", version.label));
+        let directory = directory.join(format!("memory-{}", version.label));
+        std::fs::create_dir(&directory)?;
+        let piles = Piles::FULL.percent(wanted.piles.into());
+        all.push((version.label, piles::measure(version, &directory, piles, |what| step.detail(what)).await?));
+        step.done("");
+    }
+    report::piles::print_all(terminal, &all);
     Ok(())
 }
 

@@ -20,6 +20,12 @@ struct Args {
     /// Faults in one run.
     #[arg(long, default_value_t = 1)]
     faults: u8,
+    /// Try a run that has failed once more.
+    #[arg(long)]
+    retry: bool,
+    /// Let somebody delete the object, at any step.
+    #[arg(long)]
+    deletion: bool,
     /// Milliseconds that members have to become ready. It bounds the rounds: the first pause between two is 100 ms, the next
     /// 200 ms.
     #[arg(long, default_value_t = 150)]
@@ -35,12 +41,22 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let guards = args.without.map_or_else(|| "all guards".to_owned(), |without| format!("without {without:?}"));
-    let Args { members, leaders, faults, prepare, .. } = args;
-    println!("{members} members, {leaders} leaders, at most {faults} faults, prepareTimeout {prepare} ms, {guards}");
+    let Args { members, leaders, faults, retry, deletion, prepare, .. } = args;
+    let beside = match (retry, deletion) {
+        (false, false) => "",
+        (true, false) => ", retry",
+        (false, true) => ", deletion",
+        (true, true) => ", retry and deletion",
+    };
+    println!(
+        "{members} members, {leaders} leaders, at most {faults} faults{beside}, prepareTimeout {prepare} ms, {guards}"
+    );
     let bounds = Bounds {
         members,
         leaders,
         faults,
+        retry,
+        deletion,
         prepare_timeout: Duration::from_millis(prepare),
         hold_timeout: Duration::from_secs(10),
         without: args.without,

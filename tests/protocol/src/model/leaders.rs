@@ -18,7 +18,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use stillpoint_api::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus};
 use stillpoint_api::{
-    ClaimReference, ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Phase, ReplicationStatus, Source, Suspension,
+    ClaimReference, ConsistencyGroupReplicationSpec, DeletionPolicy, Mode, Phase, ReplicationStatus, Retry, Source,
+    Suspension,
 };
 use stillpoint_core::hold::Command as AgentCommand;
 use stillpoint_core::limits::MAX_HOLD;
@@ -30,7 +31,10 @@ use stillpoint_core::run::driver::{Driver, Settings};
 use stillpoint_core::run::effect::{self, Facts};
 use stillpoint_core::run::observed::{AnswerContent, Observed};
 use stillpoint_core::run::rehearsal;
+use stillpoint_core::run::resume::is_under_way;
 use stillpoint_core::run::state::{Member, Moment, Stage, Verdict};
+use stillpoint_core::run::stub::Stub;
+use stillpoint_core::run::sweep::Sweep;
 use stillpoint_core::run::writer::{Write, Writer};
 use stillpoint_core::wire::agent_message::Report;
 use stillpoint_core::wire::controller_message::Command as WireCommand;
@@ -72,6 +76,8 @@ pub enum Input {
     Replica(usize, Shown),
     /// All replicas are deleted; so many were there.
     Deleted(usize),
+    /// A watch shows that the object is being deleted.
+    Deletion,
     /// The pods, listed anew, are what they were.
     Rechecked,
     /// The oldest status that waits is stored.
@@ -132,6 +138,8 @@ pub struct View {
     pub abandons: bool,
     /// The members that have said that they let go.
     pub released: Vec<bool>,
+    /// The number of its attempt.
+    pub attempt: u8,
 }
 
 /// A status, and what is asked of it again and again.
@@ -141,10 +149,32 @@ pub struct Stored {
     pub phase: Option<Phase>,
     /// The leader that wrote it.
     pub epoch: u64,
+    /// The number of its attempt.
+    pub attempt: u8,
+    /// It declares an attempt that has not ended.
+    pub under_way: bool,
+    /// Another attempt follows.
+    pub waits: bool,
+    /// The last attempt that is void.
+    pub last_void: u8,
 }
 
-/// What a leader begins with: its epoch, the stored status, the replicas that are there, whose agents are connected.
-type Beginning = (u64, Option<Id>, Vec<Shown>, Vec<bool>);
+/// What a leader's goodbye begins with.
+#[derive(Clone, Copy)]
+pub struct Parted {
+    /// What it has stored.
+    pub status: Option<Id>,
+    /// It removes replicas before anything else.
+    pub removes: bool,
+    /// It takes the finalizer off.
+    pub unguards: bool,
+}
+
+/// What a leader begins with: its epoch, the stored status, the replicas that are there, whose agents are connected, whether the
+/// object is being deleted.
+type Beginning = (u64, Option<Id>, Vec<Shown>, Vec<bool>, bool);
+/// Attempts at most.
+const ATTEMPTS: u32 = 2;
 
 /// All leaders and statuses that were met.
 pub struct Leaders {
@@ -158,6 +188,7 @@ pub struct Leaders {
     effects: Memo<(Id, Input), Effect>,
     begun: Memo<Beginning, Effect>,
     claimed: Memo<(Id, u64), Id>,
+    parted: Memo<(u64, Option<Id>), Parted>,
     permuted: Memo<(Id, Order), Id>,
     permuted_statuses: Memo<(Id, Order), Id>,
     reports: Arc<super::members::Members>,
@@ -167,7 +198,14 @@ pub struct Leaders {
 struct Named {
     claim: String,
     pod: String,
-    replica: String,
+    /// Of each attempt.
+    replicas: Vec<String>,
+}
+
+impl Named {
+    fn replica(&self, attempt: u32) -> &str {
+        self.replicas.get(attempt.saturating_sub(1) as usize).map_or("", String::as_str)
+    }
 }
 
 impl Leaders {
@@ -182,7 +220,7 @@ impl Leaders {
                 hold_timeout: bounds.hold_timeout.into(),
             },
             replication: None,
-            retry: None,
+            retry: bounds.retry.then(|| Retry { limit: ATTEMPTS - 1, cool_down: Duration::from_secs(1).into() }),
             deletion_policy: DeletionPolicy::Delete,
             ttl_seconds_after_finished: None,
         };
@@ -199,15 +237,16 @@ impl Leaders {
             effects: Memo::new(),
             begun: Memo::new(),
             claimed: Memo::new(),
+            parted: Memo::new(),
             permuted: Memo::new(),
             permuted_statuses: Memo::new(),
             reports,
         };
-        if let Some(first) = leaders.drive(1, None, &[], BTreeSet::new()).0 {
+        if let Some(first) = leaders.drive(1, None, &[], BTreeSet::new(), false).0 {
             let members = first.run.members.iter().map(|member| Named {
                 claim: member.claim.uid.clone(),
                 pod: member.mounts.first().map(|pod| pod.uid.clone()).unwrap_or_default(),
-                replica: first.request.run_id(1).replica_name(&member.claim),
+                replicas: (1..=ATTEMPTS).map(|one| first.request.run_id(one).replica_name(&member.claim)).collect(),
             });
             leaders.members = members.collect();
         }
@@ -232,18 +271,25 @@ impl Leaders {
     /// What is stored once a leader has claimed what it read, before it does anything.
     pub fn claimed(&self, id: Id, epoch: u64) -> Id {
         *self.claimed.get(&(id, epoch), || {
-            let status = self.drive(epoch, Some(id), &[], BTreeSet::new()).1;
+            let status = self.drive(epoch, Some(id), &[], BTreeSet::new(), false).1;
             status.map_or(id, |status| self.intern_status(&Arc::new(status)))
         })
     }
 
     /// A leader begins with what is stored, and plans once.
-    pub fn begin(&self, epoch: u64, status: Option<Id>, replicas: &[Shown], connected: &[bool]) -> Arc<Effect> {
-        self.begun.get(&(epoch, status, replicas.to_vec(), connected.to_vec()), || {
+    pub fn begin(
+        &self,
+        epoch: u64,
+        status: Option<Id>,
+        replicas: &[Shown],
+        connected: &[bool],
+        deleting: bool,
+    ) -> Arc<Effect> {
+        self.begun.get(&(epoch, status, replicas.to_vec(), connected.to_vec(), deleting), || {
             let sessions = connected.iter().zip(&self.members).filter(|(connected, _)| **connected);
             let sessions: BTreeSet<String> = sessions.map(|(_, member)| member.pod.clone()).collect();
             // Nobody writes between the reading and the beginning here, which is one step.
-            match self.drive(epoch, status, replicas, sessions.clone()).0 {
+            match self.drive(epoch, status, replicas, sessions.clone(), deleting).0 {
                 Some(attempt) => {
                     let (asked, writes) = (BTreeSet::new(), Vec::new());
                     self.turn(Leader { attempt, sessions, asked, writes, declared: false, newest: None }, self.now)
@@ -261,10 +307,14 @@ impl Leaders {
         status: Option<Id>,
         replicas: &[Shown],
         sessions: BTreeSet<String>,
+        deleting: bool,
     ) -> (Option<AttemptDriver>, Option<ReplicationStatus>) {
-        let status = status.map(|status| (*self.statuses.get(status).status).clone());
-        let mut object = Object { status, ..self.object.clone() };
-        let facts = || Box::new(self.facts(replicas));
+        let attempt = status.map_or(1, |status| {
+            let stored = self.statuses.get(status);
+            u32::from(stored.attempt) + u32::from(stored.waits)
+        });
+        let mut object = self.object(status, deleting);
+        let facts = || Box::new(self.facts(replicas, attempt));
         let mut claimed = None;
         let mut driver = Driver::new(Settings { epoch, hold_ceiling: MAX_HOLD }, UID);
         loop {
@@ -280,6 +330,48 @@ impl Leaders {
                 driver.hear(self.answer(effect, &mut object, &mut claimed, &facts, &sessions), self.now);
             }
         }
+    }
+
+    fn object(&self, status: Option<Id>, deleting: bool) -> Object {
+        let status = status.map(|status| (*self.statuses.get(status).status).clone());
+        let mut object = Object { status, ..self.object.clone() };
+        object.metadata.deletion_timestamp = deleting.then_some(Time(Timestamp::UNIX_EPOCH));
+        object
+    }
+
+    /// A leader takes up an object that is being deleted and has no attempt under way. What it stores is stored at once, until it
+    /// removes replicas or takes the finalizer off.
+    pub fn part(&self, epoch: u64, status: Option<Id>) -> Parted {
+        *self.parted.get(&(epoch, status), || {
+            let mut object = self.object(status, true);
+            let facts = || Box::new(self.facts(&[], 1));
+            let mut stored = None;
+            let mut parted = Parted { status: None, removes: false, unguards: false };
+            let mut driver = Driver::new(Settings { epoch, hold_ceiling: MAX_HOLD }, UID);
+            while driver.over().is_none() && !parted.unguards {
+                let effects = driver.turn(self.now, true);
+                if effects.is_empty() {
+                    break;
+                }
+                for effect in effects {
+                    let input = match effect {
+                        effect::Effect::Tell(_) => continue,
+                        effect::Effect::Remove { .. } => {
+                            parted.removes = true;
+                            effect::Input::Removed(Removed::default())
+                        }
+                        effect::Effect::SetMarks(_) => {
+                            parted.unguards = true;
+                            continue;
+                        }
+                        other => self.answer(other, &mut object, &mut stored, &facts, &BTreeSet::new()),
+                    };
+                    driver.hear(input, self.now);
+                }
+            }
+            parted.status = stored.map(|status| self.intern_status(&Arc::new(normal(&status))));
+            parted
+        })
     }
 
     /// What a leader hears that has not begun an attempt.
@@ -341,6 +433,7 @@ impl Leaders {
 
     /// What the attempt hears of an input; `None`: the registry of sessions drops it.
     fn heard(&self, leader: &mut Leader, input: Input) -> Option<effect::Input> {
+        let attempt = leader.attempt.run.attempt;
         let member = |index: usize| &self.members[index];
         Some(match input {
             Input::Report(index, report) => {
@@ -366,20 +459,21 @@ impl Leaders {
                 effect::Input::Connected(AgentKey::of_pod(&member(index).pod))
             }
             Input::Created(index, true) => effect::Input::Asked {
-                name: untyped::object_name(&member(index).replica),
-                result: Ok(Box::new(untyped::object(&self.snapshot(index, Shown::Made)))),
+                name: untyped::object_name(member(index).replica(attempt)),
+                result: Ok(Box::new(untyped::object(&self.snapshot(index, attempt, Shown::Made)))),
             },
             // What may be made by another try is the simulation's.
             Input::Created(index, false) => {
-                let name = untyped::object_name(&member(index).replica);
+                let name = untyped::object_name(member(index).replica(attempt));
                 effect::Input::Asked { name, result: Err(NotMade::Refused("refused".to_owned())) }
             }
             Input::Replica(index, shown) => {
                 let replica =
-                    (shown != Shown::Nothing).then(|| Box::new(untyped::object(&self.snapshot(index, shown))));
-                effect::Input::Replica(untyped::object_name(&member(index).replica), replica)
+                    (shown != Shown::Nothing).then(|| Box::new(untyped::object(&self.snapshot(index, attempt, shown))));
+                effect::Input::Replica(untyped::object_name(member(index).replica(attempt)), replica)
             }
             Input::Deleted(found) => effect::Input::Removed(Removed { found, left: Vec::new() }),
+            Input::Deletion => effect::Input::Deletion,
             Input::Rechecked => effect::Input::Rechecked(leader.attempt.observed.pods.clone()),
             Input::Written | Input::Wake => return None,
         })
@@ -458,7 +552,8 @@ impl Leaders {
     /// Queues a status, if a next leader would act on it.
     fn queue(&self, leader: &mut Leader, status: &ReplicationStatus) {
         let ends = status.phase.is_some_and(Phase::is_final);
-        let matters = !leader.declared || status.consistency.is_some() || ends;
+        let waits = status.next_attempt_at.is_some();
+        let matters = !leader.declared || status.consistency.is_some() || waits || ends;
         if !matters {
             return;
         }
@@ -480,7 +575,8 @@ impl Leaders {
         let wakes = attempt.wake_at();
         let key = if ended {
             let released = released(attempt);
-            format!("{} {:?} {released:?} {writes:?}", attempt.request.epoch, attempt.run.phase())
+            let (epoch, number, phase) = (attempt.request.epoch, attempt.run.attempt, attempt.run.phase());
+            format!("{epoch} {number} {phase:?} {released:?} {writes:?}")
         } else {
             let AttemptDriver { request, run, observed, .. } = attempt;
             let known = format!("{run:?} {observed:?} {sessions:?} {asked:?}");
@@ -495,12 +591,25 @@ impl Leaders {
             abandons: matches!(attempt.run.stage, Stage::Abandoning { .. } | Stage::Listening)
                 || (ended && attempt.run.phase() != Phase::Done),
             released: released(attempt),
+            attempt: u8::try_from(attempt.run.attempt).unwrap_or(u8::MAX),
             leader: leader.clone(),
         })
     }
 
     fn intern_status(&self, status: &Arc<ReplicationStatus>) -> Id {
-        let make = || Stored { status: Arc::clone(status), phase: status.phase, epoch: status.leader_epoch };
+        let make = || {
+            let attempt = u8::try_from(status.attempt).unwrap_or(u8::MAX);
+            let object = Object { status: Some((**status).clone()), ..self.object.clone() };
+            Stored {
+                status: Arc::clone(status),
+                phase: status.phase,
+                epoch: status.leader_epoch,
+                attempt,
+                under_way: is_under_way(status),
+                waits: status.next_attempt_at.is_some() && status.phase == Some(Phase::Pending),
+                last_void: last_void(&object),
+            }
+        };
         self.statuses.intern(format!("{status:?}"), make)
     }
 
@@ -520,6 +629,7 @@ impl Leaders {
         let mut new = leader.clone();
         let AttemptDriver { run, observed, .. } = &mut new.attempt;
         let old = &leader.attempt;
+        let attempt = old.run.attempt;
         let all = || self.members.iter().zip(order.of(self.members.len()).map(|from| &self.members[from]));
         for (place, from) in order.of(self.members.len()).enumerate() {
             let own = &old.run.members[place];
@@ -531,7 +641,7 @@ impl Leaders {
                 one.agent.clone_from(&own.agent);
             }
             if let Some(replica) = &mut member.replica {
-                replica.name.clone_from(&self.members[place].replica);
+                replica.name = self.members[place].replica(run.attempt).to_owned();
             }
             run.members[place] = member;
         }
@@ -542,7 +652,7 @@ impl Leaders {
         new.asked = set(&leader.asked, |named| &named.pod);
         let agent = |named: &Named| AgentKey::of_pod(&named.pod);
         let key = |named: &Named| AssignmentKey::new(&named.claim, agent(named));
-        let object = |named: &Named| untyped::object_name(&named.replica);
+        let object = |named: &Named| untyped::object_name(named.replica(attempt));
         let Observed { connected, lost, answers, .. } = &old.observed;
         observed.connected =
             all().filter(|(_, from)| connected.contains(&agent(from))).map(|(to, _)| agent(to)).collect();
@@ -559,7 +669,7 @@ impl Leaders {
             all().filter(|(_, from)| vanished.contains(&object(from))).map(|(to, _)| object(to)).collect();
         let replicas = &old.observed.replicas;
         let replicas = all().enumerate().filter_map(|(place, (to, from))| {
-            let mut snapshot = untyped::object(&self.snapshot(place, Shown::Made));
+            let mut snapshot = untyped::object(&self.snapshot(place, attempt, Shown::Made));
             snapshot.data["status"] = replicas.get(&object(from))?.data["status"].clone();
             Some((object(to), snapshot))
         });
@@ -570,7 +680,7 @@ impl Leaders {
         new
     }
 
-    fn facts(&self, replicas: &[Shown]) -> Facts {
+    fn facts(&self, replicas: &[Shown], attempt: u32) -> Facts {
         let members = 0..self.object.spec.source.persistent_volume_claim_names.as_ref().map_or(0, Vec::len);
         let claims = members.clone().map(cluster::claim).map(|claim| (claim.uid.clone(), claim));
         let pod = |member: usize| {
@@ -578,8 +688,8 @@ impl Leaders {
         };
         let shown = replicas.iter().enumerate().filter(|(_, shown)| **shown != Shown::Nothing);
         let shown = shown.map(|(index, shown)| {
-            let name = untyped::object_name(&self.members[index].replica);
-            (name, untyped::object(&self.snapshot(index, *shown)))
+            let name = untyped::object_name(self.members[index].replica(attempt));
+            (name, untyped::object(&self.snapshot(index, attempt, *shown)))
         });
         Facts {
             claims: claims.collect(),
@@ -589,20 +699,13 @@ impl Leaders {
         }
     }
 
-    fn snapshot(&self, index: usize, shown: Shown) -> VolumeSnapshot {
+    fn snapshot(&self, index: usize, attempt: u32, shown: Shown) -> VolumeSnapshot {
         let source = VolumeSnapshotSource { persistent_volume_claim_name: Some(cluster::claim_name(index)) };
         let spec = VolumeSnapshotSpec { volume_snapshot_class_name: None, source };
-        let mut snapshot = VolumeSnapshot::new(&self.members[index].replica, spec);
+        let mut snapshot = VolumeSnapshot::new(self.members[index].replica(attempt), spec);
         let asked_at = Some(self.now.wall);
-        let run = RunId {
-            replication: NAME,
-            uid: UID,
-            namespace: NAMESPACE,
-            attempt: 1,
-            owner: None,
-            asked_at,
-            wishes: None,
-        };
+        let run =
+            RunId { replication: NAME, uid: UID, namespace: NAMESPACE, attempt, owner: None, asked_at, wishes: None };
         // Members take each other's places here: nothing of the claim.
         let of_any = ClaimReference { name: String::new(), uid: String::new() };
         snapshot.metadata = ObjectMeta { name: snapshot.metadata.name, ..run.metadata_of_member(&of_any) };
@@ -614,6 +717,13 @@ impl Leaders {
         });
         snapshot
     }
+}
+
+/// The last attempt that is void, as the sweep knows it.
+fn last_void(object: &Object) -> u8 {
+    let mut sweep = Sweep::default();
+    let voided = sweep.remember(&Stub::of(object));
+    voided.map_or(0, |voided| u8::try_from(voided.last_attempt).unwrap_or(u8::MAX))
 }
 
 /// A command as every node would be given it.
@@ -721,6 +831,9 @@ fn normal(status: &ReplicationStatus) -> ReplicationStatus {
     last_phase(&mut status.phases);
     status.hold = None;
     status.creation_time = None;
+    status.longest_suspension = None;
+    // A cool-down may be over at any time.
+    status.next_attempt_at = status.next_attempt_at.map(|_| MicroTime(Timestamp::UNIX_EPOCH));
     for member in &mut status.members {
         member.blockers.clear();
         member.more_blockers = 0;
@@ -734,9 +847,11 @@ fn normal(status: &ReplicationStatus) -> ReplicationStatus {
     status
 }
 
-/// Only the last phase decides anything: whether another one begins.
+/// The last phase decides whether another one begins, and one of an attempt that there was one.
 fn last_phase(phases: &mut Vec<stillpoint_api::PhaseEntry>) {
-    let _ = phases.drain(..phases.len().saturating_sub(1));
+    let before = phases.drain(..phases.len().saturating_sub(1));
+    let attempt = before.rev().find(|entry| entry.phase == Phase::Checking);
+    phases.splice(..0, attempt);
     for entry in phases {
         entry.started_at = MicroTime(Timestamp::UNIX_EPOCH);
     }

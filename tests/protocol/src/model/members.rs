@@ -60,6 +60,8 @@ pub struct View {
     pub timers: Vec<(Timer, bool)>,
     /// Somebody will thaw, or nothing is frozen by us.
     pub certain: bool,
+    /// Nobody lives who will thaw, and an agent that starts anew will.
+    pub on_record: bool,
     /// Frozen by us.
     pub frozen: bool,
     /// Frozen by us, and the agent that lives now is at work.
@@ -187,6 +189,7 @@ impl Members {
                 pending: node.pending(),
                 timers: timers.collect(),
                 certain: node.thaw_is_certain(),
+                on_record: !node.thaw_is_certain() && node.is_on_record(),
                 frozen: node.frozen() == Some(Owner::Us),
                 suspends: node.frozen() == Some(Owner::Us) && node.agent_alive() && !node.is_idle(),
                 any_frozen: node.frozen().is_some(),

@@ -8,7 +8,7 @@ use stateright::Property;
 use stillpoint_api::Phase;
 
 use super::Group;
-use super::state::{Broken, Leads, Replica, State};
+use super::state::{Broken, Leads, Life, Replica, State};
 use super::steps::Step;
 
 /// A promise, and what is checked of it.
@@ -22,7 +22,7 @@ pub struct Promise {
 }
 
 /// Everything that is checked of every state.
-pub const PROMISES: [Promise; 9] = [
+pub const PROMISES: [Promise; 11] = [
     Promise {
         name: "P1 ready before the cut",
         says: "when replicas are asked for, every agent has said Ready for this leader, attempt and round",
@@ -35,11 +35,24 @@ pub const PROMISES: [Promise; 9] = [
     },
     Promise {
         name: "P2 nothing is kept",
-        says: "when a run has ended without a group and nothing is under way, there is no replica",
+        says: "when a run has ended without a group, or is gone, and nothing is under way, there is no replica; nor is one of an \
+               attempt that failed",
         condition: |group, state| {
-            let over = group.is_void(state) && group.all_over(state) && group.anybody_leads(state);
-            !over || !group.is_quiet(state) || state.replicas.iter().all(|replica| *replica == Replica::Nothing)
+            let void = group.is_void(state) || state.object == Life::Gone;
+            let over = group.has_ended(state) && group.all_over(state) && group.is_led(state);
+            let none = state.replicas.iter().all(|replica| *replica == Replica::Nothing);
+            !over || !group.is_quiet(state) || ((!void || none) && !state.old.contains(&true))
         },
+    },
+    Promise {
+        name: "P8 swept before it goes",
+        says: "the finalizer comes off an object that is being deleted only after its replicas were removed",
+        condition: |_, state| state.broken != Some(Broken::LeftBehind),
+    },
+    Promise {
+        name: "P8 nobody is held when it is tried again",
+        says: "when another attempt is declared, the one before holds nobody any more",
+        condition: |_, state| state.broken != Some(Broken::RetriedInHold),
     },
     Promise {
         name: "P2 who was dismissed stays so",
@@ -48,8 +61,9 @@ pub const PROMISES: [Promise; 9] = [
     },
     Promise {
         name: "P3 a thaw is certain",
-        says: "while a filesystem is frozen by us, an agent, a guardian or a freezer lives that will thaw without being asked",
-        condition: |group, state| group.every(state, |view| view.certain),
+        says: "while a filesystem is frozen by us, an agent, a guardian or a freezer lives that will thaw without being asked; or, \
+               after the two faults that are excluded, the agent that starts next will",
+        condition: |group, state| group.every(state, |view| view.certain || group.is_left_to_the_next_agent(view)),
     },
     Promise {
         name: "P4 unbroken is true",
@@ -66,6 +80,7 @@ pub const PROMISES: [Promise; 9] = [
         says: "while Done is stored, every replica is there",
         condition: |group, state| {
             group.phase(state) != Some(Phase::Done)
+                || state.object != Life::There
                 || state.replicas[..group.bounds.members].iter().all(|replica| group.is_kept(*replica))
         },
     },
@@ -80,9 +95,13 @@ pub const PROMISES: [Promise; 9] = [
 type Shows = fn(&Group, &State) -> bool;
 
 /// What must be possible, or the model is empty.
-pub const POSSIBLE: [(&str, Shows); 2] = [
+pub const POSSIBLE: [(&str, Shows); 4] = [
     ("Done is reached", |group, state| group.phase(state) == Some(Phase::Done)),
     ("a run is given up", |group, state| group.is_void(state)),
+    ("a second attempt is done", |group, state| {
+        !group.bounds.retry || (state.attempt > 1 && group.phase(state) == Some(Phase::Done))
+    }),
+    ("a deleted object goes", |group, state| !group.bounds.deletion || state.object == Life::Gone),
 ];
 
 /// All properties for the checker.
@@ -119,7 +138,12 @@ impl Group {
     }
 
     fn any_frozen(&self, state: &State) -> bool {
-        !self.every(state, |view| !view.frozen)
+        !self.every(state, |view| !view.frozen || self.is_left_to_the_next_agent(view))
+    }
+
+    /// Whether nobody who lives can thaw, after the two faults that are excluded.
+    fn is_left_to_the_next_agent(&self, view: &super::members::View) -> bool {
+        self.bounds.faults > 1 && view.on_record
     }
 
     /// Whether nothing is under way: only deadlines and faults can change anything.
@@ -171,7 +195,7 @@ impl Group {
                 self.deadlines(&state, &mut steps);
                 // A deadline that only leads to another look comes late, so that time passes.
                 steps.sort_by_key(|step| match step {
-                    Step::LeaderWakes(_) => 0,
+                    Step::LeaderWakes(_) | Step::Retry(_) | Step::Goodbye(_) => 0,
                     Step::Deadline(_, crate::node::Timer::Agent, late) => {
                         if *late {
                             1
@@ -181,6 +205,9 @@ impl Group {
                     }
                     _ => 3,
                 });
+            }
+            if steps.is_empty() {
+                self.restarts_on_record(&state, &mut steps);
             }
             let Some(step) = steps.first() else { return false };
             self.apply(&mut state, *step);
@@ -198,7 +225,8 @@ impl Group {
     /// Whether everything is over: no leader works, its last status is stored, nothing is frozen by us, and every node is at
     /// rest.
     fn is_over(&self, state: &State) -> bool {
-        let stored = self.has_ended(state) || !self.anybody_leads(state);
+        let over = self.has_ended(state) && state.object != Life::Deleting;
+        let stored = over || state.object == Life::Gone || !self.is_led(state);
         stored && self.all_over(state) && self.is_quiet(state) && self.every(state, |view| view.at_rest && !view.frozen)
     }
 }

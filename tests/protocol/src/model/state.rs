@@ -18,14 +18,24 @@ pub struct State {
     pub leaders: [Leads; MAX_LEADERS],
     /// The sessions, by leader and member.
     pub links: [[Link; MAX_MEMBERS]; MAX_LEADERS],
-    /// The replicas.
+    /// The newest attempt that a leader has begun.
+    pub attempt: u8,
+    /// The replicas of that attempt.
     pub replicas: [Replica; MAX_MEMBERS],
-    /// Creations under way, by leader and member.
-    pub creations: [[bool; MAX_MEMBERS]; MAX_LEADERS],
+    /// Whether there is a replica of the attempt before.
+    pub old: [bool; MAX_MEMBERS],
+    /// Creations under way, by leader and member: of which attempt; 0: there is none.
+    pub creations: [[u8; MAX_MEMBERS]; MAX_LEADERS],
     /// A deletion of all replicas is under way, by leader.
     pub deletions: [bool; MAX_LEADERS],
     /// A list of the pods is under way, by leader.
     pub rechecks: [bool; MAX_LEADERS],
+    /// The object.
+    pub object: Life,
+    /// The leader's watch has shown that the object is being deleted.
+    pub told: [bool; MAX_LEADERS],
+    /// How far the leader's goodbye is.
+    pub partings: [Parting; MAX_LEADERS],
     /// The stored status.
     pub status: Option<Id>,
     /// The status that each leader read or wrote last.
@@ -45,6 +55,32 @@ pub enum Broken {
     CutBeforeReady,
     /// Done was stored although not all had held, or not all was cut while they did.
     DoneUnproven,
+    /// The finalizer comes off although replicas are there that were not removed.
+    LeftBehind,
+    /// An attempt was declared while the one before it still holds a member.
+    RetriedInHold,
+}
+
+/// The object of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// It is there.
+    There,
+    /// Somebody has deleted it, and it has its finalizer.
+    Deleting,
+    /// It is gone.
+    Gone,
+}
+
+/// A leader's goodbye to an object that is being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parting {
+    /// There is none.
+    Not,
+    /// It removes replicas.
+    Removing,
+    /// It takes the finalizer off.
+    Unguarding,
 }
 
 /// One leader's process.
@@ -204,6 +240,7 @@ impl State {
             nodes: order.apply(self.nodes),
             links: self.links.map(|links| order.apply(links)),
             replicas: order.apply(self.replicas),
+            old: order.apply(self.old),
             creations: self.creations.map(|creations| order.apply(creations)),
             epochs: order.apply(self.epochs),
             ..*self
@@ -214,6 +251,6 @@ impl State {
     pub fn member(&self, member: usize) -> impl Ord + use<> {
         let links = self.links.map(|links| links[member]);
         let creations = self.creations.map(|creations| creations[member]);
-        (self.nodes[member], links, self.replicas[member], creations, self.epochs[member])
+        (self.nodes[member], links, self.replicas[member], self.old[member], creations, self.epochs[member])
     }
 }

@@ -8,7 +8,7 @@ use super::leaders::{self, Deed, Shown};
 use super::members::{self, is_of};
 use super::pool::Id;
 use super::promises;
-use super::state::{Broken, Leads, Link, MAX_LEADERS, MAX_MEMBERS, Order, Queue, Replica, State};
+use super::state::{Broken, Leads, Life, Link, MAX_LEADERS, MAX_MEMBERS, Order, Parting, Queue, Replica, State};
 use super::{Group, Without};
 use crate::node::{Timer, Work};
 
@@ -39,8 +39,24 @@ pub enum Step {
     Recheck(usize),
     /// A leader's next status arrives at the API server.
     Write(usize),
-    /// The leader deletes a replica that turned up after the run had ended without a group.
+    /// The leader deletes a replica that turned up after its attempt had failed.
     Sweep(usize),
+    /// The same of the attempt before.
+    SweepOld(usize),
+    /// The garbage collector deletes the replicas of a member whose owner is gone.
+    Collect(usize),
+    /// A leader begins another attempt.
+    Retry(usize),
+    /// Somebody deletes the object.
+    DeleteObject,
+    /// A leader's watch shows that the object is being deleted.
+    LeaderSeesDeletion(usize),
+    /// A leader takes up an object that is being deleted.
+    Goodbye(usize),
+    /// The removal of a leader's goodbye is carried out.
+    Remove(usize),
+    /// A leader's goodbye takes the finalizer off.
+    Unguard(usize),
     /// A new leader begins, and no other lives.
     Lead(usize),
     /// An agent that died starts again.
@@ -104,10 +120,15 @@ impl Model for Group {
             nodes: [fresh; MAX_MEMBERS],
             leaders: [Leads::Later; MAX_LEADERS],
             links: [[Link::default(); MAX_MEMBERS]; MAX_LEADERS],
+            attempt: 1,
             replicas: [Replica::Nothing; MAX_MEMBERS],
-            creations: [[false; MAX_MEMBERS]; MAX_LEADERS],
+            old: [false; MAX_MEMBERS],
+            creations: [[0; MAX_MEMBERS]; MAX_LEADERS],
             deletions: [false; MAX_LEADERS],
             rechecks: [false; MAX_LEADERS],
+            object: Life::There,
+            told: [false; MAX_LEADERS],
+            partings: [Parting::Not; MAX_LEADERS],
             status: None,
             known: [None; MAX_LEADERS],
             epochs: [0; MAX_MEMBERS],
@@ -125,6 +146,8 @@ impl Model for Group {
         self.progress(state, steps);
         let quiet = steps.is_empty();
         self.recoveries(state, steps);
+        // Both of them say it.
+        steps.dedup();
         if quiet {
             self.deadlines(state, steps);
         }
@@ -199,7 +222,7 @@ impl Group {
                 if !link.agent && !link.leader && alive && self.running(state, leader).is_some() {
                     steps.push(Step::Connect(leader, member));
                 }
-                if state.creations[leader][member] {
+                if state.creations[leader][member] > 0 {
                     steps.push(Step::Create(leader, member));
                 }
             }
@@ -214,15 +237,14 @@ impl Group {
             {
                 steps.push(Step::Write(leader));
             }
+            self.goodbyes(state, leader, steps);
         }
         for member in self.members() {
             steps.extend(self.members.view(state.nodes[member]).pending.iter().map(|work| Step::Work(member, *work)));
             if state.replicas[member] == Replica::Made {
                 steps.push(Step::Cut(member));
             }
-            if state.replicas[member] != Replica::Nothing && self.is_void(state) && self.anybody_leads(state) {
-                steps.push(Step::Sweep(member));
-            }
+            self.sweeps(state, member, steps);
         }
         let cut = |replica: &Replica| matches!(replica, Replica::Cut { .. });
         if state.replicas[..self.bounds.members].iter().all(cut) {
@@ -232,6 +254,37 @@ impl Group {
             && let Some(next) = self.next_leader(state)
         {
             steps.push(Step::Lead(next));
+        }
+    }
+
+    /// What goes on with an object that is being deleted.
+    fn goodbyes(&self, state: &State, leader: usize, steps: &mut Vec<Step>) {
+        if state.object == Life::Deleting && !state.told[leader] && self.running(state, leader).is_some() {
+            steps.push(Step::LeaderSeesDeletion(leader));
+        }
+        match state.partings[leader] {
+            Parting::Not => {
+                if state.object == Life::Deleting && self.may_drive(state, leader) && !self.is_under_way(state) {
+                    steps.push(Step::Goodbye(leader));
+                }
+            }
+            Parting::Removing => steps.push(Step::Remove(leader)),
+            Parting::Unguarding => steps.push(Step::Unguard(leader)),
+        }
+    }
+
+    /// Replicas that turned up late.
+    fn sweeps(&self, state: &State, member: usize, steps: &mut Vec<Step>) {
+        let (there, old) = (state.replicas[member] != Replica::Nothing, state.old[member]);
+        let last_void = if self.anybody_leads(state) { self.last_void(state) } else { 0 };
+        if there && last_void >= state.attempt {
+            steps.push(Step::Sweep(member));
+        }
+        if old && last_void + 1 >= state.attempt {
+            steps.push(Step::SweepOld(member));
+        }
+        if state.object == Life::Gone && (there || old) {
+            steps.push(Step::Collect(member));
         }
     }
 
@@ -249,10 +302,31 @@ impl Group {
                 steps.push(Step::Unlock(member));
             }
         }
+        if self.bounds.deletion && state.object == Life::There {
+            steps.push(Step::DeleteObject);
+        }
+        self.retries(state, steps);
+    }
+
+    /// A cool-down may be over at once, or last long.
+    fn retries(&self, state: &State, steps: &mut Vec<Step>) {
+        let waits = state.status.is_some_and(|status| self.leaders.status(status).waits);
+        for leader in self.leaders().filter(|_| waits && state.object == Life::There) {
+            if self.may_drive(state, leader) {
+                steps.push(Step::Retry(leader));
+            }
+        }
+    }
+
+    /// Where nobody lives who would thaw.
+    pub(super) fn restarts_on_record(&self, state: &State, steps: &mut Vec<Step>) {
+        let on_record = |member: &usize| self.members.view(state.nodes[*member]).on_record;
+        steps.extend(self.members().filter(on_record).map(Step::RestartAgent));
     }
 
     /// The deadlines that run.
     pub(super) fn deadlines(&self, state: &State, steps: &mut Vec<Step>) {
+        self.retries(state, steps);
         for leader in self.leaders() {
             if let Leads::Run(run) = state.leaders[leader]
                 && self.leaders.view(run).wakes
@@ -287,7 +361,11 @@ impl Group {
             if node.guardian_alive() {
                 fault(Fault::KillGuardian(member));
             }
-            fault(if view.any_frozen { Fault::Thaw(member) } else { Fault::Freeze(member) });
+            if view.any_frozen {
+                fault(Fault::Thaw(member));
+            } else if state.faults == self.bounds.faults {
+                fault(Fault::Freeze(member));
+            }
             if !node.locked() {
                 fault(Fault::Lock(member));
             }
@@ -304,7 +382,7 @@ impl Group {
                 if link.agent && link.down.len() > 1 {
                     fault(Fault::Overtake(leader, member));
                 }
-                if state.creations[leader][member] {
+                if state.creations[leader][member] > 0 {
                     fault(Fault::RefuseCreation(leader, member));
                     fault(Fault::LoseAnswer(leader, member));
                 }
@@ -314,6 +392,7 @@ impl Group {
             }
         }
         if self.anybody_leads(state)
+            && state.faults == self.bounds.faults
             && let Some(next) = self.next_leader(state)
         {
             fault(Fault::TakeOver(next));
@@ -370,12 +449,12 @@ impl Group {
             }
             Step::Delete(leader) => {
                 state.deletions[leader] = false;
-                let kept = self.members().filter(|member| state.replicas[*member] != Replica::Nothing);
-                let kept: Vec<usize> = kept.collect();
-                for member in &kept {
-                    self.show(state, *member, Replica::Nothing);
-                }
-                self.tell(state, leader, leaders::Input::Deleted(kept.len()));
+                let attempt = match state.leaders[leader] {
+                    Leads::Run(run) => self.leaders.view(run).attempt,
+                    Leads::Later | Leads::Idle | Leads::Dead => 0,
+                };
+                let found = self.remove_all(state, attempt);
+                self.tell(state, leader, leaders::Input::Deleted(found));
             }
             Step::Recheck(leader) => {
                 state.rechecks[leader] = false;
@@ -389,10 +468,44 @@ impl Group {
             Step::Unlock(member) => self.happen(state, member, members::Input::Unlock),
             Step::Deadline(member, timer, late) => self.happen(state, member, members::Input::Timer(timer, late)),
             Step::LeaderWakes(leader) => self.tell(state, leader, leaders::Input::Wake),
+            Step::SweepOld(_)
+            | Step::Collect(_)
+            | Step::Retry(_)
+            | Step::DeleteObject
+            | Step::LeaderSeesDeletion(_)
+            | Step::Goodbye(_)
+            | Step::Remove(_)
+            | Step::Unguard(_) => self.end_or_retry(state, step),
             Step::Fault(fault) => {
-                state.faults -= 1;
+                // What comes with no other fault: see the module's documentation.
+                let alone = matches!(fault, Fault::Freeze(_) | Fault::TakeOver(_));
+                state.faults = if alone { 0 } else { state.faults - 1 };
                 self.fail(state, fault);
             }
+        }
+    }
+
+    /// What follows an attempt.
+    fn end_or_retry(&self, state: &mut State, step: Step) {
+        match step {
+            Step::SweepOld(member) => state.old[member] = false,
+            Step::Collect(member) => {
+                state.old[member] = false;
+                self.show(state, member, Replica::Nothing);
+            }
+            Step::Retry(leader) => self.take_up(state, leader),
+            Step::DeleteObject => state.object = Life::Deleting,
+            Step::LeaderSeesDeletion(leader) => {
+                state.told[leader] = true;
+                self.tell(state, leader, leaders::Input::Deletion);
+            }
+            Step::Goodbye(leader) => self.say_goodbye(state, leader),
+            Step::Remove(leader) => {
+                self.remove_all(state, self.stored_attempt(state));
+                state.partings[leader] = Parting::Unguarding;
+            }
+            Step::Unguard(leader) => self.unguard(state, leader),
+            _ => {}
         }
     }
 
@@ -417,13 +530,14 @@ impl Group {
                 state.leaders[leader] = Leads::Dead;
                 state.deletions[leader] = false;
                 state.rechecks[leader] = false;
+                state.partings[leader] = Parting::Not;
                 for member in self.members() {
                     state.links[leader][member].lose_leader();
                 }
             }
             Fault::TakeOver(leader) => self.lead(state, leader),
             Fault::RefuseCreation(leader, member) => {
-                state.creations[leader][member] = false;
+                state.creations[leader][member] = 0;
                 self.tell(state, leader, leaders::Input::Created(member, false));
             }
             Fault::LoseAnswer(leader, member) => {
@@ -449,16 +563,68 @@ impl Group {
     /// between, and then it is read anew.
     fn take_up(&self, state: &mut State, leader: usize) {
         state.known[leader] = state.status;
-        if self.has_ended(state) {
+        let parts = state.object == Life::Deleting && !self.is_under_way(state);
+        if self.has_ended(state) || parts || state.object == Life::Gone {
             state.leaders[leader] = Leads::Idle;
             return;
         }
+        let waits = state.status.is_some_and(|status| self.leaders.status(status).waits);
+        if waits && state.attempt == self.stored_attempt(state) {
+            state.attempt += 1;
+            for member in self.members() {
+                state.old[member] |= state.replicas[member] != Replica::Nothing;
+            }
+            state.replicas = [Replica::Nothing; MAX_MEMBERS];
+        }
+        let deleting = state.object == Life::Deleting;
+        state.told[leader] = deleting;
         state.status = state.status.map(|status| self.leaders.claimed(status, epoch(leader).into()));
         state.known[leader] = state.status;
         let connected: Vec<bool> = self.members().map(|member| state.links[leader][member].leader).collect();
         let replicas: Vec<Shown> = self.members().map(|member| shown(state.replicas[member])).collect();
-        let effect = self.leaders.begin(epoch(leader).into(), state.status, &replicas, &connected);
+        let effect = self.leaders.begin(epoch(leader).into(), state.status, &replicas, &connected, deleting);
         self.take(state, leader, &effect);
+    }
+
+    /// A leader takes up an object that is being deleted, and stores what its driver stores of that; one step, as taking up is.
+    fn say_goodbye(&self, state: &mut State, leader: usize) {
+        let parted = self.leaders.part(epoch(leader).into(), state.status);
+        state.leaders[leader] = Leads::Idle;
+        state.status = parted.status.or(state.status);
+        state.known[leader] = state.status;
+        if parted.removes {
+            state.partings[leader] = Parting::Removing;
+        } else if parted.unguards {
+            let there = state.old.contains(&true) || state.replicas.iter().any(|replica| *replica != Replica::Nothing);
+            if there {
+                state.broken = Some(Broken::LeftBehind);
+            }
+            state.partings[leader] = Parting::Unguarding;
+        }
+    }
+
+    /// The finalizer comes off, if nobody wrote since this leader read or wrote.
+    fn unguard(&self, state: &mut State, leader: usize) {
+        state.partings[leader] = Parting::Not;
+        if state.object == Life::Deleting && state.status == state.known[leader] {
+            state.object = Life::Gone;
+        }
+    }
+
+    /// All replicas up to an attempt are deleted; how many there were.
+    fn remove_all(&self, state: &mut State, attempt: u8) -> usize {
+        let mut found = 0;
+        for member in self.members() {
+            if state.old[member] && attempt + 1 >= state.attempt {
+                state.old[member] = false;
+                found += 1;
+            }
+            if state.replicas[member] != Replica::Nothing && attempt >= state.attempt {
+                self.show(state, member, Replica::Nothing);
+                found += 1;
+            }
+        }
+        found
     }
 
     /// Lets a leader hear something, if it runs anything.
@@ -485,7 +651,8 @@ impl Group {
                     if !self.all_were_ready(state, leader, attempt, round) {
                         state.broken = Some(Broken::CutBeforeReady);
                     }
-                    state.creations[leader][..self.bounds.members].fill(true);
+                    let attempt = u8::try_from(attempt).unwrap_or(u8::MAX);
+                    state.creations[leader][..self.bounds.members].fill(attempt);
                 }
                 Deed::Delete => state.deletions[leader] = true,
                 Deed::Recheck => state.rechecks[leader] = true,
@@ -545,7 +712,10 @@ impl Group {
 
     /// A creation arrives; says whether it was taken.
     fn create(&self, state: &mut State, leader: usize, member: usize) -> bool {
-        state.creations[leader][member] = false;
+        let attempt = std::mem::take(&mut state.creations[leader][member]);
+        if attempt < state.attempt {
+            return !std::mem::replace(&mut state.old[member], true);
+        }
         if state.replicas[member] != Replica::Nothing {
             return false;
         }
@@ -557,7 +727,11 @@ impl Group {
     fn show(&self, state: &mut State, member: usize, replica: Replica) {
         state.replicas[member] = replica;
         for leader in self.leaders() {
-            self.tell(state, leader, leaders::Input::Replica(member, shown(replica)));
+            if let Leads::Run(run) = state.leaders[leader]
+                && self.leaders.view(run).attempt == state.attempt
+            {
+                self.tell(state, leader, leaders::Input::Replica(member, shown(replica)));
+            }
         }
     }
 
@@ -567,6 +741,10 @@ impl Group {
     fn write(&self, state: &mut State, leader: usize) {
         let Leads::Run(run) = state.leaders[leader] else { return };
         let Some(status) = self.leaders.view(run).writes else { return };
+        if state.object == Life::Gone {
+            state.leaders[leader] = Leads::Idle;
+            return;
+        }
         if state.status != state.known[leader] {
             let newer = state.status.is_some_and(|stored| self.leaders.status(stored).epoch > u64::from(epoch(leader)));
             if newer {
@@ -576,9 +754,14 @@ impl Group {
             }
             return;
         }
+        let before = self.stored_attempt(state);
         state.status = Some(status);
         state.known[leader] = Some(status);
-        if self.phase(state) == Some(Phase::Done) && !self.is_proven(state) {
+        if before > 0 && self.stored_attempt(state) > before && self.holds_for(state, before) {
+            state.broken = Some(Broken::RetriedInHold);
+        }
+        // Of one that is being deleted replicas may be gone already: an older leader has removed them.
+        if self.phase(state) == Some(Phase::Done) && state.object == Life::There && !self.is_proven(state) {
             state.broken = Some(Broken::DoneUnproven);
         }
         self.tell(state, leader, leaders::Input::Written);
@@ -594,7 +777,8 @@ impl Group {
             } else {
                 epoch(leader).into()
             };
-            ready.is_some_and(|ready| is_of(ready, of, attempt, round))
+            // A newer leader's attempt may have come since this one was ready.
+            ready.is_some_and(|ready| ready.attempt.number > attempt || is_of(ready, of, attempt, round))
         })
     }
 
@@ -604,11 +788,21 @@ impl Group {
         first.is_some() && self.members().all(|member| self.members.view(state.nodes[member]).held == first)
     }
 
+    /// Whether a member is still held for this attempt.
+    fn holds_for(&self, state: &State, attempt: u8) -> bool {
+        self.members().any(|member| {
+            let view = self.members.view(state.nodes[member]);
+            view.held.as_ref().is_some_and(|held| held.attempt.number == u32::from(attempt))
+        })
+    }
+
     /// Whether every member held from its Ready to its Release without a break, and every replica was cut meanwhile.
     pub(super) fn is_proven(&self, state: &State) -> bool {
         self.members().all(|member| {
-            let lasted = self.members.view(state.nodes[member]).node.witness().lasted.is_some();
-            lasted && self.is_kept(state.replicas[member])
+            let view = self.members.view(state.nodes[member]);
+            let lasted = view.node.witness().lasted.as_ref();
+            lasted.is_some_and(|held| held.attempt.number == u32::from(state.attempt))
+                && self.is_kept(state.replicas[member])
         })
     }
 
@@ -633,6 +827,38 @@ impl Group {
 
     pub(super) fn anybody_leads(&self, state: &State) -> bool {
         state.leaders.iter().any(|leads| matches!(leads, Leads::Run(_) | Leads::Idle))
+    }
+
+    /// Whether the newest leader lives.
+    pub(super) fn is_led(&self, state: &State) -> bool {
+        let newest = state.leaders.iter().rev().find(|leads| **leads != Leads::Later);
+        newest.is_some_and(|leads| matches!(leads, Leads::Run(_) | Leads::Idle))
+    }
+
+    /// Whether a leader lives, is at work on nothing, and finds no newer one's epoch in what is stored.
+    fn may_drive(&self, state: &State, leader: usize) -> bool {
+        let free = match state.leaders[leader] {
+            Leads::Run(run) => self.leaders.view(run).ended && self.leaders.view(run).writes.is_none(),
+            Leads::Idle => true,
+            Leads::Later | Leads::Dead => false,
+        };
+        let stored = state.status.map_or(0, |status| self.leaders.status(status).epoch);
+        free && stored <= epoch(leader).into()
+    }
+
+    /// Whether the stored status declares an attempt that has not ended.
+    fn is_under_way(&self, state: &State) -> bool {
+        state.status.is_some_and(|status| self.leaders.status(status).under_way)
+    }
+
+    /// The number of the stored attempt; 0: there is none.
+    fn stored_attempt(&self, state: &State) -> u8 {
+        state.status.map_or(0, |status| self.leaders.status(status).attempt)
+    }
+
+    /// The last attempt that is known to be void.
+    fn last_void(&self, state: &State) -> u8 {
+        state.status.map_or(0, |status| self.leaders.status(status).last_void)
     }
 
     fn next_leader(&self, state: &State) -> Option<usize> {

@@ -11,6 +11,8 @@ fn small(without: Option<Without>) -> Bounds {
         members: 2,
         leaders: if without == Some(Without::EpochCheck) { 2 } else { 1 },
         faults: 1,
+        retry: false,
+        deletion: false,
         prepare_timeout: Duration::from_millis(150),
         hold_timeout: Duration::from_secs(10),
         without,
@@ -22,6 +24,12 @@ fn every_promise_holds() {
     let found = check(small(None), 2);
     assert!(found.is_sound(), "{:?} {:#?}", found.seen, found.broken.first().map(|(promise, way)| (promise.name, way)));
     assert!(found.states > 1_000, "{} states are too few to mean anything", found.states);
+}
+
+#[test]
+fn every_promise_holds_when_it_is_tried_again_and_deleted() {
+    let found = check(Bounds { members: 1, retry: true, deletion: true, ..small(None) }, 2);
+    assert!(found.is_sound(), "{:?} {:#?}", found.seen, found.broken.first().map(|(promise, way)| (promise.name, way)));
 }
 
 /// A guard that is taken out must break this promise, whatever else it breaks earlier.

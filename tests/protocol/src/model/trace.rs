@@ -119,6 +119,16 @@ impl Teller<'_> {
             Step::Recheck(of) => format!("{} gets its new list of the pods", leader(of)),
             Step::Write(of) => format!("a status of {} arrives at the API server", leader(of)),
             Step::Sweep(member) => format!("the late replica of {} is deleted", self.name(member)),
+            Step::SweepOld(member) => {
+                format!("the late replica of {} of the attempt before is deleted", self.name(member))
+            }
+            Step::Collect(member) => format!("the garbage collector deletes the replicas of {}", self.name(member)),
+            Step::Retry(of) => format!("{} begins another attempt", leader(of)),
+            Step::DeleteObject => "somebody deletes the object".to_owned(),
+            Step::LeaderSeesDeletion(of) => format!("{} sees that the object is being deleted", leader(of)),
+            Step::Goodbye(of) => format!("{} takes up the object that is being deleted", leader(of)),
+            Step::Remove(of) => format!("all replicas are removed before the object goes, as {} asked", leader(of)),
+            Step::Unguard(of) => format!("{} takes the finalizer off", leader(of)),
             Step::Lead(next) => format!("{} begins", leader(next)),
             Step::RestartAgent(member) => format!("{}'s agent starts again", self.name(member)),
             Step::RestartGuardian(member) => format!("{}'s guardian starts again", self.name(member)),

@@ -13,6 +13,7 @@ impl Node {
         self.stopped = None;
         self.preflight = 0;
         self.threads.clear();
+        self.put_off.clear();
         if let Some(equipment) = self.equipment.take() {
             self.retire(equipment);
         }

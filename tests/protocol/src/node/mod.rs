@@ -16,7 +16,7 @@ mod work;
 use std::time::{Duration, Instant};
 
 use stillpoint_core::hold::guard::{self, Watch};
-use stillpoint_core::hold::{Act, Action, Event, Hold, Plan, Refused, Session, Ticket, WasSuspended};
+use stillpoint_core::hold::{Act, Action, Command, Event, Hold, Plan, Refused, Session, Ticket, WasSuspended};
 use stillpoint_core::wire;
 use stillpoint_core::wire::agent_message::Report;
 
@@ -40,6 +40,8 @@ pub struct Node {
     guardian_alive: bool,
     /// A guardian lives and refuses whoever comes anew.
     guardian_full: bool,
+    /// Releases that wait until a restarted agent has given back what the record named; the last one of each session.
+    put_off: Vec<(Session, Command)>,
     /// The agent is stopped (SIGSTOP); this is what it will hear when it goes on.
     stopped: Option<Vec<Event>>,
     /// What is about to be frozen is written down, where the next agent finds it.
@@ -243,6 +245,7 @@ impl Node {
             old: Vec::new(),
             guardian_alive: true,
             guardian_full: false,
+            put_off: Vec::new(),
             stopped: None,
             recorded: false,
             quiesces: false,
@@ -269,6 +272,13 @@ impl Node {
         let Some(hold) = &mut self.hold else { return Reports::new() };
         if let Some(waiting) = &mut self.stopped {
             waiting.push(event);
+            return Reports::new();
+        }
+        if let Event::Command(session, command @ Command::Release(_)) = &event
+            && self.threads.contains(&Thread::Recover)
+        {
+            self.put_off.retain(|(other, _)| other != session);
+            self.put_off.push((*session, command.clone()));
             return Reports::new();
         }
         let actions = hold.handle(event, now);
@@ -445,6 +455,11 @@ impl Node {
             guard.owes() || own
         });
         self.frozen != Some(Owner::Us) || agent || others
+    }
+
+    /// Whether what is frozen by us is on record while its agent is dead: the agent that starts next gives it back.
+    pub fn is_on_record(&self) -> bool {
+        self.recorded && self.hold.is_none()
     }
 
     /// Whether somebody beside the agent and its freezer will thaw: a guardian with a deadline or a thaw under way.

@@ -79,7 +79,7 @@ impl Node {
             Work::Settle(ticket) => self.settled(ticket),
             Work::Recover => {
                 self.recover();
-                None
+                return self.hear_put_off(now);
             }
             Work::Freezer(place) => self.freezer_works(place),
             Work::FreezerDies(place) => self.freezer_dies(place),
@@ -228,6 +228,19 @@ impl Node {
             // The record says that it is owed.
             self.quiesced = false;
         }
+    }
+
+    /// What waited for the recovery is heard when that has ended.
+    fn hear_put_off(&mut self, now: Instant) -> Reports {
+        if self.threads.contains(&Thread::Recover) {
+            return Reports::new();
+        }
+        let waited = std::mem::take(&mut self.put_off);
+        let heard =
+            waited.into_iter().flat_map(|(session, command)| self.handle(Event::Command(session, command), now));
+        let reports = heard.collect();
+        self.sweep();
+        reports
     }
 
     /// Whether a freezer of an earlier agent has not ended.

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::ApiResource;
 use rand::Rng;
 use stillpoint_api::snapshot::{
     VolumeSnapshot, VolumeSnapshotError, VolumeSnapshotSource, VolumeSnapshotSpec, VolumeSnapshotStatus,
 };
 use stillpoint_api::{ClaimReference, ReplicationStatus, labels};
 use stillpoint_core::limits::{API_TIMEOUT, ASK_TIMEOUT};
-use stillpoint_core::replica::Kind;
 use stillpoint_core::replica::ask::{NotMade, RunId};
 use stillpoint_core::replica::removal::{Deleted, Found, Trouble};
+use stillpoint_core::replica::{Kind, making};
 use stillpoint_core::run::agents::AgentKey;
 use stillpoint_core::run::effect::{Facts, Input, Refused};
 use stillpoint_core::run::sweep::attempt_of;
@@ -50,8 +51,6 @@ pub(super) enum Request {
     Delete(u64, String),
     /// Read the object, for the sweep, because of this snapshot.
     Judge(Box<VolumeSnapshot>),
-    /// Delete a snapshot that turned up too late.
-    DeleteLate(String),
 }
 
 /// What becomes of a request.
@@ -131,7 +130,7 @@ impl World {
 
     fn carry_out_request(&mut self, process: usize, alive: bool, request: Request) -> ToProcess {
         let input = |driver: u64, input: Input| ToProcess::Input(driver, Box::new(input));
-        let deletes = matches!(request, Request::Delete(..) | Request::DeleteLate(_));
+        let deletes = matches!(request, Request::Delete(..));
         let denied = deletes && self.denies();
         let object = || self.store.object.clone().map(Box::new);
         match request {
@@ -184,16 +183,11 @@ impl World {
                 let denied = Trouble { why: "a policy denies it".to_owned(), refused: true };
                 ToProcess::Deleted(removal, Err(denied))
             }
-            Request::DeleteLate(name) if denied => ToProcess::LateDeleted(name, Err(())),
             Request::Delete(removal, name) => {
                 let deleted = if self.delete(&name) { Deleted::Gone } else { Deleted::Absent };
                 ToProcess::Deleted(removal, Ok(deleted))
             }
             Request::Judge(snapshot) => ToProcess::Judged(snapshot, Ok(object())),
-            Request::DeleteLate(name) => {
-                self.delete(&name);
-                ToProcess::LateDeleted(name, Ok(()))
-            }
         }
     }
 
@@ -472,7 +466,8 @@ fn is_claim(stored: Option<&ReplicationStatus>, asked: &Object) -> bool {
 /// A snapshot as a list shows it.
 fn found(name: &str, replica: &VolumeSnapshot) -> Found {
     let owners = replica.metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
-    Found { name: name.to_owned(), attempt: attempt_of(replica), owners }
+    let making = making(&ApiResource::erase::<VolumeSnapshot>(&()), &untyped::object(replica));
+    Found { name: name.to_owned(), attempt: attempt_of(replica), owners, making }
 }
 
 /// How a process hears that a request failed.
@@ -497,6 +492,5 @@ fn failure(request: &Request, why: &str) -> ToProcess {
         Request::List(removal) => ToProcess::Listed(*removal, Err(no_answer())),
         Request::Delete(removal, _) => ToProcess::Deleted(*removal, Err(no_answer())),
         Request::Judge(snapshot) => ToProcess::Judged(snapshot.clone(), Err(())),
-        Request::DeleteLate(name) => ToProcess::LateDeleted(name.clone(), Err(())),
     }
 }

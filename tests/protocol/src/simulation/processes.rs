@@ -47,11 +47,6 @@ impl World {
             ToProcess::Object(object) => self.object_seen(process, object.map(|object| *object)),
             ToProcess::Snapshot(snapshot) => self.snapshot_seen(process, snapshot),
             ToProcess::Judged(snapshot, read) => self.read_for_sweep(process, snapshot, read),
-            ToProcess::LateDeleted(name, result) => {
-                if result.is_err() {
-                    self.ask_again(process, Request::DeleteLate(name));
-                }
-            }
             ToProcess::Listed(removal, listed) => self.removal_listed(process, removal, listed),
             ToProcess::Deleted(removal, result) => self.removal_deleted(process, removal, result),
             ToProcess::RemoveAgain(removal) => self.remove_next(process, removal),

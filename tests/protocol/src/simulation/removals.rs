@@ -129,7 +129,8 @@ impl World {
     }
 
     fn delete_late(&mut self, process: usize, snapshot: &VolumeSnapshot) {
-        let name = snapshot.metadata.name.clone().unwrap_or_default();
-        self.ask(process, Request::DeleteLate(name));
+        if let Some(voided) = Voided::by(snapshot) {
+            self.remove(process, Purpose::Sweep, voided.removes(), Scope::up_to(voided.last_attempt));
+        }
     }
 }

@@ -108,8 +108,7 @@ fn request(request: &Request) -> String {
         | Request::Mark { .. }
         | Request::Pods { .. }
         | Request::List(_)
-        | Request::Delete(..)
-        | Request::DeleteLate(_) => format!("{request:?}"),
+        | Request::Delete(..) => format!("{request:?}"),
     }
 }
 
@@ -126,7 +125,6 @@ fn to_process(what: &ToProcess) -> String {
         ToProcess::AskLater(request) => format!("failed: {}", self::request(request)),
         ToProcess::AskAgain(request) => format!("asks again: {}", self::request(request)),
         ToProcess::Wake
-        | ToProcess::LateDeleted(..)
         | ToProcess::Listed(..)
         | ToProcess::Deleted(..)
         | ToProcess::RemoveAgain(_)

@@ -113,8 +113,6 @@ pub(super) enum ToProcess {
     Snapshot(Box<VolumeSnapshot>),
     /// The object as read for the sweep, because of this snapshot.
     Judged(Box<VolumeSnapshot>, Result<Option<Box<Object>>, ()>),
-    /// The deletion of this late snapshot is done, or not.
-    LateDeleted(String, Result<(), ()>),
     /// A list for a removal: names, with their attempts.
     Listed(u64, Result<Vec<Found>, Trouble>),
     /// One deletion of a removal; whether it was there.

@@ -16,6 +16,15 @@ pub fn print_all(terminal: Terminal, load: Load, versions: &[(&str, Vec<Stage>)]
         rows.extend(versions.iter().map(|(label, stages)| row(label, stages, stage)));
     }
     print(terminal, &rows);
+    for (label, stages) in versions {
+        if let [none, connected, ..] = &stages[..] {
+            let all = connected.memory.anonymous.saturating_sub(none.memory.anonymous);
+            println!(
+                "\n  {label}: {:.1} KiB allocated for each connected agent.",
+                all as f64 / load.agents.max(1) as f64
+            );
+        }
+    }
     println!(
         "\n  RESIDENT, PEAK, ALLOCATED: VmRSS, VmHWM, RssAnon. PROCESSOR: user and system time in this stage; IN ALL: since the\n  \
          controller's start. TOOK: by the wall, with what the benchmark itself and the API server do on the same machine."
