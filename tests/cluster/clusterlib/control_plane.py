@@ -1,5 +1,6 @@
 """etcd, kube-apiserver, kube-controller-manager and kube-scheduler: their command lines, and their start."""
 
+import ipaddress
 import urllib.error
 import urllib.request
 import ssl
@@ -56,7 +57,11 @@ class ApiServer:
                 f"--kubelet-client-certificate={keys}/kube-apiserver.crt", f"--kubelet-client-key={keys}/kube-apiserver.key",
                 "--kubelet-preferred-address-types=InternalIP", "--allow-privileged=true",
                 f"--audit-policy-file={CONFIG}/audit-policy.yaml", f"--audit-log-path={self.audit_log}",
-                "--profiling=false", "--v=1"]
+                "--profiling=false", "--v=1", *self.no_endpoints()]
+
+    def no_endpoints(self):
+        """An address of the loopback device is refused as an endpoint of the Service `kubernetes` (seen with 1.37). Nobody asks there."""
+        return ["--endpoint-reconciler-type=none"] if ipaddress.ip_address(self.address).is_loopback else []
 
     def prepare(self):
         """Certificates: for the server, for its own calls to kubelets, and for the administrator."""
